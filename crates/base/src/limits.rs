@@ -1,0 +1,18 @@
+//! Bounds on what comes from outside, each with its unit last. The command line documents them to users.
+
+/// The longest key. Keys lie in memory, in frames and in ledger rows.
+pub const KEY_BYTES_MAX: usize = 1024;
+/// The longest value.
+pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
+/// The largest conditional batch, keys and values together.
+pub const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The most checks and writes in one batch.
+pub const BATCH_ITEMS_MAX: usize = 4096;
+/// The largest frame between nodes or on the control socket: a batch and its surroundings fit twice.
+pub const FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The largest datagram: one Ethernet frame less IP and UDP headers.
+pub const DATAGRAM_BYTES_MAX: usize = 1432;
+/// The longest table, group, node or zone name.
+pub const NAME_BYTES_MAX: usize = 128;
+/// The most fragments of a table.
+pub const FRAGMENTS_MAX: u16 = 1024;

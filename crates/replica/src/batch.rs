@@ -1,0 +1,245 @@
+use crate::Record;
+use crate::key::Space;
+use base::{BATCH_BYTES_MAX, BATCH_ITEMS_MAX, BranchId, Hlc, KEY_BYTES_MAX, NodeId, VALUE_BYTES_MAX, Version};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// Whose requests these are: one per running node, so that numbers are never used twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct SessionId {
+    /// The node that speaks for its local clients.
+    pub node: NodeId,
+    /// Its how-manieth start.
+    pub incarnation: u64,
+}
+
+/// What must hold for a batch to be applied.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Check {
+    /// No live value under the key.
+    Absent(Bytes),
+    /// A live value under the key.
+    Present(Bytes),
+    /// The live value that this very write put.
+    AtVersion(Bytes, Version),
+    /// Exactly so many live keys start with the prefix.
+    Count(Bytes, u32),
+}
+
+/// How a [`Write::Bump`] combines, field by field.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Bump {
+    /// The greater of the two.
+    Max,
+    /// The sum, wrapping.
+    Add,
+}
+
+/// One change of one key.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Write {
+    /// Puts a value, for good or for so many milliseconds.
+    Put {
+        /// The key.
+        key: Bytes,
+        /// The value.
+        value: Bytes,
+        /// Time to live in milliseconds.
+        ttl_ms: Option<u64>,
+    },
+    /// Deletes; no error when absent.
+    Delete {
+        /// The key.
+        key: Bytes,
+    },
+    /// Combines with the present value, at the leader, so that writers of one counter never fail each other. Values are
+    /// big-endian 64-bit fields; an absent one counts as all zero.
+    Bump {
+        /// The key.
+        key: Bytes,
+        /// How.
+        by: Bump,
+        /// With what, one per field.
+        fields: Vec<u64>,
+    },
+}
+
+impl Write {
+    /// The key it changes.
+    pub fn key(&self) -> &Bytes {
+        match self {
+            Write::Put { key, .. } | Write::Delete { key } | Write::Bump { key, .. } => key,
+        }
+    }
+}
+
+/// The one write primitive: all keys in one fragment, applied whole or not at all.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Batch {
+    /// All must hold.
+    pub checks: Vec<Check>,
+    /// Then all are done.
+    pub writes: Vec<Write>,
+    /// On disc at every in-sync copy before it is answered, whatever the table's default.
+    pub sync: bool,
+}
+
+/// Why a batch was not applied.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// The check of this index did not hold.
+    #[error("check {0} of the batch does not hold")]
+    Check(u32),
+    /// A bump of a value that is not big-endian 64-bit fields of that number.
+    #[error("write {0} bumps a value that is not a counter of that many fields")]
+    NotACounter(u32),
+    /// The session has said that this request is finished.
+    #[error("the request was given up by its own session")]
+    Finished,
+    /// A limit of `base::limits` is exceeded.
+    #[error("{what} is {is} bytes or items; at most {most} are taken")]
+    TooLarge {
+        /// Of what there is too much.
+        what: Limit,
+        /// How much there is.
+        is: u64,
+        /// How much is taken.
+        most: u64,
+    },
+}
+
+/// Which limit a batch exceeds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Limit {
+    /// `KEY_BYTES_MAX`
+    Key,
+    /// `VALUE_BYTES_MAX`
+    Value,
+    /// `BATCH_BYTES_MAX`
+    Batch,
+    /// `BATCH_ITEMS_MAX`
+    Items,
+}
+
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Limit::Key => "the key",
+            Limit::Value => "the value",
+            Limit::Batch => "the batch",
+            Limit::Items => "the number of checks and writes",
+        })
+    }
+}
+
+impl Batch {
+    /// Holds the batch against the limits on keys, values and its whole size.
+    pub fn validate(&self) -> Result<(), Refusal> {
+        let over = |what, is: usize, most: usize| {
+            if is > most { Err(Refusal::TooLarge { what, is: is as u64, most: most as u64 }) } else { Ok(()) }
+        };
+        over(Limit::Items, self.checks.len() + self.writes.len(), BATCH_ITEMS_MAX)?;
+        let mut sum = 0;
+        for check in &self.checks {
+            let (Check::Absent(key) | Check::Present(key) | Check::AtVersion(key, _) | Check::Count(key, _)) = check;
+            over(Limit::Key, key.len(), KEY_BYTES_MAX)?;
+            sum += key.len();
+        }
+        for write in &self.writes {
+            over(Limit::Key, write.key().len(), KEY_BYTES_MAX)?;
+            let size = match write {
+                Write::Put { value, .. } => value.len(),
+                Write::Delete { .. } => 0,
+                Write::Bump { fields, .. } => fields.len() * 8,
+            };
+            over(Limit::Value, size, VALUE_BYTES_MAX)?;
+            sum += write.key().len() + size;
+        }
+        over(Limit::Batch, sum, BATCH_BYTES_MAX)
+    }
+}
+
+/// A batch on its way: (session, number) name it for ever; `branches` lists every branch it was ever sent to, the one
+/// meant last.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// Whose.
+    pub session: SessionId,
+    /// Its number within the session.
+    pub number: u64,
+    /// All requests of the session below this number are finished: their outcomes may be forgotten.
+    pub done_through: u64,
+    /// Where it may have been applied; the last is where it may be applied now.
+    pub branches: Vec<BranchId>,
+    /// What to do.
+    pub batch: Batch,
+}
+
+/// What became of a write. A fate that cannot be known is a value, not an error.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Applied, and held by every in-sync copy.
+    Done {
+        /// The version given to all records of the batch.
+        version: Version,
+        /// Its stamp.
+        hlc: Hlc,
+    },
+    /// Not applied, and never will be.
+    Failed(Refusal),
+    /// It may or may not have been applied.
+    Unknown,
+}
+
+/// A leader's answer to one attempt at a [`Request`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// The end of it, said by this branch.
+    Outcome(Outcome, BranchId),
+    /// I lead, but under this branch: list it, and send again.
+    Moved(BranchId),
+    /// I do not lead, or stopped while it was pending; ask elsewhere.
+    NotLeading,
+    /// Too much is pending: wait, and send again.
+    Busy,
+}
+
+/// A range of keys of one space of one fragment.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Range {
+    /// Which kind of records.
+    pub space: Space,
+    /// The first key.
+    pub from: Bytes,
+    /// The key to stop before; `None`: to the end.
+    pub to: Option<Bytes>,
+    /// The most rows.
+    pub limit: u32,
+}
+
+impl Range {
+    /// One key of the users' records.
+    pub fn key(key: Bytes) -> Range {
+        let mut to = key.to_vec();
+        to.push(0);
+        Range { space: Space::User, from: key, to: Some(to.into()), limit: 1 }
+    }
+
+    /// All keys of the users' records that start so.
+    pub fn prefix(prefix: Bytes, limit: u32) -> Range {
+        let to = crate::key::after_prefix(&prefix);
+        Range { space: Space::User, from: prefix, to, limit }
+    }
+}
+
+/// Several ranges of one fragment, read at one moment.
+pub type Read = Vec<Range>;
+
+/// The live rows of one [`Range`]; `more` when a limit cut it short.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Rows {
+    /// Keys (without the space) and records, in key order.
+    pub rows: Vec<(Bytes, Record)>,
+    /// There may be more behind the last row.
+    pub more: bool,
+}

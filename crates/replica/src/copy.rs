@@ -1,0 +1,501 @@
+use crate::batch::Range;
+use crate::follow::Following;
+use crate::gate::{Effects, Gate, Input, Notice, Persist, Then};
+use crate::key::{self, LedgerRow, MemberStatus, Space};
+use crate::lead::Leading;
+use crate::merge::MergePolicy;
+use crate::msg::{Lead, Msg, Status};
+use crate::open::Opening;
+use crate::record::{Meta, Record, WriteBatch};
+use crate::store::Store;
+use crate::{Rows, mutant};
+use base::{Ballot, FragmentId, Hlc, Instant, NodeId, Now, Span, Version};
+use bytes::Bytes;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How long things take. The defaults are those of docs/replication.md; the simulator shortens some.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// How often a copy looks after its waits.
+    pub tick: Span,
+    /// A copy opens only when its view has not changed for so long, unless the leader is known to be dead.
+    pub stable_view: Span,
+    /// A member of the in-sync set that does not answer for so long is dropped from it.
+    pub append_timeout: Span,
+    /// After an in-sync copy left the view, an opener acknowledges nothing for so long. Leases will be this long.
+    pub lease: Span,
+    /// Requests to other copies are repeated after this.
+    pub retry: Span,
+    /// A promise binds the copy to wait for the opener for so long before it tries itself.
+    pub promise_wait: Span,
+    /// A new leader holds its answers back for at most so long, until the copies that promised follow it.
+    pub settle: Span,
+    /// A stamp from further in the future than this does not move the copy's own clock.
+    pub skew_max: Span,
+    /// A join that does not move for so long is begun anew.
+    pub sync_timeout: Span,
+    /// How often a copy at rest says where it stands, so that what was lost on the way is noticed.
+    pub probe: Span,
+    /// How many bytes of records one chunk carries.
+    pub chunk_bytes: usize,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Timing {
+            tick: Span::ms(100),
+            stable_view: Span::ms(1000),
+            append_timeout: Span::ms(500),
+            lease: Span::ms(1010),
+            retry: Span::ms(250),
+            promise_wait: Span::ms(2000),
+            settle: Span::ms(500),
+            skew_max: Span::ms(5000),
+            sync_timeout: Span::ms(10_000),
+            probe: Span::ms(5000),
+            chunk_bytes: 256 * 1024,
+        }
+    }
+}
+
+/// What a copy is told when it is made.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Of which fragment.
+    pub fragment: FragmentId,
+    /// On which node.
+    pub me: NodeId,
+    /// Who shall hold copies, as long as the fragment's own list is empty.
+    pub founders: Vec<NodeId>,
+    /// Records are not kept on disc.
+    pub ram: bool,
+    /// Every write is on disc before it is acknowledged.
+    pub sync: bool,
+    /// Take in any node that asks (system tables).
+    pub open_membership: bool,
+    /// What conflicts become.
+    pub policy: MergePolicy,
+    /// Waits and sizes.
+    pub timing: Timing,
+    /// Of the copy's own random choices.
+    pub seed: u64,
+    /// The known bug that is put back.
+    #[cfg(feature = "mutants")]
+    pub mutant: Option<crate::Mutant>,
+}
+
+/// What the copy is doing.
+pub(crate) enum Role {
+    /// Nothing, since then; opens after that wait if nobody leads.
+    Idle { since: Instant, wait: Span },
+    Opening(Box<Opening>),
+    Leading(Box<Leading>),
+    Following(Box<Following>),
+    /// Has promised, and waits for the opener.
+    Promised { at: Instant },
+}
+
+/// [`Role`] by name, for people and checkers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum RoleName {
+    Idle,
+    Opening,
+    Leading,
+    Joining,
+    Following,
+    Promised,
+}
+
+/// One copy of one fragment. See the crate's documentation.
+pub struct Copy {
+    pub(crate) config: Config,
+    pub(crate) meta: Meta,
+    pub(crate) store: Store,
+    pub(crate) hlc: Hlc,
+    pub(crate) role: Role,
+    pub(crate) view: BTreeSet<NodeId>,
+    pub(crate) left: BTreeMap<NodeId, Instant>,
+    pub(crate) born: Instant,
+    view_at: Instant,
+    leader_dead: bool,
+    pub(crate) statuses: BTreeMap<NodeId, Status>,
+    pub(crate) heard: Ballot,
+    pub(crate) gate: Gate,
+    pub(crate) rng: StdRng,
+    said: Option<Status>,
+    said_at: Instant,
+    ticked: Instant,
+}
+
+/// What can be seen of a copy from outside, without changing it.
+#[derive(Clone, Debug)]
+pub struct Inspect {
+    /// What it does.
+    pub role: RoleName,
+    /// The branch it leads or follows, and who leads.
+    pub lead: Option<(NodeId, Lead)>,
+    /// The in-sync set of the last entry that named one.
+    pub in_sync: BTreeSet<NodeId>,
+    /// The in-sync set in force at the commit index, when leading.
+    pub in_force: BTreeSet<NodeId>,
+    /// Last entry and commit index, when leading.
+    pub committed: Option<(u64, u64)>,
+    /// The fragment's own list of copies.
+    pub members: BTreeMap<NodeId, MemberStatus>,
+    /// Durable words.
+    pub meta: Meta,
+}
+
+impl Copy {
+    /// A copy as found on disc, or an empty one.
+    pub fn new(now: Now, config: Config, #[allow(unused_mut)] mut meta: Meta, store: Store) -> Copy {
+        #[cfg(feature = "mutants")]
+        if config.mutant == Some(crate::Mutant::BranchReused) {
+            meta.n = 0;
+        }
+        #[cfg(feature = "mutants")]
+        let store = if config.mutant == Some(crate::Mutant::RestartCloses) {
+            close_all(config.me, store)
+        } else {
+            store
+        };
+        let rng = StdRng::seed_from_u64(config.seed ^ config.me.0 ^ config.fragment.table.0);
+        let mut copy = Copy {
+            meta,
+            hlc: meta.ceiling,
+            role: Role::Idle { since: now.mono, wait: Span(0) },
+            view: BTreeSet::new(),
+            left: BTreeMap::new(),
+            born: now.mono,
+            view_at: now.mono,
+            leader_dead: false,
+            statuses: BTreeMap::new(),
+            heard: meta.promised,
+            gate: Gate::default(),
+            rng,
+            said: None,
+            said_at: Instant(0),
+            ticked: now.mono,
+            store,
+            config,
+        };
+        copy.rest(now);
+        copy
+    }
+
+    /// Takes one input. Inputs that are late, doubled or meant for an earlier role change nothing.
+    pub fn handle(&mut self, now: Now, input: Input, fx: &mut Effects) {
+        match input {
+            Input::Tick => self.tick(now, fx),
+            Input::View(view, dead) => self.on_view(now, view, dead, fx),
+            Input::Msg(from, msg) => self.on_msg(now, from, msg, fx),
+            Input::Durable(mark) => self.gate.durable = self.gate.durable.max(mark),
+            Input::Write(ticket, request) => self.on_write(now, ticket, request, fx),
+            Input::Read(ticket, read) => self.on_read(now, ticket, read, fx),
+            Input::AddMember(node) => self.add_member(now, node, fx),
+            Input::Resign => {
+                self.step_down(now, fx);
+                self.say(now, true, fx);
+            }
+        }
+        self.drain(now, fx);
+    }
+
+    /// Sends what was gathered since the last flush. The shell calls it after a burst of inputs, so that a burst of writes
+    /// travels as one append.
+    pub fn flush(&mut self, now: Now, fx: &mut Effects) {
+        self.send_appends(now, fx);
+        self.drain(now, fx);
+        self.say(now, false, fx);
+    }
+
+    /// When to call with [`Input::Tick`] at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        let busy = match &self.role {
+            Role::Leading(l) => !l.at_rest(&self.view),
+            Role::Following(f) => !f.joined,
+            _ => true,
+        };
+        let wait = if busy || !self.gate.idle() { self.config.timing.tick } else { Span::ms(1000) };
+        Some(self.ticked + wait)
+    }
+
+    /// A look inside.
+    pub fn inspect(&self) -> Inspect {
+        let mine = self.lead().map(|lead| (self.config.me, lead));
+        let (role, lead, committed) = match &self.role {
+            Role::Idle { .. } => (RoleName::Idle, None, None),
+            Role::Opening(_) => (RoleName::Opening, None, None),
+            Role::Promised { .. } => (RoleName::Promised, None, None),
+            Role::Leading(l) => (RoleName::Leading, mine, Some((l.last, l.commit))),
+            Role::Following(f) => {
+                let name = if f.joined { RoleName::Following } else { RoleName::Joining };
+                (name, Some((f.leader, f.lead)), None)
+            }
+        };
+        let in_force = match &self.role {
+            Role::Leading(l) => l.in_force().clone(),
+            _ => BTreeSet::new(),
+        };
+        Inspect { role, lead, committed, in_force, in_sync: self.known_set(), members: self.members(), meta: self.meta }
+    }
+
+    /// The records, for readers that may see uncommitted ones: checkers, statistics.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// All conflicts' losers that this copy knows of.
+    pub fn ledger(&self) -> impl Iterator<Item = LedgerRow> + '_ {
+        self.store.space(Space::Ledger).filter_map(|(k, r)| key::ledger_row(k, r))
+    }
+
+    /// The fragment's own list of copies; the founders as long as it is empty.
+    pub fn members(&self) -> BTreeMap<NodeId, MemberStatus> {
+        let listed: BTreeMap<_, _> = self
+            .store
+            .space(Space::Member)
+            .filter_map(|(k, r)| Some((key::node_of_member(k)?, key::decode(r.value.as_ref()?)?)))
+            .collect();
+        if !listed.is_empty() {
+            return listed;
+        }
+        self.config.founders.iter().map(|node| (*node, MemberStatus::Joining)).collect()
+    }
+
+    /// The leader's own position, if this copy leads and is ready.
+    pub fn lead(&self) -> Option<Lead> {
+        match &self.role {
+            Role::Leading(l) if l.ready => {
+                Some(Lead { branch: l.branch, ballot: l.ballot, in_sync: l.set.len() as u16 })
+            }
+            _ => None,
+        }
+    }
+
+    /// Who leads, as far as this copy knows: itself, its leader, or whoever says so with the highest ballot.
+    pub fn leader(&self) -> Option<(NodeId, Lead)> {
+        if let Role::Following(f) = &self.role {
+            return Some((f.leader, f.lead));
+        }
+        self.lead().map(|lead| (self.config.me, lead)).or_else(|| self.foreign_lead())
+    }
+
+    pub(crate) fn foreign_lead(&self) -> Option<(NodeId, Lead)> {
+        let leads = self.statuses.iter().filter(|(node, _)| self.view.contains(node));
+        leads.filter_map(|(node, s)| Some((*node, s.lead?))).max_by_key(|(_, lead)| lead.ballot)
+    }
+
+    pub(crate) fn known_set(&self) -> BTreeSet<NodeId> {
+        key::decode_set(self.store.get(&key::set()))
+    }
+
+    fn status(&self) -> Status {
+        let was_in_sync = self.known_set().contains(&self.config.me);
+        Status { lead: self.lead(), heard: self.heard, was_in_sync, weight: self.store.heads().weight() }
+    }
+
+    /// Tells the view what changed in a way that others act on; all of it when asked to.
+    fn say(&mut self, now: Now, all: bool, fx: &mut Effects) {
+        let status = self.status();
+        let acts = |s: &Status| (s.lead.map(|l| (l.branch, l.in_sync)), s.heard);
+        if all || self.said.as_ref().map(acts) != Some(acts(&status)) {
+            fx.sends.extend(self.view.iter().map(|node| (*node, Msg::Status(status))));
+            (self.said, self.said_at) = (Some(status), now.mono);
+        }
+    }
+
+    fn on_view(&mut self, now: Now, view: BTreeSet<NodeId>, dead: BTreeSet<NodeId>, fx: &mut Effects) {
+        if self.view != view {
+            for node in self.view.difference(&view) {
+                self.left.insert(*node, now.mono);
+                self.statuses.remove(node);
+            }
+            let leader = self.leader().map(|(node, _)| node);
+            self.leader_dead = leader.is_some_and(|node| dead.contains(&node));
+            self.view_at = now.mono;
+            self.view = view;
+            self.say(now, true, fx);
+        }
+        self.tick(now, fx);
+    }
+
+    pub(crate) fn view_is_stable(&self, now: Now) -> bool {
+        self.leader_dead || now.mono - self.view_at >= self.config.timing.stable_view
+    }
+
+    fn on_msg(&mut self, now: Now, from: NodeId, msg: Msg, fx: &mut Effects) {
+        match msg {
+            Msg::Status(status) => self.on_status(now, from, status, fx),
+            Msg::Prepare { ballot } => self.on_prepare(now, from, ballot, fx),
+            Msg::Promise { ballot, heads, set } => self.on_promise(now, from, ballot, heads, set, fx),
+            Msg::Refuse { ballot, promised } => self.on_refuse(now, ballot, promised, fx),
+            Msg::Pull { ballot, have, no, after } => self.on_pull(from, ballot, have, no, after, fx),
+            Msg::Pulled { ballot, no, records, after } => self.on_pulled(now, from, ballot, no, records, after, fx),
+            Msg::Join { ballot, branch, session, heads, promised } => {
+                self.hear(promised);
+                if self.lead().is_some_and(|lead| lead.ballot == ballot && lead.branch == branch) {
+                    self.on_join(now, from, session, heads, promised, fx);
+                }
+            }
+            Msg::Sync { ballot, session, no, h0, records, last } => {
+                if self.follows(from, ballot, fx) {
+                    self.on_sync(now, from, session, no, h0, records, last, fx);
+                }
+            }
+            Msg::SyncAck { session, no } => self.on_sync_ack(now, from, session, no, fx),
+            Msg::Append { ballot, session, entries, commit } => {
+                if self.follows(from, ballot, fx) {
+                    self.on_append(now, from, session, entries, commit, fx);
+                }
+            }
+            Msg::Ack { session, seq } => self.on_ack(now, from, session, seq, fx),
+            Msg::Dropped { ballot, session } => self.on_dropped(now, from, ballot, session),
+            Msg::Confirm { ballot, session, nonce } => {
+                if self.follows(from, ballot, fx) {
+                    self.on_confirm(from, session, nonce, fx);
+                }
+            }
+            Msg::Confirmed { session, nonce } => self.on_confirmed(now, from, session, nonce, fx),
+        }
+    }
+
+    /// May I listen to this leader? If I have promised a higher ballot it is told so.
+    fn follows(&mut self, from: NodeId, ballot: Ballot, fx: &mut Effects) -> bool {
+        if ballot < self.meta.promised && !mutant!(self, PromiseForgotten) {
+            fx.sends.push((from, Msg::Refuse { ballot, promised: self.meta.promised }));
+            return false;
+        }
+        matches!(&self.role, Role::Following(f) if f.leader == from && f.lead.ballot == ballot)
+    }
+
+    pub(crate) fn hear(&mut self, ballot: Ballot) {
+        self.heard = self.heard.max(ballot);
+    }
+
+    fn on_status(&mut self, now: Now, from: NodeId, status: Status, fx: &mut Effects) {
+        self.hear(status.heard);
+        if self.statuses.insert(from, status).is_none_or(|old| old.lead != status.lead) {
+            self.tick(now, fx);
+        }
+    }
+
+    pub(crate) fn tick(&mut self, now: Now, fx: &mut Effects) {
+        self.ticked = now.mono;
+        match &self.role {
+            Role::Idle { since, wait } => {
+                if let Some((leader, lead)) = self.foreign_lead() {
+                    self.follow(now, leader, lead, fx);
+                } else if now.mono >= *since + *wait + self.patience() && (self.view_is_stable(now) || self.is_new()) {
+                    self.open(now, fx);
+                }
+            }
+            Role::Promised { at } => {
+                if let Some((leader, lead)) = self.foreign_lead().filter(|(_, l)| l.ballot >= self.meta.promised) {
+                    self.follow(now, leader, lead, fx);
+                } else if now.mono - *at > self.config.timing.promise_wait {
+                    self.rest(now);
+                }
+            }
+            Role::Opening(_) => self.tend_opening(now, fx),
+            Role::Leading(_) => self.tend_branch(now, fx),
+            Role::Following(_) => self.tend_following(now, fx),
+        }
+        if now.mono - self.said_at > self.config.timing.probe {
+            self.say(now, true, fx);
+        }
+    }
+
+    /// A copy that has never lived before need not wait for a stable view: its founders begin together.
+    fn is_new(&self) -> bool {
+        self.meta == Meta::default() && self.config.founders.first() == Some(&self.config.me)
+    }
+
+    /// How long to leave the opening to better placed copies in view: first those that were in sync, of those the
+    /// founder listed first, or the one that knows most. Only speed depends on it.
+    fn patience(&self) -> Span {
+        let place = |node: NodeId| self.config.founders.iter().position(|f| *f == node).unwrap_or(usize::MAX);
+        let mine = self.status();
+        let me = (mine.was_in_sync, mine.weight > 0, std::cmp::Reverse(place(self.config.me)), mine.weight);
+        let better = self.statuses.iter().filter(|(node, s)| {
+            self.view.contains(node)
+                && (s.was_in_sync, s.weight > 0, std::cmp::Reverse(place(**node)), s.weight, **node)
+                    > (me.0, me.1, me.2, me.3, self.config.me)
+        });
+        Span(self.config.timing.retry.0 * 2 * better.count() as u64)
+    }
+
+    /// Stops whatever it was doing and waits a random while before it opens by itself.
+    pub(crate) fn rest(&mut self, now: Now) {
+        let most = self.config.timing.retry.0;
+        let wait = Span(self.rng.random_range(0..=most));
+        self.role = Role::Idle { since: now.mono, wait };
+    }
+
+    /// Runs what the disc has caught up with.
+    pub(crate) fn drain(&mut self, now: Now, fx: &mut Effects) {
+        while let Some(then) = self.gate.pop() {
+            match then {
+                Then::Send(to, msg) => fx.sends.push((to, msg)),
+                Then::SelfAck(branch, seq) => self.on_self_ack(now, branch, seq, fx),
+                Then::Ready(branch) => self.on_ready(now, branch, fx),
+            }
+        }
+    }
+
+    /// Hands a batch to the disc. `ram` tables keep meta only.
+    pub(crate) fn persist(&mut self, mut batch: WriteBatch, sync: bool, fx: &mut Effects) {
+        let sync = sync || batch.meta.is_some();
+        if self.config.ram {
+            batch = WriteBatch { meta: batch.meta, ..WriteBatch::default() };
+        }
+        if batch.is_empty() {
+            return;
+        }
+        self.gate.written += 1;
+        if sync && !mutant!(self, AckUnsynced) {
+            self.gate.synced = self.gate.written;
+        }
+        fx.persists.push(Persist { batch, mark: self.gate.written, sync });
+    }
+
+    /// Applies records and heads to the store and hands them to the disc, with the clock's ceiling if they pass it.
+    pub(crate) fn write(&mut self, now: Now, heads: Vec<Version>, puts: Vec<(Bytes, Record)>, sync: bool, fx: &mut Effects) {
+        let bound = Hlc::from_wall(base::WallMs(now.wall.0 + self.config.timing.skew_max.as_ms()));
+        let top = puts.iter().map(|(_, r)| r.hlc).filter(|hlc| *hlc <= bound).max().unwrap_or_default();
+        self.hlc = self.hlc.max(top);
+        let mut batch = self.store.apply(heads, puts);
+        if self.hlc > self.meta.ceiling {
+            self.meta.ceiling = Hlc::from_wall(base::WallMs(self.hlc.wall().0 + 1000));
+            batch.meta = Some(self.meta);
+        }
+        self.persist(batch, sync, fx);
+    }
+
+    /// Keeps a changed meta durably.
+    pub(crate) fn write_meta(&mut self, fx: &mut Effects) {
+        self.persist(WriteBatch { meta: Some(self.meta), ..WriteBatch::default() }, true, fx);
+    }
+
+    /// The live rows of a range, as this copy holds them: committed or not.
+    pub fn rows(&self, now: Now, range: &Range) -> Rows {
+        self.read_range(now, range, None)
+    }
+
+    pub(crate) fn note(&self, notice: Notice, fx: &mut Effects) {
+        fx.notices.push(notice);
+    }
+}
+
+/// The bug R2: what the node led before a restart is taken to be closed where it stands.
+#[cfg(feature = "mutants")]
+fn close_all(me: NodeId, mut store: Store) -> Store {
+    let mine: Vec<Version> = store.heads().iter().filter(|v| v.branch.node == me).collect();
+    for version in mine {
+        let record = Record { version, hlc: Hlc(1), expires: None, value: Some(Bytes::new()) };
+        store.apply(vec![], vec![(key::closed(version.branch), record)]);
+    }
+    store
+}

@@ -1,0 +1,198 @@
+//! Following a leader: join, take the delta into an inbox, switch it on with the heads in one step, then mirror appends.
+
+use crate::copy::{Copy, Role};
+use crate::gate::{Effects, Notice, Then};
+use crate::msg::{Lead, Msg};
+use crate::mutant;
+use crate::record::{Entry, Record};
+use base::{Ballot, Heads, Instant, NodeId, Now, Version};
+use bytes::Bytes;
+use rand::RngExt;
+
+/// A session with one leader, from asking to join until anything goes wrong.
+pub(crate) struct Following {
+    pub leader: NodeId,
+    pub lead: Lead,
+    pub session: u64,
+    /// In step: the delta is in, appends are applied as they come.
+    pub joined: bool,
+    /// The delta so far. Invisible, since the heads do not cover it yet [D1].
+    inbox: Vec<(Bytes, Record)>,
+    /// Appends that came meanwhile.
+    tail: Vec<Entry>,
+    next_no: u32,
+    /// The last entry applied.
+    seq: u64,
+    pub commit: u64,
+    heard: Instant,
+}
+
+impl Copy {
+    /// Asks a leader to be let in.
+    pub(crate) fn follow(&mut self, now: Now, leader: NodeId, lead: Lead, fx: &mut Effects) {
+        let session = self.rng.random();
+        let heads = self.store.heads().clone();
+        let promised = self.meta.promised;
+        fx.sends.push((leader, Msg::Join { ballot: lead.ballot, branch: lead.branch, session, heads, promised }));
+        if lead.ballot < promised {
+            // Not to be followed; but it learns of the higher ballot, and opens anew.
+            return self.rest(now);
+        }
+        self.role = Role::Following(Box::new(Following {
+            leader,
+            lead,
+            session,
+            joined: false,
+            inbox: Vec::new(),
+            tail: Vec::new(),
+            next_no: 0,
+            seq: 0,
+            commit: 0,
+            heard: now.mono,
+        }));
+    }
+
+    pub(crate) fn tend_following(&mut self, now: Now, fx: &mut Effects) {
+        let Role::Following(f) = &mut self.role else { return };
+        let said = self.statuses.get(&f.leader).map(|s| s.lead.map(|l| l.ballot));
+        let gone = !self.view.contains(&f.leader);
+        // The leader says that it leads something else, or nothing.
+        let over = said.is_some_and(|ballot| ballot != Some(f.lead.ballot));
+        let timing = self.config.timing;
+        let patience = if f.next_no == 0 { timing.append_timeout } else { timing.sync_timeout };
+        let stuck = !f.joined && now.mono - f.heard > patience;
+        if gone || over {
+            self.rest(now);
+        } else if stuck {
+            self.rejoin(now, fx);
+        } else if f.joined && now.mono - f.heard > timing.probe {
+            // Am I still your follower? A leader that knows nothing of this session says so.
+            let (leader, msg) = (f.leader, Msg::Ack { session: f.session, seq: f.seq });
+            f.heard = now.mono;
+            self.gate.push(Then::Send(leader, msg));
+        }
+    }
+
+    /// The session is broken: ask anew, at once if the leader still leads.
+    fn rejoin(&mut self, now: Now, fx: &mut Effects) {
+        self.rest(now);
+        if let Some((leader, lead)) = self.foreign_lead() {
+            self.follow(now, leader, lead, fx);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn on_sync(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        session: u64,
+        no: u32,
+        h0: Heads,
+        records: Vec<(Bytes, Record)>,
+        last: bool,
+        fx: &mut Effects,
+    ) {
+        let unstaged = mutant!(self, SyncUnstaged);
+        let Role::Following(f) = &mut self.role else { return };
+        if f.session != session || f.joined || no < f.next_no {
+            return;
+        }
+        if no > f.next_no {
+            return self.rejoin(now, fx);
+        }
+        f.next_no += 1;
+        f.heard = now.mono;
+        fx.sends.push((from, Msg::SyncAck { session, no }));
+        if unstaged {
+            let batch = self.store.apply(Vec::new(), records);
+            self.persist(batch, false, fx);
+        } else {
+            f.inbox.extend(records);
+        }
+        if last {
+            self.switch_on(now, h0, fx);
+        }
+    }
+
+    /// The whole delta is here: records, heads and the word to the leader become true in one step.
+    fn switch_on(&mut self, now: Now, h0: Heads, fx: &mut Effects) {
+        let outcomes_stay = mutant!(self, OutcomesStay);
+        let Role::Following(f) = &mut self.role else { return };
+        let branch = f.lead.branch;
+        f.seq = h0.seq(branch);
+        let mut puts = std::mem::take(&mut f.inbox);
+        if outcomes_stay {
+            puts.retain(|(key, _)| key.first() != Some(&(crate::Space::Outcome as u8)));
+        }
+        let mut heads: Vec<Version> = h0.iter().collect();
+        let tail = std::mem::take(&mut f.tail);
+        for entry in tail {
+            if entry.seq == f.seq + 1 {
+                f.seq += 1;
+                puts.extend(entry.puts);
+            } else if entry.seq > f.seq {
+                return self.rejoin(now, fx);
+            }
+        }
+        heads.push(Version { branch, seq: f.seq });
+        f.joined = true;
+        let (leader, session, seq, ballot) = (f.leader, f.session, f.seq, f.lead.ballot);
+        self.meta.promised = self.meta.promised.max(ballot);
+        let mut batch = self.store.apply(heads, puts);
+        self.hlc = self.hlc.max(self.seen(now, &batch.puts));
+        self.raise_ceiling();
+        batch.meta = Some(self.meta);
+        self.persist(batch, true, fx);
+        self.gate.push(Then::Send(leader, Msg::Ack { session, seq }));
+        self.note(Notice::Following(leader), fx);
+    }
+
+    pub(crate) fn on_append(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        session: u64,
+        entries: Vec<Entry>,
+        commit: u64,
+        fx: &mut Effects,
+    ) {
+        let Role::Following(f) = &mut self.role else { return };
+        if f.session != session {
+            return;
+        }
+        f.heard = now.mono;
+        f.commit = f.commit.max(commit);
+        if !f.joined {
+            return f.tail.extend(entries);
+        }
+        let (mut puts, mut sync, branch) = (Vec::new(), false, f.lead.branch);
+        for entry in entries {
+            if entry.seq > f.seq + 1 {
+                return self.rejoin(now, fx);
+            }
+            if entry.seq == f.seq + 1 {
+                f.seq += 1;
+                sync |= entry.sync;
+                puts.extend(entry.puts);
+            }
+        }
+        let seq = f.seq;
+        self.write(now, vec![Version { branch, seq }], puts, sync, fx);
+        self.gate.push(Then::Send(from, Msg::Ack { session, seq }));
+    }
+
+    pub(crate) fn on_dropped(&mut self, now: Now, from: NodeId, ballot: Ballot, session: u64) {
+        let Role::Following(f) = &self.role else { return };
+        if f.leader == from && f.lead.ballot == ballot && f.session == session && !mutant!(self, DropUntold) {
+            self.rest(now);
+        }
+    }
+
+    pub(crate) fn on_confirm(&mut self, from: NodeId, session: u64, nonce: u64, fx: &mut Effects) {
+        let Role::Following(f) = &self.role else { return };
+        if f.joined && f.session == session {
+            fx.sends.push((from, Msg::Confirmed { session, nonce }));
+        }
+    }
+}

@@ -1,0 +1,119 @@
+use crate::batch::{Answer, Read, Request, Rows};
+use crate::msg::{Lead, Msg};
+use crate::record::WriteBatch;
+use base::{BranchId, NodeId};
+use std::collections::{BTreeSet, VecDeque};
+
+/// Names one waiting client of this copy.
+pub type Ticket = u64;
+
+/// What happens to a copy.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The deadline has passed, or may have.
+    Tick,
+    /// The nodes that can be reached now (without this one), and those of the missing that are known to be dead.
+    View(BTreeSet<NodeId>, BTreeSet<NodeId>),
+    /// Another copy speaks.
+    Msg(NodeId, Msg),
+    /// Every [`Persist`] up to this mark is on disc.
+    Durable(u64),
+    /// A write for the leader.
+    Write(Ticket, Request),
+    /// A read for the leader.
+    Read(Ticket, Read),
+    /// Leader: take this node in as a copy.
+    AddMember(NodeId),
+    /// The node stops: end the branch led, so that others can tell how it ended.
+    Resign,
+}
+
+/// A batch for the disc, in order. `Input::Durable(mark)` is owed when `sync` is set.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Persist {
+    /// What to write.
+    pub batch: WriteBatch,
+    /// Grows by one per batch.
+    pub mark: u64,
+    /// Flush to disc at once, and say so.
+    pub sync: bool,
+}
+
+/// An answer to a ticket.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Reply {
+    /// To a write.
+    Write(Answer),
+    /// To a read: one [`Rows`] per range.
+    Rows(Vec<Rows>),
+    /// To a read: I do not lead.
+    NotLeading,
+}
+
+/// Something worth telling a person, a metric or a subscriber.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// This copy opened a branch.
+    Opened(Lead),
+    /// This copy stopped leading it.
+    SteppedDown(BranchId),
+    /// The in-sync set of the branch led here changed.
+    InSync(BTreeSet<NodeId>),
+    /// This copy follows, in step with its leader.
+    Following(NodeId),
+    /// An opening merged what islands had written apart.
+    Merged {
+        /// Records taken over.
+        records: u64,
+        /// Conflicts found.
+        conflicts: u64,
+    },
+}
+
+/// What a copy wants done. Nothing in `sends` or `replies` has to wait for `persists`: what must is held back inside the
+/// copy until [`Input::Durable`].
+#[derive(Default, Debug)]
+pub struct Effects {
+    /// To disc, in order.
+    pub persists: Vec<Persist>,
+    /// To other copies.
+    pub sends: Vec<(NodeId, Msg)>,
+    /// To clients.
+    pub replies: Vec<(Ticket, Reply)>,
+    /// To whom it may concern.
+    pub notices: Vec<Notice>,
+}
+
+/// What happens when something is durable.
+#[derive(Clone, Debug)]
+pub(crate) enum Then {
+    Send(NodeId, Msg),
+    SelfAck(BranchId, u64),
+    Ready(BranchId),
+}
+
+/// Holds back what has to wait for the disc.
+#[derive(Default)]
+pub(crate) struct Gate {
+    pub written: u64,
+    pub synced: u64,
+    pub durable: u64,
+    waiting: VecDeque<(u64, Then)>,
+}
+
+impl Gate {
+    /// Queues `then` behind the last batch that asked for a flush; it is due at once when that is on disc.
+    pub(crate) fn push(&mut self, then: Then) {
+        self.waiting.push_back((self.synced, then));
+    }
+
+    /// The next thing whose turn has come.
+    pub(crate) fn pop(&mut self) -> Option<Then> {
+        let due = self.waiting.front().is_some_and(|(mark, _)| *mark <= self.durable);
+        if due { self.waiting.pop_front().map(|(_, then)| then) } else { None }
+    }
+
+    pub(crate) fn idle(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}

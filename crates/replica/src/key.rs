@@ -1,0 +1,174 @@
+//! A fragment keeps its members, ledger, outcomes and branches beside the users' records, under a first byte that tells
+//! them apart. So they travel, merge and recover with the fragment, atomically.
+
+use crate::Record;
+use crate::batch::SessionId;
+use base::{Ballot, BranchId, Heads, NodeId, Version};
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// The first byte of every stored key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Space {
+    /// The users' records.
+    User = 1,
+    /// node -> [`MemberStatus`].
+    Member = 2,
+    /// (user key, losing version) -> losing record.
+    Ledger = 3,
+    /// session -> the number below which all its requests are finished.
+    Session = 4,
+    /// (session, number) -> the version that the request was given.
+    Outcome = 5,
+    /// branch -> nothing: its leader ended it with this very entry.
+    Closed = 6,
+    /// branch -> (ballot, base heads).
+    Branch = 7,
+    /// The in-sync set in force.
+    Set = 8,
+}
+
+/// A copy's standing in the fragment's own list of copies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum MemberStatus {
+    /// Chosen to hold a copy; not in sync yet.
+    Joining,
+    /// Was in sync at least once.
+    In,
+    /// Has a copy that is to go.
+    Leaving,
+    /// Has no copy any more.
+    Left,
+}
+
+/// One losing value, as the ledger keeps it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LedgerRow {
+    /// The users' key.
+    pub key: Bytes,
+    /// What it held on the side that lost.
+    pub lost: Record,
+}
+
+fn prefixed(space: Space, rest: &[u8]) -> BytesMut {
+    let mut key = BytesMut::with_capacity(1 + rest.len() + 24);
+    key.put_u8(space as u8);
+    key.put_slice(rest);
+    key
+}
+
+/// The space of a stored key.
+pub(crate) fn space_of(key: &[u8]) -> Option<Space> {
+    use Space::*;
+    [User, Member, Ledger, Session, Outcome, Closed, Branch, Set].into_iter().find(|s| key.first() == Some(&(*s as u8)))
+}
+
+pub(crate) fn in_space(space: Space, rest: &[u8]) -> Bytes {
+    prefixed(space, rest).freeze()
+}
+
+pub(crate) fn user(key: &[u8]) -> Bytes {
+    in_space(Space::User, key)
+}
+
+pub(crate) fn set() -> Bytes {
+    in_space(Space::Set, &[])
+}
+
+pub(crate) fn member(node: NodeId) -> Bytes {
+    in_space(Space::Member, &node.0.to_be_bytes())
+}
+
+pub(crate) fn node_of_member(key: &[u8]) -> Option<NodeId> {
+    Some(NodeId(u64::from_be_bytes(key.get(1..9)?.try_into().ok()?)))
+}
+
+fn put_branch(key: &mut BytesMut, branch: BranchId) {
+    key.put_u64(branch.node.0);
+    key.put_u64(branch.n);
+}
+
+pub(crate) fn closed(branch: BranchId) -> Bytes {
+    let mut key = prefixed(Space::Closed, &[]);
+    put_branch(&mut key, branch);
+    key.freeze()
+}
+
+pub(crate) fn branch(branch: BranchId) -> Bytes {
+    let mut key = prefixed(Space::Branch, &[]);
+    put_branch(&mut key, branch);
+    key.freeze()
+}
+
+fn put_session(key: &mut BytesMut, session: SessionId) {
+    key.put_u64(session.node.0);
+    key.put_u64(session.incarnation);
+}
+
+pub(crate) fn session(id: SessionId) -> Bytes {
+    let mut key = prefixed(Space::Session, &[]);
+    put_session(&mut key, id);
+    key.freeze()
+}
+
+pub(crate) fn outcome(id: SessionId, number: u64) -> Bytes {
+    let mut key = prefixed(Space::Outcome, &[]);
+    put_session(&mut key, id);
+    key.put_u64(number);
+    key.freeze()
+}
+
+/// Splits an outcome's key into its session's key and its number.
+pub(crate) fn session_of_outcome(key: &Bytes) -> Option<(Bytes, u64)> {
+    let number = u64::from_be_bytes(key.get(17..25)?.try_into().ok()?);
+    Some((in_space(Space::Session, key.get(1..17)?), number))
+}
+
+/// The ledger's key of a losing record: a pure function of that record.
+pub(crate) fn ledger(stored: &[u8], lost: Version) -> Bytes {
+    let mut key = prefixed(Space::Ledger, stored);
+    put_branch(&mut key, lost.branch);
+    key.put_u64(lost.seq);
+    key.freeze()
+}
+
+/// Reads a ledger row back; `None` when damaged.
+pub(crate) fn ledger_row(key: &Bytes, row: &Record) -> Option<LedgerRow> {
+    let end = key.len().checked_sub(24)?;
+    let lost = decode(row.value.as_ref()?)?;
+    Some(LedgerRow { key: key.get(1..end).map(|k| key.slice_ref(k))?, lost })
+}
+
+/// What the `Branch` space holds.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct BranchInfo {
+    pub ballot: Ballot,
+    pub base: Heads,
+}
+
+/// Encodes an internal value. Serialising plain data into memory cannot fail; an empty value would decode to `None`.
+pub(crate) fn encode<T: Serialize>(value: &T) -> Bytes {
+    postcard::to_stdvec(value).unwrap_or_default().into()
+}
+
+pub(crate) fn decode<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Option<T> {
+    postcard::from_bytes(bytes).ok()
+}
+
+pub(crate) fn decode_set(record: Option<&Record>) -> BTreeSet<NodeId> {
+    record.and_then(|r| decode(r.value.as_ref()?)).unwrap_or_default()
+}
+
+/// The smallest key above all that start with `prefix`; `None` when there is none.
+pub(crate) fn after_prefix(prefix: &[u8]) -> Option<Bytes> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < 0xff {
+            end.push(last + 1);
+            return Some(end.into());
+        }
+    }
+    None
+}

@@ -1,0 +1,415 @@
+//! Leading a branch: order, persist, send to the in-sync set, commit, answer.
+
+use crate::batch::Answer;
+use crate::copy::{Copy, Role};
+use crate::gate::{Effects, Notice, Reply, Then, Ticket};
+use crate::key::{self, MemberStatus};
+use crate::msg::Msg;
+use crate::mutant;
+use crate::read::Reads;
+use crate::record::{Entry, Record};
+use crate::sync::Delta;
+use base::{Ballot, BranchId, Hlc, Instant, NodeId, Now, Span, Version};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// How far behind the last entry a follower may be when it is taken into the in-sync set: the entry that takes it in
+/// commits only when it has caught up, so the bound is about stalls, not safety.
+const LAG_ENTRIES_MAX: u64 = 64;
+/// How many entries may be uncommitted before writers are told to wait.
+pub(crate) const PENDING_ENTRIES_MAX: usize = 4096;
+/// The longest wait that a flapping copy has to sit out before it may join again.
+const RETURN_WAIT_MAX: Span = Span::ms(10_000);
+
+pub(crate) enum Progress {
+    Syncing(Box<Delta>),
+    Joined,
+}
+
+/// A copy that follows this leader, or is about to.
+pub(crate) struct Follower {
+    pub session: u64,
+    pub progress: Progress,
+    /// Persisted up to here.
+    pub acked: u64,
+    /// Sent up to here.
+    pub sent: u64,
+    /// Since when it owes an acknowledgement.
+    pub owes: Option<Instant>,
+    pub confirmed: u64,
+}
+
+impl Follower {
+    pub(crate) fn new(session: u64, sent: u64, progress: Progress) -> Follower {
+        Follower { session, progress, acked: 0, sent, owes: None, confirmed: 0 }
+    }
+
+    fn joined(&self) -> bool {
+        matches!(self.progress, Progress::Joined)
+    }
+}
+
+/// What a record was before an entry that is not committed yet replaced it.
+type Before = VecDeque<(u64, Option<Record>)>;
+
+/// A leader's state. `last >= commit`; `sets` holds every in-sync set in force from `commit` on, the newest last.
+pub(crate) struct Leading {
+    pub branch: BranchId,
+    pub ballot: Ballot,
+    /// The opening is on disc: may be followed and asked.
+    pub ready: bool,
+    pub last: u64,
+    self_acked: u64,
+    pub commit: u64,
+    pub set: BTreeSet<NodeId>,
+    sets: VecDeque<(u64, BTreeSet<NodeId>)>,
+    pub followers: BTreeMap<NodeId, Follower>,
+    /// Nothing is acknowledged or read before this.
+    not_before: Instant,
+    /// Until then, or until these copies follow, answers are held back.
+    settle: (Instant, BTreeSet<NodeId>),
+    out: Vec<Entry>,
+    uncommitted: VecDeque<(u64, Vec<Bytes>)>,
+    before: BTreeMap<Bytes, Before>,
+    pub waits: BTreeMap<u64, Vec<(Ticket, Answer)>>,
+    pub refused: BTreeMap<(crate::SessionId, u64), crate::Refusal>,
+    pub reads: Reads,
+    returns: BTreeMap<NodeId, (Instant, Span)>,
+    pub rival_since: Option<Instant>,
+    pub swept: Instant,
+}
+
+impl Leading {
+    pub(crate) fn new(
+        branch: BranchId,
+        ballot: Ballot,
+        me: NodeId,
+        not_before: Instant,
+        settle: (Instant, BTreeSet<NodeId>),
+    ) -> Self {
+        let set: BTreeSet<NodeId> = [me].into();
+        Leading {
+            branch,
+            ballot,
+            ready: false,
+            last: 1,
+            self_acked: 0,
+            commit: 0,
+            sets: [(1, set.clone())].into(),
+            set,
+            followers: BTreeMap::new(),
+            not_before,
+            settle,
+            out: Vec::new(),
+            uncommitted: VecDeque::new(),
+            before: BTreeMap::new(),
+            waits: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            reads: Reads::default(),
+            returns: BTreeMap::new(),
+            rival_since: None,
+            swept: Instant(0),
+        }
+    }
+
+    /// Nothing owed to or by anybody?
+    pub(crate) fn at_rest(&self, view: &BTreeSet<NodeId>) -> bool {
+        let followers = self.followers.values().all(|f| f.joined() && f.owes.is_none());
+        let set = self.set.len() == self.followers.len() + 1 && self.followers.keys().all(|n| view.contains(n));
+        self.commit == self.last && followers && set && self.waits.is_empty() && self.reads.is_empty()
+    }
+
+    pub(crate) fn pending(&self) -> usize {
+        self.uncommitted.len()
+    }
+
+    /// May answers go out?
+    pub(crate) fn answers(&self, now: Now, view: &BTreeSet<NodeId>) -> bool {
+        let settled = self.settle.1.iter().all(|node| self.set.contains(node) || !view.contains(node));
+        self.ready && now.mono >= self.not_before && (settled || now.mono >= self.settle.0)
+    }
+
+    /// May this copy join again, or has it been dropped too often of late?
+    pub(crate) fn may_return(&self, node: NodeId, now: Now) -> bool {
+        self.returns.get(&node).is_none_or(|(at, _)| now.mono >= *at)
+    }
+
+    /// The in-sync set in force at the commit index.
+    pub(crate) fn in_force(&self) -> &BTreeSet<NodeId> {
+        self.sets.front().map_or(&self.set, |(_, set)| set)
+    }
+
+    /// The in-sync set in force is itself committed.
+    pub(crate) fn set_committed(&self) -> bool {
+        self.sets.back().is_some_and(|(from, _)| self.commit >= *from)
+    }
+
+    /// The committed record of a key, which may be older than the one in the store.
+    pub(crate) fn committed<'a>(&'a self, key: &[u8], stored: Option<&'a Record>) -> Option<&'a Record> {
+        match self.before.get(key).and_then(|before| before.front()) {
+            Some((_, record)) => record.as_ref(),
+            None => stored,
+        }
+    }
+
+    /// The largest seq that every member of the set in force at that seq has persisted; all before it are committed too.
+    fn commit_index(&self, me: NodeId, early: bool) -> u64 {
+        let mut next = u64::MAX;
+        for (from, set) in self.sets.iter().rev() {
+            let acked = set.iter().filter(|n| **n != me && !early);
+            let acked = acked.map(|n| self.followers.get(n).map_or(0, |f| f.acked)).min().unwrap_or(u64::MAX);
+            let seq = acked.min(self.self_acked).min(next.saturating_sub(1));
+            if seq >= *from {
+                return seq.max(self.commit);
+            }
+            next = *from;
+        }
+        self.commit
+    }
+
+    /// Forgets what entries up to `commit` had replaced.
+    fn settle_before(&mut self) {
+        while self.uncommitted.front().is_some_and(|(seq, _)| *seq <= self.commit) {
+            let Some((_, keys)) = self.uncommitted.pop_front() else { return };
+            for key in keys {
+                let Some(before) = self.before.get_mut(&key) else { continue };
+                while before.front().is_some_and(|(seq, _)| *seq <= self.commit) {
+                    before.pop_front();
+                }
+                if before.is_empty() {
+                    self.before.remove(&key);
+                }
+            }
+        }
+        while self.sets.len() > 1 && self.sets[1].0 <= self.commit {
+            self.sets.pop_front();
+        }
+    }
+}
+
+impl Copy {
+    /// Appends an entry to the branch: applied, handed to the disc, and sent with the next flush.
+    pub(crate) fn append(&mut self, now: Now, puts: Vec<(Bytes, Record)>, sync: bool, fx: &mut Effects) -> u64 {
+        let sync = sync && !self.config.ram;
+        let Role::Leading(l) = &mut self.role else { return 0 };
+        l.last += 1;
+        let version = Version { branch: l.branch, seq: l.last };
+        for (key, _) in &puts {
+            l.before.entry(key.clone()).or_default().push_back((l.last, self.store.get(key).cloned()));
+        }
+        l.uncommitted.push_back((l.last, puts.iter().map(|(key, _)| key.clone()).collect()));
+        l.out.push(Entry { seq: l.last, sync, puts: puts.clone() });
+        self.write(now, vec![version], puts, sync, fx);
+        self.gate.push(Then::SelfAck(version.branch, version.seq));
+        version.seq
+    }
+
+    /// A record of this branch's next entry.
+    pub(crate) fn next_record(&mut self, now: Now, value: Option<Bytes>) -> Record {
+        let hlc = self.stamp(now);
+        let version = match &self.role {
+            Role::Leading(l) => Version { branch: l.branch, seq: l.last + 1 },
+            _ => Version::default(),
+        };
+        Record { version, hlc, expires: None, value }
+    }
+
+    /// The next stamp of this copy's clock.
+    pub(crate) fn stamp(&mut self, now: Now) -> Hlc {
+        self.hlc = self.hlc.next().max(Hlc::from_wall(now.wall));
+        self.hlc
+    }
+
+    /// Sends the gathered entries to every follower, and starts the clock on their answers.
+    pub(crate) fn send_appends(&mut self, now: Now, fx: &mut Effects) {
+        let Role::Leading(l) = &mut self.role else { return };
+        if l.out.is_empty() {
+            return;
+        }
+        let out = std::mem::take(&mut l.out);
+        for (node, follower) in &mut l.followers {
+            let entries: Vec<Entry> = out.iter().filter(|e| e.seq > follower.sent).cloned().collect();
+            if entries.is_empty() {
+                continue;
+            }
+            follower.sent = l.last;
+            follower.owes.get_or_insert(now.mono);
+            let msg = Msg::Append { ballot: l.ballot, session: follower.session, entries, commit: l.commit };
+            fx.sends.push((*node, msg));
+        }
+    }
+
+    pub(crate) fn on_ready(&mut self, now: Now, branch: BranchId, fx: &mut Effects) {
+        let Role::Leading(l) = &mut self.role else { return };
+        if l.branch == branch && !l.ready {
+            l.ready = true;
+            self.on_self_ack(now, branch, 1, fx);
+            if let Some(lead) = self.lead() {
+                self.note(Notice::Opened(lead), fx);
+            }
+        }
+    }
+
+    pub(crate) fn on_self_ack(&mut self, now: Now, branch: BranchId, seq: u64, fx: &mut Effects) {
+        let Role::Leading(l) = &mut self.role else { return };
+        if l.branch == branch {
+            l.self_acked = l.self_acked.max(seq);
+            self.advance(now, fx);
+        }
+    }
+
+    pub(crate) fn on_ack(&mut self, now: Now, from: NodeId, session: u64, seq: u64, fx: &mut Effects) {
+        let Role::Leading(l) = &mut self.role else { return };
+        let Some(follower) = l.followers.get_mut(&from).filter(|f| f.session == session) else {
+            return fx.sends.push((from, Msg::Dropped { ballot: l.ballot, session }));
+        };
+        follower.progress = Progress::Joined;
+        follower.acked = follower.acked.max(seq);
+        follower.owes = (follower.acked < follower.sent).then_some(now.mono);
+        self.admit(now, fx);
+        self.advance(now, fx);
+    }
+
+    /// Moves the commit index as far as it goes, and answers what that decides.
+    pub(crate) fn advance(&mut self, now: Now, fx: &mut Effects) {
+        let (me, early) = (self.config.me, mutant!(self, AckEarly));
+        let Role::Leading(l) = &mut self.role else { return };
+        let commit = l.commit_index(me, early);
+        if commit > l.commit {
+            l.commit = commit;
+            l.settle_before();
+        }
+        if !l.answers(now, &self.view) {
+            return;
+        }
+        while let Some(entry) = l.waits.first_entry().filter(|e| *e.key() <= l.commit) {
+            fx.replies.extend(entry.remove().into_iter().map(|(ticket, answer)| (ticket, Reply::Write(answer))));
+        }
+        self.pump_reads(now, fx);
+    }
+
+    /// Takes followers that have caught up into the in-sync set: one entry for all of them.
+    fn admit(&mut self, now: Now, fx: &mut Effects) {
+        let Role::Leading(l) = &mut self.role else { return };
+        let fit = |(node, f): &(&NodeId, &Follower)| {
+            f.joined() && !l.set.contains(node) && self.view.contains(node) && f.acked + LAG_ENTRIES_MAX >= l.last
+        };
+        let fit: BTreeSet<NodeId> = l.followers.iter().filter(fit).map(|(node, _)| *node).collect();
+        if !fit.is_empty() && l.ready {
+            let set = l.set.union(&fit).copied().collect();
+            self.change_set(now, set, fx);
+        }
+    }
+
+    /// Drops members from the in-sync set and ends their sessions; writes no longer wait for them.
+    pub(crate) fn drop_members(&mut self, now: Now, gone: BTreeSet<NodeId>, fx: &mut Effects) {
+        let Role::Leading(l) = &mut self.role else { return };
+        for node in &gone {
+            if let Some(follower) = l.followers.remove(node) {
+                fx.sends.push((*node, Msg::Dropped { ballot: l.ballot, session: follower.session }));
+            }
+            let wait = l.returns.get(node).map_or(Span::ms(50), |(_, wait)| Span(wait.0 * 2).min(RETURN_WAIT_MAX));
+            l.returns.insert(*node, (now.mono + wait, wait));
+        }
+        let set: BTreeSet<NodeId> = l.set.difference(&gone).copied().collect();
+        if set != l.set {
+            self.change_set(now, set, fx);
+        }
+    }
+
+    /// The in-sync set is itself entries of the branch; the new set is in force from its own entry on.
+    fn change_set(&mut self, now: Now, set: BTreeSet<NodeId>, fx: &mut Effects) {
+        let mut puts = Vec::new();
+        let members = self.members();
+        for node in set.iter().filter(|node| members.get(node) == Some(&MemberStatus::Joining)) {
+            let record = self.next_record(now, Some(key::encode(&MemberStatus::In)));
+            puts.push((key::member(*node), record));
+        }
+        puts.push((key::set(), self.next_record(now, Some(key::encode(&set)))));
+        let seq = self.append(now, puts, true, fx);
+        let Role::Leading(l) = &mut self.role else { return };
+        l.set = set.clone();
+        l.sets.push_back((seq, set.clone()));
+        self.note(Notice::InSync(set), fx);
+        self.send_appends(now, fx);
+        self.advance(now, fx);
+    }
+
+    /// A node is a member before it is seeded.
+    pub(crate) fn add_member(&mut self, now: Now, node: NodeId, fx: &mut Effects) {
+        let known = matches!(self.members().get(&node), Some(s) if *s != MemberStatus::Left);
+        if self.lead().is_some() && !known {
+            let record = self.next_record(now, Some(key::encode(&MemberStatus::Joining)));
+            self.append(now, vec![(key::member(node), record)], true, fx);
+        }
+    }
+
+    /// Looks after the branch: the silent are dropped, rivals met, waits ended.
+    pub(crate) fn tend_branch(&mut self, now: Now, fx: &mut Effects) {
+        let timing = self.config.timing;
+        let Role::Leading(l) = &mut self.role else { return };
+        if !l.ready {
+            return;
+        }
+        let silent = |f: &Follower| {
+            let patience = if f.joined() { timing.append_timeout } else { timing.sync_timeout };
+            f.owes.is_some_and(|since| now.mono - since > patience)
+        };
+        let gone: BTreeSet<NodeId> = l
+            .set
+            .iter()
+            .chain(l.followers.keys())
+            .filter(|n| **n != self.config.me)
+            .filter(|n| !self.view.contains(n) || l.followers.get(n).is_none_or(silent))
+            .copied()
+            .collect();
+        // Who has been in step for long is no flapper.
+        l.returns.retain(|_, (at, wait)| now.mono < *at + Span(wait.0 * 8 + 5_000_000_000));
+        if !gone.is_empty() {
+            self.drop_members(now, gone, fx);
+        }
+        self.admit(now, fx);
+        self.sweep(now, fx);
+        self.advance(now, fx);
+        self.retry_reads(now, fx);
+        self.meet_rival(now, fx);
+    }
+
+    /// Two leaders in one view: one of them opens anew and so merges; both compute the same which one.
+    fn meet_rival(&mut self, now: Now, fx: &mut Effects) {
+        let Some(mine) = self.lead() else { return };
+        let rival = self.foreign_lead();
+        let stable = self.view_is_stable(now);
+        let patience = Span(self.config.timing.promise_wait.0 * 2);
+        let Role::Leading(l) = &mut self.role else { return };
+        let Some((node, theirs)) = rival.filter(|_| stable) else {
+            l.rival_since = None;
+            return;
+        };
+        let since = *l.rival_since.get_or_insert(now.mono);
+        let heir = (mine.in_sync, std::cmp::Reverse(self.config.me)) > (theirs.in_sync, std::cmp::Reverse(node));
+        if heir || now.mono - since > patience {
+            self.open(now, fx);
+        }
+    }
+
+    /// Stops leading: the branch is closed durably at its last entry, pending ones included. Nothing is undone, and nobody
+    /// is told that anything failed.
+    pub(crate) fn step_down(&mut self, now: Now, fx: &mut Effects) {
+        if let Role::Leading(l) = &self.role {
+            let (branch, ready) = (l.branch, l.ready);
+            if ready {
+                let record = self.next_record(now, Some(Bytes::new()));
+                self.append(now, vec![(key::closed(branch), record)], true, fx);
+                self.send_appends(now, fx);
+            }
+            let Role::Leading(l) = &mut self.role else { return };
+            let waits = std::mem::take(&mut l.waits).into_values().flatten();
+            fx.replies.extend(waits.map(|(ticket, _)| (ticket, Reply::Write(Answer::NotLeading))));
+            let reads = std::mem::take(&mut l.reads).into_tickets();
+            fx.replies.extend(reads.map(|ticket| (ticket, Reply::NotLeading)));
+            self.note(Notice::SteppedDown(branch), fx);
+        }
+        self.rest(now);
+    }
+}

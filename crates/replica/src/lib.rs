@@ -1,0 +1,47 @@
+//! One copy of one fragment (what Mnesia was in 2008): conditional batches, branches, openings, delta sync and merge.
+//!
+//! [`Copy`] is a state machine: `handle(now, input, effects)`. It owns no clock, socket, thread or file; randomness is
+//! the seed it is given. `docs/replication.md` has the message table, the rules and the invariants.
+//!
+//! It does *not* know which nodes are alive (it is told its view), where clients are (it answers tickets), or how
+//! batches reach the disc (it emits [`Persist`] and is told [`Input::Durable`]).
+
+mod batch;
+mod copy;
+mod follow;
+mod gate;
+mod key;
+mod lead;
+mod merge;
+mod msg;
+#[cfg(feature = "mutants")]
+mod mutants;
+mod open;
+mod read;
+mod record;
+mod store;
+mod sync;
+mod write;
+
+pub use batch::{Answer, Batch, Bump, Check, Outcome, Range, Read, Refusal, Request, Rows, SessionId, Write};
+pub use copy::{Config, Copy, Inspect, RoleName, Timing};
+pub use gate::{Effects, Input, Notice, Persist, Reply, Ticket};
+pub use key::{LedgerRow, MemberStatus, Space};
+pub use merge::{MergePolicy, MergeRule};
+pub use msg::{Lead, Msg, Status};
+#[cfg(feature = "mutants")]
+pub use mutants::Mutant;
+pub use record::{Entry, Meta, Record, WriteBatch};
+pub use store::Store;
+
+/// Is this known bug switched on? Always `false` without the `mutants` feature.
+macro_rules! mutant {
+    ($copy:expr, $name:ident) => {{
+        #[cfg(feature = "mutants")]
+        let on = $copy.config.mutant == Some($crate::Mutant::$name);
+        #[cfg(not(feature = "mutants"))]
+        let on = false;
+        on
+    }};
+}
+pub(crate) use mutant;

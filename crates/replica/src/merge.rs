@@ -1,0 +1,231 @@
+use crate::key::{self, Space};
+use crate::record::Record;
+use crate::store::Store;
+use base::{Heads, Hlc, Version};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What a true conflict of two values becomes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum MergeRule {
+    /// The greater (Hlc, version) stays.
+    #[default]
+    Latest,
+    /// Field by field the greater: values are big-endian 64-bit fields of equal number, else `Latest`.
+    Max,
+}
+
+/// A table's rules: one, or by the kind of key, told by one byte at an offset.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MergePolicy {
+    /// For all keys that no exception names.
+    pub default: MergeRule,
+    /// (offset in the key, byte found there, rule).
+    pub exceptions: Vec<(u16, u8, MergeRule)>,
+}
+
+impl MergePolicy {
+    fn rule(&self, user_key: &[u8]) -> MergeRule {
+        let matches = |(at, byte, _): &&(u16, u8, MergeRule)| user_key.get(usize::from(*at)) == Some(byte);
+        self.exceptions.iter().find(matches).map_or(self.default, |(_, _, rule)| *rule)
+    }
+}
+
+/// Reads a value as big-endian 64-bit fields.
+pub(crate) fn fields(value: &[u8]) -> Option<Vec<u64>> {
+    let (chunks, rest) = value.as_chunks::<8>();
+    rest.is_empty().then(|| chunks.iter().map(|c| u64::from_be_bytes(*c)).collect())
+}
+
+/// The inverse of [`fields`].
+pub(crate) fn unfields(fields: impl IntoIterator<Item = u64>) -> Bytes {
+    fields.into_iter().flat_map(u64::to_be_bytes).collect()
+}
+
+/// What an opening takes from the copies it pulled, on top of what it has: nothing is changed until the whole of it goes
+/// to the store in one batch.
+pub(crate) struct Merge<'a> {
+    store: &'a Store,
+    policy: &'a MergePolicy,
+    /// Version of what the merge itself writes: the opening entry's.
+    version: Version,
+    hlc: Hlc,
+    heads: Heads,
+    puts: BTreeMap<Bytes, Record>,
+    pub conflicts: u64,
+    pub taken: u64,
+    pub hlc_first: bool,
+    pub no_ledger: bool,
+    pub false_conflicts: bool,
+}
+
+impl<'a> Merge<'a> {
+    pub(crate) fn new(store: &'a Store, policy: &'a MergePolicy, version: Version, hlc: Hlc) -> Self {
+        let heads = store.heads().clone();
+        let puts = BTreeMap::new();
+        let (hlc_first, no_ledger, false_conflicts) = (false, false, false);
+        Merge { store, policy, version, hlc, heads, puts, conflicts: 0, taken: 0, hlc_first, no_ledger, false_conflicts }
+    }
+
+    /// Folds in what a copy with these heads had beyond those I had told it of.
+    pub(crate) fn fold(&mut self, theirs: &Heads, records: Vec<(Bytes, Record)>) {
+        for (key, record) in records {
+            self.one(theirs, key, record);
+        }
+        self.heads.join(theirs);
+    }
+
+    /// Knowledge decides; only where neither side knew the other's write is there a conflict.
+    fn one(&mut self, theirs: &Heads, key: Bytes, r: Record) {
+        let seen = self.heads.covers(r.version);
+        let Some(m) = self.puts.get(&key).or_else(|| self.store.get(&key)).cloned() else {
+            if !seen {
+                self.take(key, r);
+            }
+            return;
+        };
+        if m.version == r.version {
+            return;
+        }
+        let known = theirs.covers(m.version);
+        if self.hlc_first && known != seen {
+            if r.rank() > m.rank() {
+                self.take(key, r);
+            }
+        } else if seen && !self.false_conflicts {
+        } else if known && !self.false_conflicts {
+            self.take(key, r);
+        } else {
+            self.conflict(key, m, r);
+        }
+    }
+
+    fn take(&mut self, key: Bytes, r: Record) {
+        self.taken += 1;
+        self.puts.insert(key, r);
+    }
+
+    fn conflict(&mut self, key: Bytes, m: Record, r: Record) {
+        match key::space_of(&key) {
+            Some(Space::User) => {}
+            // The opening entry writes its own set.
+            Some(Space::Set) => return,
+            Some(Space::Session) => {
+                let done = |x: &Record| (x.value.as_ref().and_then(|v| key::decode::<u64>(v)).unwrap_or(0), x.version);
+                return if done(&r) > done(&m) { self.take(key, r) };
+            }
+            _ => return if r.rank() > m.rank() { self.take(key, r) },
+        }
+        let take = r.rank() > m.rank();
+        let (winner, loser) = if take { (r, m) } else { (m, r) };
+        if winner.value == loser.value && winner.expires == loser.expires {
+            return if take { self.take(key, winner) };
+        }
+        self.conflicts += 1;
+        if self.policy.rule(&key[1..]) == MergeRule::Max
+            && let Some(value) = field_max(&winner, &loser)
+        {
+            // Values that stand in the result unchanged have lost nothing.
+            [&winner, &loser].into_iter().filter(|x| x.value.as_ref() != Some(&value)).for_each(|x| self.lose(&key, x));
+            let merged = Record { version: self.version, hlc: self.hlc, value: Some(value), ..winner };
+            return self.take(key, merged);
+        }
+        self.lose(&key, &loser);
+        if take {
+            self.take(key, winner);
+        }
+    }
+
+    /// The ledger row of a losing record: a pure function of that record, but for the version that carries it.
+    fn lose(&mut self, key: &Bytes, loser: &Record) {
+        // What this very merge made a moment ago was never anybody's value.
+        if self.no_ledger || loser.version == self.version {
+            return;
+        }
+        let value = Some(key::encode(loser));
+        let row = Record { version: self.version, hlc: loser.hlc, expires: None, value };
+        self.puts.insert(key::ledger(&key[1..], loser.version), row);
+    }
+
+    /// The union of all heads, and the records to put.
+    pub(crate) fn finish(self) -> (Heads, BTreeMap<Bytes, Record>) {
+        (self.heads, self.puts)
+    }
+}
+
+fn field_max(a: &Record, b: &Record) -> Option<Bytes> {
+    let (a, b) = (fields(a.value.as_ref()?)?, fields(b.value.as_ref()?)?);
+    (a.len() == b.len()).then(|| unfields(a.into_iter().zip(b).map(|(x, y)| x.max(y))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::{BranchId, NodeId};
+    use proptest::prelude::*;
+
+    fn version(node: u64, seq: u64) -> Version {
+        Version { branch: BranchId { node: NodeId(node), n: 1 }, seq }
+    }
+
+    fn side(node: u64, writes: &[(u8, u64, u64)]) -> Store {
+        let mut store = Store::default();
+        for (seq, (key, hlc, value)) in (1..).zip(writes) {
+            let value = Some(unfields([*value, 9 - (*value).min(9)]));
+            let record = Record { version: version(node, seq), hlc: Hlc(*hlc), expires: None, value };
+            store.apply(vec![version(node, seq)], vec![(key::user(&[*key]), record)]);
+        }
+        store
+    }
+
+    /// What `into` shows to users and keeps in its ledger after an opening that pulls all of `from`, versions of the
+    /// merge's own writes aside.
+    fn merged(into: &Store, from: &Store, rule: MergeRule) -> (Vec<(Bytes, Option<Bytes>)>, u64) {
+        let policy = MergePolicy { default: rule, ..MergePolicy::default() };
+        let mut merge = Merge::new(into, &policy, version(99, 1), Hlc(1 << 40));
+        let (rows, _) = from.delta(into.heads(), from.heads(), None, usize::MAX);
+        merge.fold(from.heads(), rows);
+        let conflicts = merge.conflicts;
+        let (_, puts) = merge.finish();
+        let mut all: BTreeMap<Bytes, Option<Bytes>> = into.all().map(|(k, r)| (k.clone(), r.value.clone())).collect();
+        all.extend(puts.into_iter().map(|(k, r)| (k, r.value)));
+        (all.into_iter().collect(), conflicts)
+    }
+
+    proptest! {
+        #[test]
+        fn a_merge_gives_the_same_whoever_does_it(
+            a in proptest::collection::vec((0u8..4, 1u64..50, 0u64..10), 0..8),
+            b in proptest::collection::vec((0u8..4, 1u64..50, 0u64..10), 0..8),
+            max in any::<bool>(),
+        ) {
+            let rule = if max { MergeRule::Max } else { MergeRule::Latest };
+            let (a, b) = (side(1, &a), side(2, &b));
+            prop_assert_eq!(merged(&a, &b, rule), merged(&b, &a, rule));
+        }
+    }
+
+    #[test]
+    fn knowledge_beats_the_clock_and_makes_no_conflict() {
+        // The other side overwrote what I hold, with a clock that runs behind.
+        let mine = side(1, &[(1, 50, 5)]);
+        let mut theirs = side(1, &[(1, 50, 5)]);
+        let r = Record { version: version(2, 1), hlc: Hlc(10), expires: None, value: None };
+        theirs.apply(vec![r.version], vec![(key::user(&[1]), r)]);
+        let (rows, conflicts) = merged(&mine, &theirs, MergeRule::Latest);
+        assert_eq!((rows, conflicts), (vec![(key::user(&[1]), None)], 0));
+    }
+
+    #[test]
+    fn the_loser_stands_in_the_ledger_whole() {
+        let (a, b) = (side(1, &[(1, 50, 5)]), side(2, &[(1, 60, 6)]));
+        let (rows, conflicts) = merged(&a, &b, MergeRule::Latest);
+        assert_eq!(conflicts, 1);
+        let (key, value) = rows.iter().find(|(k, _)| key::space_of(k) == Some(Space::Ledger)).expect("a row");
+        let row = Record { version: version(9, 9), hlc: Hlc(1), expires: None, value: value.clone() };
+        let row = key::ledger_row(key, &row).expect("readable");
+        assert_eq!(row.key, Bytes::from_static(&[1]));
+        assert_eq!(Some(&row.lost), a.get(&key::user(&[1])));
+    }
+}

@@ -1,0 +1,64 @@
+use crate::{Entry, Record};
+use base::{Ballot, BranchId, Heads, NodeId};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// Who leads, under what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Lead {
+    /// The branch led.
+    pub branch: BranchId,
+    /// The ballot it was opened with.
+    pub ballot: Ballot,
+    /// How many copies are in sync, the leader among them.
+    pub in_sync: u16,
+}
+
+/// What a copy says of itself when that changes, and now and then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// If it leads, under what.
+    pub lead: Option<Lead>,
+    /// The highest ballot it has heard of.
+    pub heard: Ballot,
+    /// It was in sync, as far as it knows.
+    pub was_in_sync: bool,
+    /// How much it knows ([`Heads::weight`]).
+    pub weight: u64,
+}
+
+/// What the copies of one fragment say to each other. Any may be lost, doubled or late.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum Msg {
+    /// See [`Status`].
+    Status(Status),
+    /// Opener to all: follow nothing below this ballot.
+    Prepare { ballot: Ballot },
+    /// The durable word, with what this copy holds.
+    Promise { ballot: Ballot, heads: Heads, set: BTreeSet<NodeId> },
+    /// No: a higher ballot was promised.
+    Refuse { ballot: Ballot, promised: Ballot },
+    /// Opener to a promiser: give me what I lack, chunk `no`, after this cursor.
+    Pull { ballot: Ballot, have: Heads, no: u32, after: Option<(base::Version, Bytes)> },
+    /// Chunk `no` of it.
+    Pulled { ballot: Ballot, no: u32, records: Vec<(Bytes, Record)>, after: Option<(base::Version, Bytes)> },
+    /// Copy to leader: let me follow.
+    Join { ballot: Ballot, branch: BranchId, session: u64, heads: Heads, promised: Ballot },
+    /// Leader to joiner: chunk `no` of what it lacked of `h0`, the leader's heads when the session began. Entries after
+    /// `h0` come as appends meanwhile.
+    Sync { ballot: Ballot, session: u64, no: u32, h0: Heads, records: Vec<(Bytes, Record)>, last: bool },
+    /// Joiner to leader: chunk `no` has arrived, send more.
+    SyncAck { session: u64, no: u32 },
+    /// Leader to follower: the entries after the last ones sent, in order, and how far all is committed.
+    Append { ballot: Ballot, session: u64, entries: Vec<Entry>, commit: u64 },
+    /// Follower to leader: persisted up to here.
+    Ack { session: u64, seq: u64 },
+    /// Leader to a copy whose session is over: join again.
+    Dropped { ballot: Ballot, session: u64 },
+    /// Leader to the in-sync set: am I still your leader?
+    Confirm { ballot: Ballot, session: u64, nonce: u64 },
+    /// Yes, I have promised nothing above your ballot.
+    Confirmed { session: u64, nonce: u64 },
+}

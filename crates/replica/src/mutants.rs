@@ -1,0 +1,42 @@
+/// A rule that can be removed at run time. Each names the finding of the throwaway models, or the invariant, that must
+/// notice; `crates/sim/tests/mutants.rs` shows that it does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum Mutant {
+    /// D1: records are applied as they arrive, before the heads that cover them (H2).
+    SyncUnstaged,
+    /// D2: outcomes are left out of what a copy pulls or syncs (invariant 4).
+    OutcomesStay,
+    /// D3, invariant 1: the loser of a conflict is not kept.
+    NoLedger,
+    /// D4: a copy that promised goes on acknowledging the old leader (invariant 2).
+    PromiseForgotten,
+    /// D5: the Hlc decides before knowledge does (invariant 1).
+    HlcFirst,
+    /// D6, R1: a retry is applied though another listed branch is not known to be closed (invariant 4).
+    FirstBranchOnly,
+    /// D9: branch numbers start over at a restart (invariant 1).
+    BranchReused,
+    /// D11: a dropped copy is not told and does not notice (liveness).
+    DropUntold,
+    /// A joiner's heads are not looked at (invariant 1).
+    JoinUnchecked,
+    /// R2: a restart closes the branches that the node led (invariant 4).
+    RestartCloses,
+    /// R5: a refusal is forgotten (invariant 4).
+    RefusalForgotten,
+    /// R6: a member that asks to join keeps counting as in sync (liveness).
+    RejoinKept,
+    /// Leader reads are not confirmed by the in-sync set (invariant 2).
+    ReadUnconfirmed,
+    /// Uncommitted values are shown (invariant 2).
+    ReadUncommitted,
+    /// A write is answered before the in-sync set has it (invariant 1).
+    AckEarly,
+    /// The leader does not wait for its own disc (invariant 1).
+    AckUnsynced,
+    /// The opener does not pull what it lacks (invariant 1).
+    NoPull,
+    /// Invariant 7: every concurrent-looking pair is called a conflict, known or not.
+    FalseConflicts,
+}

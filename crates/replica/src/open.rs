@@ -1,0 +1,294 @@
+//! Taking the lead: promises, pulls, and the merge that happens nowhere else.
+
+use crate::copy::{Copy, Role};
+use crate::gate::{Effects, Notice, Then};
+use crate::key::{self, BranchInfo, MemberStatus};
+use crate::lead::Leading;
+use crate::merge::Merge;
+use crate::msg::Msg;
+use crate::mutant;
+use crate::record::Record;
+use crate::store::Cursor;
+use base::{Ballot, BranchId, Heads, Instant, NodeId, Now, Span, Version};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a copy promised, with what it holds.
+struct Promised {
+    heads: Heads,
+    set: BTreeSet<NodeId>,
+}
+
+struct Pull {
+    from: NodeId,
+    no: u32,
+    after: Cursor,
+    records: Vec<(Bytes, Record)>,
+}
+
+/// A candidate's state.
+pub(crate) struct Opening {
+    ballot: Ballot,
+    started: Instant,
+    asked_at: Instant,
+    /// The moment of the last answer: an opening that gets on is not given up.
+    moved_at: Instant,
+    answers: BTreeMap<NodeId, Promised>,
+    /// What I hold plus what was pulled.
+    have: Heads,
+    pulled: Vec<(Heads, Vec<(Bytes, Record)>)>,
+    pull: Option<Pull>,
+}
+
+impl Copy {
+    /// Becomes a candidate, with a ballot higher than any it has heard of.
+    pub(crate) fn open(&mut self, now: Now, fx: &mut Effects) {
+        self.step_down(now, fx);
+        let counter = self.heard.max(self.meta.promised).counter + 1;
+        let ballot = Ballot { counter, node: self.config.me };
+        self.heard = ballot;
+        self.meta.promised = ballot;
+        self.role = Role::Opening(Box::new(Opening {
+            ballot,
+            started: now.mono,
+            asked_at: now.mono,
+            moved_at: now.mono,
+            answers: BTreeMap::new(),
+            have: self.store.heads().clone(),
+            pulled: Vec::new(),
+            pull: None,
+        }));
+        self.write_meta(fx);
+        for node in self.electorate() {
+            self.gate.push(Then::Send(node, Msg::Prepare { ballot }));
+        }
+        self.drain(now, fx);
+    }
+
+    /// Every copy in view: the members, and whoever says that it holds one.
+    fn electorate(&self) -> Vec<NodeId> {
+        let members = self.members();
+        let holds = |node: &&NodeId| {
+            self.statuses.contains_key(node) || members.get(node).is_some_and(|s| *s != MemberStatus::Left)
+        };
+        self.view.iter().filter(|n| **n != self.config.me).filter(holds).copied().collect()
+    }
+
+    /// Asks again whoever has not answered (a copy that entered the view meanwhile is asked too), and gives up when nothing
+    /// moves.
+    pub(crate) fn tend_opening(&mut self, now: Now, fx: &mut Effects) {
+        let electorate = self.electorate();
+        let timing = self.config.timing;
+        let idle = self.gate.idle();
+        let Role::Opening(o) = &mut self.role else { return };
+        if now.mono - o.moved_at > timing.promise_wait {
+            return self.rest(now);
+        }
+        let missing = |node: &&NodeId| !o.answers.contains_key(node);
+        if idle && now.mono - o.asked_at >= timing.retry {
+            o.asked_at = now.mono;
+            // Those who have answered are reminded that the opening goes on.
+            let again = now.mono - o.started >= Span(timing.retry.0 * 2);
+            let to: Vec<NodeId> = electorate.iter().filter(|n| again || missing(n)).copied().collect();
+            fx.sends.extend(to.into_iter().map(|node| (node, Msg::Prepare { ballot: o.ballot })));
+            if let Some(pull) = &o.pull {
+                let (have, no, after) = (o.have.clone(), pull.no, pull.after.clone());
+                fx.sends.push((pull.from, Msg::Pull { ballot: o.ballot, have, no, after }));
+            }
+        }
+        self.try_open(now, fx);
+    }
+
+    pub(crate) fn on_prepare(&mut self, now: Now, from: NodeId, ballot: Ballot, fx: &mut Effects) {
+        self.hear(ballot);
+        let promised = self.meta.promised;
+        if ballot < promised {
+            fx.sends.push((from, Msg::Refuse { ballot, promised }));
+            return;
+        }
+        let forgetful = mutant!(self, PromiseForgotten) && !matches!(self.role, Role::Leading(_));
+        if ballot > promised && !forgetful {
+            self.step_down(now, fx);
+            self.meta.promised = ballot;
+            // A flush: the heads are durable from here on, too.
+            self.write_meta(fx);
+            self.role = Role::Promised { at: now.mono };
+        } else if let Role::Promised { at } = &mut self.role {
+            *at = now.mono;
+        } else if !forgetful {
+            return;
+        }
+        let promise = Msg::Promise { ballot, heads: self.store.heads().clone(), set: self.known_set() };
+        self.gate.push(Then::Send(from, promise));
+    }
+
+    pub(crate) fn on_promise(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        ballot: Ballot,
+        heads: Heads,
+        set: BTreeSet<NodeId>,
+        fx: &mut Effects,
+    ) {
+        let Role::Opening(o) = &mut self.role else { return };
+        if o.ballot == ballot && !o.answers.contains_key(&from) {
+            o.answers.insert(from, Promised { heads, set });
+            o.moved_at = now.mono;
+            self.try_open(now, fx);
+        }
+    }
+
+    pub(crate) fn on_refuse(&mut self, now: Now, ballot: Ballot, promised: Ballot, fx: &mut Effects) {
+        self.hear(promised);
+        let mine = match &self.role {
+            Role::Opening(o) => o.ballot == ballot,
+            Role::Leading(l) => l.ballot == ballot,
+            _ => false,
+        };
+        if mine && promised > ballot {
+            self.step_down(now, fx);
+        }
+    }
+
+    /// Once everybody in view has answered: pull what is lacking, from whoever lacks least first; then open.
+    fn try_open(&mut self, now: Now, fx: &mut Effects) {
+        let electorate = self.electorate();
+        let durable = self.gate.idle();
+        let no_pull = mutant!(self, NoPull);
+        let Role::Opening(o) = &mut self.role else { return };
+        if !durable || o.pull.is_some() || electorate.iter().any(|node| !o.answers.contains_key(node)) {
+            return;
+        }
+        let source = o.answers.iter().filter(|(_, p)| !p.heads.within(&o.have)).max_by_key(|(_, p)| p.heads.weight());
+        match source.map(|(node, _)| *node) {
+            Some(from) if !no_pull => {
+                o.pull = Some(Pull { from, no: 0, after: None, records: Vec::new() });
+                fx.sends.push((from, Msg::Pull { ballot: o.ballot, have: o.have.clone(), no: 0, after: None }));
+            }
+            _ => self.open_branch(now, fx),
+        }
+    }
+
+    /// A promiser's heads stand still, so that a cursor is enough.
+    pub(crate) fn on_pull(&mut self, from: NodeId, ballot: Ballot, have: Heads, no: u32, after: Cursor, fx: &mut Effects) {
+        let promised = self.meta.promised;
+        if ballot != promised {
+            fx.sends.push((from, Msg::Refuse { ballot, promised }));
+        } else if matches!(self.role, Role::Promised { .. }) {
+            let bytes = self.config.timing.chunk_bytes;
+            let (records, after) = self.store.delta(&have, self.store.heads(), after, bytes);
+            fx.sends.push((from, Msg::Pulled { ballot, no, records, after }));
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn on_pulled(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        ballot: Ballot,
+        no: u32,
+        records: Vec<(Bytes, Record)>,
+        after: Cursor,
+        fx: &mut Effects,
+    ) {
+        let Role::Opening(o) = &mut self.role else { return };
+        if o.ballot != ballot {
+            return;
+        }
+        let Some(pull) = o.pull.as_mut().filter(|p| p.from == from && p.no == no) else { return };
+        pull.records.extend(records);
+        o.moved_at = now.mono;
+        if after.is_some() {
+            (pull.no, pull.after) = (no + 1, after);
+            let (have, no, after) = (o.have.clone(), pull.no, pull.after.clone());
+            fx.sends.push((from, Msg::Pull { ballot, have, no, after }));
+            return;
+        }
+        if let (Some(pull), Some(source)) = (o.pull.take(), o.answers.get(&from)) {
+            o.have.join(&source.heads);
+            o.pulled.push((source.heads.clone(), pull.records));
+        }
+        self.try_open(now, fx);
+    }
+
+    /// The merge and the first entry of the new branch, in one batch.
+    fn open_branch(&mut self, now: Now, fx: &mut Effects) {
+        let (outcomes_stay, hlc_first) = (mutant!(self, OutcomesStay), mutant!(self, HlcFirst));
+        let (no_ledger, false_conflicts) = (mutant!(self, NoLedger), mutant!(self, FalseConflicts));
+        let me = self.config.me;
+        let Role::Opening(o) = std::mem::replace(&mut self.role, Role::Idle { since: now.mono, wait: Span(0) }) else {
+            return;
+        };
+        self.meta.n += 1;
+        let branch = BranchId { node: me, n: self.meta.n };
+        let first = Version { branch, seq: 1 };
+        let seen = o.pulled.iter().map(|(_, records)| self.seen(now, records)).max().unwrap_or_default();
+        self.hlc = self.hlc.max(seen);
+        let hlc = self.stamp(now);
+        let mut merge = Merge::new(&self.store, &self.config.policy, first, hlc);
+        (merge.hlc_first, merge.no_ledger, merge.false_conflicts) = (hlc_first, no_ledger, false_conflicts);
+        for (heads, mut records) in o.pulled {
+            if outcomes_stay {
+                records.retain(|(key, _)| key.first() != Some(&(crate::Space::Outcome as u8)));
+            }
+            merge.fold(&heads, records);
+        }
+        let (taken, conflicts) = (merge.taken, merge.conflicts);
+        let (base, mut puts) = merge.finish();
+        let mut heads: Vec<Version> = base.iter().collect();
+        heads.push(first);
+        let record = |value| Record { version: first, hlc, expires: None, value: Some(value) };
+        puts.insert(key::branch(branch), record(key::encode(&BranchInfo { ballot: o.ballot, base })));
+        puts.insert(key::set(), record(key::encode(&BTreeSet::from([me]))));
+        let listed = |node: NodeId| puts.contains_key(&key::member(node)) || self.store.get(&key::member(node)).is_some();
+        if !self.config.founders.iter().any(|n| listed(*n)) && !listed(me) {
+            for node in self.config.founders.iter().filter(|n| **n != me) {
+                puts.insert(key::member(*node), record(key::encode(&MemberStatus::Joining)));
+            }
+            puts.insert(key::member(me), record(key::encode(&MemberStatus::In)));
+        }
+        let (not_before, settle) = self.opening_waits(now, &o.answers);
+        let mut batch = self.store.apply(heads, puts.into_iter().collect());
+        self.raise_ceiling();
+        batch.meta = Some(self.meta);
+        self.role = Role::Leading(Box::new(Leading::new(branch, o.ballot, me, not_before, settle)));
+        self.persist(batch, true, fx);
+        self.gate.push(Then::Ready(branch));
+        if taken > 0 {
+            self.note(Notice::Merged { records: taken, conflicts }, fx);
+        }
+        self.drain(now, fx);
+    }
+
+    /// Until when a new leader stays silent: an in-sync copy that did not promise may still serve its old leader until a
+    /// lease after it left this view; and copies that did promise get a moment to follow, so that what is acknowledged
+    /// first does not stand on one copy.
+    fn opening_waits(
+        &self,
+        now: Now,
+        answers: &BTreeMap<NodeId, Promised>,
+    ) -> (Instant, (Instant, BTreeSet<NodeId>)) {
+        let timing = self.config.timing;
+        let mut set = self.known_set();
+        answers.values().for_each(|p| set.extend(&p.set));
+        let absent = set.iter().filter(|n| **n != self.config.me && !answers.contains_key(n));
+        let not_before = absent.map(|n| *self.left.get(n).unwrap_or(&self.born) + timing.lease).max();
+        let awaited = answers.keys().copied().collect();
+        (not_before.unwrap_or(now.mono), (now.mono + timing.settle, awaited))
+    }
+
+    /// The latest stamp among these that may move this copy's clock.
+    pub(crate) fn seen(&self, now: Now, puts: &[(Bytes, Record)]) -> base::Hlc {
+        let bound = base::Hlc::from_wall(base::WallMs(now.wall.0 + self.config.timing.skew_max.as_ms()));
+        puts.iter().map(|(_, r)| r.hlc).filter(|hlc| *hlc <= bound).max().unwrap_or_default()
+    }
+
+    /// Keeps the durable ceiling above the clock; the caller persists meta.
+    pub(crate) fn raise_ceiling(&mut self) {
+        if self.hlc > self.meta.ceiling {
+            self.meta.ceiling = base::Hlc::from_wall(base::WallMs(self.hlc.wall().0 + 1000));
+        }
+    }
+}

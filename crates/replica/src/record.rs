@@ -1,0 +1,75 @@
+use base::{Ballot, Hlc, Version, WallMs};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// What a key holds: a value or a tombstone, and which write put it there.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// The write that made it.
+    pub version: Version,
+    /// Its stamp: above those of the records that the write knew of.
+    pub hlc: Hlc,
+    /// From this moment of the serving leader's wall clock on, it counts as absent.
+    pub expires: Option<WallMs>,
+    /// `None`: a tombstone.
+    pub value: Option<Bytes>,
+}
+
+impl Record {
+    /// The order of true conflicts: it extends causality, since a write is stamped above what it overwrites.
+    pub fn rank(&self) -> (Hlc, Version) {
+        (self.hlc, self.version)
+    }
+
+    /// The value, unless deleted or expired.
+    pub fn live(&self, wall: WallMs) -> Option<&Bytes> {
+        if self.expires.is_some_and(|at| at <= wall) { None } else { self.value.as_ref() }
+    }
+
+    /// About how many bytes it takes in RAM beside its value: for bounds on chunks, not for accounting.
+    pub(crate) fn weight(&self, key: &Bytes) -> usize {
+        key.len() + self.value.as_ref().map_or(0, Bytes::len) + 64
+    }
+}
+
+/// One step of a branch: what the leader orders, persists, sends and commits as a whole.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its place in the branch, from 1.
+    pub seq: u64,
+    /// Must be on disc at a copy before that copy acknowledges it.
+    pub sync: bool,
+    /// The records it puts, all with this entry's version.
+    pub puts: Vec<(Bytes, Record)>,
+}
+
+/// What every copy keeps durably, `ram` tables too.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Meta {
+    /// How many branches this node has begun of this fragment.
+    pub n: u64,
+    /// The copy follows no lower ballot.
+    pub promised: Ballot,
+    /// No Hlc above this was issued or taken over before it was on disc.
+    pub ceiling: Hlc,
+}
+
+/// A change of a copy's storage: atomic, whatever its size.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct WriteBatch {
+    /// The new meta, if it changed.
+    pub meta: Option<Meta>,
+    /// Heads that moved, with their new values.
+    pub heads: Vec<Version>,
+    /// Records to put.
+    pub puts: Vec<(Bytes, Record)>,
+    /// Keys to remove without trace.
+    pub removes: Vec<Bytes>,
+}
+
+impl WriteBatch {
+    /// Nothing to do?
+    pub fn is_empty(&self) -> bool {
+        self.meta.is_none() && self.heads.is_empty() && self.puts.is_empty() && self.removes.is_empty()
+    }
+}

@@ -1,0 +1,215 @@
+use crate::key::{self, Space};
+use crate::record::{Record, WriteBatch};
+use base::{Heads, Hlc, Version, WallMs};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+/// The records of one copy, all in RAM, and the index version -> keys from which deltas are cut.
+///
+/// Invariant H2: no record lies beyond the heads. H1: the heads hold the base of every branch they name.
+#[derive(Default, Debug)]
+pub struct Store {
+    records: BTreeMap<Bytes, Record>,
+    index: BTreeSet<(Version, Bytes)>,
+    expiring: BTreeSet<(WallMs, Bytes)>,
+    heads: Heads,
+}
+
+/// Where a delta goes on: the last record sent.
+pub(crate) type Cursor = Option<(Version, Bytes)>;
+
+impl Store {
+    /// A copy as loaded from disc. Records beyond the heads (there are none unless the disc lied) are left out.
+    pub fn load(heads: Heads, records: impl IntoIterator<Item = (Bytes, Record)>) -> Store {
+        let mut store = Store { heads, ..Store::default() };
+        for (key, record) in records {
+            if store.heads.covers(record.version) {
+                store.put(key, record);
+            }
+        }
+        store
+    }
+
+    /// What is incorporated.
+    pub fn heads(&self) -> &Heads {
+        &self.heads
+    }
+
+    /// The record under a stored key (space included), tombstones too.
+    pub fn get(&self, key: &[u8]) -> Option<&Record> {
+        self.records.get(key)
+    }
+
+    /// All records of a range of stored keys, in order.
+    pub fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> impl Iterator<Item = (&Bytes, &Record)> {
+        self.records.range::<[u8], _>((from, to))
+    }
+
+    /// All records of one space.
+    pub fn space(&self, space: Space) -> impl Iterator<Item = (&Bytes, &Record)> {
+        let (from, to) = (space as u8, space as u8 + 1);
+        self.records.range::<[u8], _>((Bound::Included(&[from][..]), Bound::Excluded(&[to][..])))
+    }
+
+    /// Every record of every space.
+    pub fn all(&self) -> impl Iterator<Item = (&Bytes, &Record)> {
+        self.records.iter()
+    }
+
+    /// How many records, tombstones and internal ones included.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// No record at all?
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Puts records and moves heads as one step; returns what the disc must do, finished outcomes removed.
+    pub(crate) fn apply(&mut self, heads: Vec<Version>, puts: Vec<(Bytes, Record)>) -> WriteBatch {
+        let mut batch = WriteBatch::default();
+        for version in &heads {
+            self.heads.add(*version);
+        }
+        batch.heads = heads;
+        for (key, record) in puts {
+            match key::space_of(&key) {
+                Some(Space::Outcome) if self.is_finished(&key) => continue,
+                Some(Space::Session) => self.forget_outcomes(&key, &record, &mut batch.removes),
+                _ => {}
+            }
+            self.put(key.clone(), record.clone());
+            batch.puts.push((key, record));
+        }
+        batch
+    }
+
+    fn put(&mut self, key: Bytes, record: Record) {
+        self.index.insert((record.version, key.clone()));
+        let (version, expires) = (record.version, record.expires);
+        if let Some(old) = self.records.insert(key.clone(), record) {
+            if let Some(at) = old.expires {
+                self.expiring.remove(&(at, key.clone()));
+            }
+            if old.version != version {
+                self.index.remove(&(old.version, key.clone()));
+            }
+        }
+        if let Some(at) = expires {
+            self.expiring.insert((at, key));
+        }
+    }
+
+    /// Up to `most` keys whose records have expired, with their stamps, the earliest first.
+    pub(crate) fn expired(&self, wall: WallMs, most: usize) -> Vec<(Bytes, Hlc)> {
+        let due = self.expiring.iter().take_while(|(at, _)| *at <= wall).take(most);
+        due.filter_map(|(_, key)| Some((key.clone(), self.records.get(key)?.hlc))).collect()
+    }
+
+    /// The number below which all requests of the session are finished.
+    pub(crate) fn done_through(&self, session_key: &[u8]) -> u64 {
+        self.get(session_key).and_then(|r| key::decode(r.value.as_ref()?)).unwrap_or(0)
+    }
+
+    fn is_finished(&self, outcome_key: &Bytes) -> bool {
+        key::session_of_outcome(outcome_key).is_some_and(|(session, number)| number < self.done_through(&session))
+    }
+
+    /// A session's record makes the outcomes below it void, on every copy alike, however the two arrive.
+    fn forget_outcomes(&mut self, session_key: &Bytes, record: &Record, removes: &mut Vec<Bytes>) {
+        let Some(done): Option<u64> = record.value.as_ref().and_then(|v| key::decode(v)) else { return };
+        let prefix = key::in_space(Space::Outcome, &session_key[1..]);
+        let mut end = prefix.to_vec();
+        end.extend_from_slice(&done.to_be_bytes());
+        let gone: Vec<(Bytes, Version)> = self
+            .range(Bound::Included(&prefix), Bound::Excluded(&end))
+            .map(|(key, record)| (key.clone(), record.version))
+            .collect();
+        for (key, version) in gone {
+            self.records.remove(&key);
+            self.index.remove(&(version, key.clone()));
+            removes.push(key);
+        }
+    }
+
+    /// Up to about `bytes` of the records that `upto` covers and `have` does not, in the order of their versions.
+    pub(crate) fn delta(&self, have: &Heads, upto: &Heads, after: Cursor, bytes: usize) -> (Vec<(Bytes, Record)>, Cursor) {
+        let (mut out, mut size) = (Vec::new(), 0);
+        for head in upto.iter() {
+            if after.as_ref().is_some_and(|(version, _)| version.branch > head.branch) {
+                continue;
+            }
+            let first = Version { branch: head.branch, seq: have.seq(head.branch) + 1 };
+            let from = match &after {
+                Some((version, key)) if *version >= first => Bound::Excluded((*version, key.clone())),
+                _ => Bound::Included((first, Bytes::new())),
+            };
+            let end = Version { branch: head.branch, seq: head.seq.saturating_add(1) };
+            if first >= end {
+                continue;
+            }
+            for (version, key) in self.index.range((from, Bound::Excluded((end, Bytes::new())))) {
+                let Some(record) = self.records.get(key) else { continue };
+                size += record.weight(key);
+                out.push((key.clone(), record.clone()));
+                if size >= bytes {
+                    return (out, Some((*version, key.clone())));
+                }
+            }
+        }
+        (out, None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::{BranchId, Hlc, NodeId};
+
+    fn record(n: u64, seq: u64) -> Record {
+        let version = Version { branch: BranchId { node: NodeId(n), n: 1 }, seq };
+        Record { version, hlc: Hlc(seq), expires: None, value: Some(Bytes::from_static(b"v")) }
+    }
+
+    #[test]
+    fn a_delta_in_small_chunks_is_exactly_what_is_missing() {
+        let mut store = Store::default();
+        for n in 1..4 {
+            for seq in 1..6 {
+                let r = record(n, seq);
+                store.apply(vec![r.version], vec![(key::user(&[n as u8, seq as u8]), r)]);
+            }
+        }
+        // One overwritten: its old version has left the index.
+        let r = record(3, 6);
+        store.apply(vec![r.version], vec![(key::user(&[1, 1]), r)]);
+        let have: Heads = [record(1, 2).version, record(2, 5).version].into_iter().collect();
+        let (upto, mut after, mut got) = (store.heads().clone(), None, Vec::new());
+        loop {
+            let (rows, next) = store.delta(&have, &upto, after, 1);
+            got.extend(rows.into_iter().map(|(_, r)| r.version));
+            after = next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let mut want: Vec<Version> = (3..6).map(|s| record(1, s).version).collect();
+        want.extend((1..7).map(|s| record(3, s).version));
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn a_session_that_is_done_takes_its_outcomes_along_in_either_order() {
+        let id = crate::SessionId { node: NodeId(7), incarnation: 1 };
+        let session = |done: u64, seq| (key::session(id), Record { value: Some(key::encode(&done)), ..record(1, seq) });
+        let outcome = |number, seq| (key::outcome(id, number), record(1, seq));
+        let mut a = Store::default();
+        a.apply(vec![record(1, 3).version], vec![outcome(1, 1), outcome(2, 2), session(2, 3)]);
+        let mut b = Store::default();
+        b.apply(vec![record(1, 3).version], vec![session(2, 3), outcome(2, 2), outcome(1, 1)]);
+        assert_eq!(a.len(), 2);
+        assert!(a.all().eq(b.all()));
+    }
+}

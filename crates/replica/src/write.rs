@@ -1,0 +1,181 @@
+//! Conditional batches: checked against the leader's latest state, answered when what they saw is committed.
+
+use crate::batch::{Answer, Batch, Bump, Check, Outcome, Refusal, Request, Write};
+use crate::copy::{Copy, Role};
+use crate::gate::{Effects, Reply, Ticket};
+use crate::key;
+use crate::lead::PENDING_ENTRIES_MAX;
+use crate::merge::{fields, unfields};
+use crate::mutant;
+use crate::record::Record;
+use base::{BranchId, Now, Span, WallMs};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+/// A session's record is rewritten when so many of its requests are finished.
+const FINISHED_STEP: u64 = 64;
+/// How many expired records one sweep turns into tombstones.
+const SWEEP_RECORDS_MAX: usize = 256;
+/// How often the leader looks for expired records.
+const SWEEP_EVERY: Span = Span::ms(1000);
+
+impl Copy {
+    pub(crate) fn on_write(&mut self, now: Now, ticket: Ticket, request: Request, fx: &mut Effects) {
+        let answer = self.decide(now, ticket, request, fx);
+        if let Some(answer) = answer {
+            fx.replies.push((ticket, Reply::Write(answer)));
+        } else {
+            self.advance(now, fx);
+        }
+    }
+
+    /// An answer that is due at once; `None` when the ticket waits for a commit.
+    fn decide(&mut self, now: Now, ticket: Ticket, request: Request, fx: &mut Effects) -> Option<Answer> {
+        let first_only = mutant!(self, FirstBranchOnly);
+        let id = (request.session, request.number);
+        let Role::Leading(l) = &mut self.role else { return Some(Answer::NotLeading) };
+        if !l.ready {
+            return Some(Answer::Busy);
+        }
+        let branch = l.branch;
+        if request.branches.last() != Some(&branch) {
+            return Some(Answer::Moved(branch));
+        }
+        l.refused.retain(|(session, number), _| *session != id.0 || *number >= request.done_through);
+        if let Some(record) = self.store.get(&key::outcome(id.0, id.1)) {
+            let (version, hlc) = (record.version, record.hlc);
+            let seq = if version.branch == branch { version.seq } else { 0 };
+            return self.wait(ticket, seq, Outcome::Done { version, hlc });
+        }
+        if let Some(refusal) = l.refused.get(&id) {
+            let refusal = refusal.clone();
+            return self.wait(ticket, 0, Outcome::Failed(refusal));
+        }
+        if request.number < self.store.done_through(&key::session(id.0)) {
+            return Some(Answer::Outcome(Outcome::Failed(Refusal::Finished), branch));
+        }
+        // May it have been applied where I cannot see it? [R1]
+        let settled = |b: &BranchId| *b == branch || self.store.get(&key::closed(*b)).is_some();
+        if !request.branches.iter().all(|b| settled(b) || (first_only && Some(b) != request.branches.first())) {
+            return Some(Answer::Outcome(Outcome::Unknown, branch));
+        }
+        if l.pending() >= PENDING_ENTRIES_MAX {
+            return Some(Answer::Busy);
+        }
+        match self.evaluate(now, &request.batch) {
+            Ok(puts) => self.accept(now, ticket, request, puts, fx),
+            Err(refusal) => {
+                let forget = mutant!(self, RefusalForgotten);
+                let Role::Leading(l) = &mut self.role else { return Some(Answer::NotLeading) };
+                if !forget {
+                    l.refused.insert(id, refusal.clone());
+                }
+                let seen = l.last;
+                self.wait(ticket, seen, Outcome::Failed(refusal))
+            }
+        }
+    }
+
+    fn wait(&mut self, ticket: Ticket, seq: u64, outcome: Outcome) -> Option<Answer> {
+        if let Role::Leading(l) = &mut self.role {
+            let answer = Answer::Outcome(outcome, l.branch);
+            l.waits.entry(seq).or_default().push((ticket, answer));
+        }
+        None
+    }
+
+    fn accept(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        request: Request,
+        mut puts: Vec<(Bytes, Record)>,
+        fx: &mut Effects,
+    ) -> Option<Answer> {
+        let outcome = self.next_record(now, Some(Bytes::new()));
+        let (version, hlc) = (outcome.version, outcome.hlc);
+        puts.push((key::outcome(request.session, request.number), outcome));
+        let session = key::session(request.session);
+        if request.done_through >= self.store.done_through(&session) + FINISHED_STEP {
+            let record = self.next_record(now, Some(key::encode(&request.done_through)));
+            puts.push((session, record));
+        }
+        let sync = self.config.sync || request.batch.sync;
+        let seq = self.append(now, puts, sync, fx);
+        self.wait(ticket, seq, Outcome::Done { version, hlc })
+    }
+
+    /// The records that the batch would put, or why it may not.
+    fn evaluate(&mut self, now: Now, batch: &Batch) -> Result<Vec<(Bytes, Record)>, Refusal> {
+        batch.validate()?;
+        for (index, check) in (0..).zip(&batch.checks) {
+            if !self.holds(now.wall, check) {
+                return Err(Refusal::Check(index));
+            }
+        }
+        let mut puts: BTreeMap<Bytes, Record> = BTreeMap::new();
+        for (index, write) in (0..).zip(&batch.writes) {
+            let stored = key::user(write.key());
+            let old = puts.get(&stored).or_else(|| self.store.get(&stored));
+            let over = old.map(|r| r.hlc);
+            let live = old.and_then(|r| r.live(now.wall));
+            let (value, ttl) = match write {
+                Write::Put { value, ttl_ms, .. } => (Some(value.clone()), *ttl_ms),
+                Write::Delete { .. } if live.is_none() => continue,
+                Write::Delete { .. } => (None, None),
+                Write::Bump { by, fields, .. } => {
+                    (Some(bump(live, *by, fields).ok_or(Refusal::NotACounter(index))?), None)
+                }
+            };
+            let mut record = self.next_record(now, value);
+            // Above what it overwrites, so that the order of stamps extends causality.
+            record.hlc = record.hlc.max(over.map_or(record.hlc, |hlc| hlc.next()));
+            record.expires = ttl.map(|ms| WallMs(now.wall.0.saturating_add(ms)));
+            puts.insert(stored, record);
+        }
+        Ok(puts.into_iter().collect())
+    }
+
+    fn holds(&self, wall: WallMs, check: &Check) -> bool {
+        let live = |k: &Bytes| self.store.get(&key::user(k)).filter(|r| r.live(wall).is_some());
+        match check {
+            Check::Absent(k) => live(k).is_none(),
+            Check::Present(k) => live(k).is_some(),
+            Check::AtVersion(k, version) => live(k).is_some_and(|r| r.version == *version),
+            Check::Count(prefix, n) => {
+                let from = key::user(prefix);
+                let to = key::after_prefix(&from);
+                let to = to.as_ref().map_or(Bound::Unbounded, |to| Bound::Excluded(&to[..]));
+                let live = self.store.range(Bound::Included(&from), to).filter(|(_, r)| r.live(wall).is_some());
+                live.take(*n as usize + 1).count() == *n as usize
+            }
+        }
+    }
+
+    /// Turns expired records into tombstones, which sort right after their victims and so lose to every later write.
+    pub(crate) fn sweep(&mut self, now: Now, fx: &mut Effects) {
+        let Role::Leading(l) = &mut self.role else { return };
+        if now.mono - l.swept < SWEEP_EVERY || l.pending() > 0 {
+            return;
+        }
+        l.swept = now.mono;
+        let gone = self.store.expired(now.wall, SWEEP_RECORDS_MAX);
+        if !gone.is_empty() {
+            let mut puts = Vec::new();
+            for (stored, hlc) in gone {
+                puts.push((stored, Record { hlc: hlc.next(), ..self.next_record(now, None) }));
+            }
+            self.append(now, puts, false, fx);
+        }
+    }
+}
+
+fn bump(live: Option<&Bytes>, by: Bump, with: &[u64]) -> Option<Bytes> {
+    let old = live.map_or_else(|| Some(vec![0; with.len()]), |value| fields(value))?;
+    let combine = |(old, new): (u64, &u64)| match by {
+        Bump::Max => old.max(*new),
+        Bump::Add => old.wrapping_add(*new),
+    };
+    (old.len() == with.len()).then(|| unfields(old.into_iter().zip(with).map(combine)))
+}

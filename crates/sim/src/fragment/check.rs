@@ -1,0 +1,377 @@
+use super::client::{KEYS, Op, Pending, key};
+use super::world::{Node, id, index};
+use base::{BranchId, Heads, NodeId, Version};
+use bytes::Bytes;
+use replica::{Copy, Effects, Outcome, Record, Rows, Space, Store};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How long after two nodes were last apart one may still not see the other's writes, in microseconds: three leases.
+const APART_US: u64 = 900_000;
+
+/// One write of one key, as the all-seeing checker knows it.
+struct Wrote {
+    key: Bytes,
+    version: Version,
+    /// All writes of this key that its leader's copy held when it was made, itself included: the ground truth of causality,
+    /// kept apart from heads and stamps.
+    knew: BTreeSet<usize>,
+    value: Option<Bytes>,
+    acked: Option<Acked>,
+}
+
+#[derive(Clone)]
+struct Acked {
+    at: u64,
+    /// The branch whose leader said so.
+    branch: BranchId,
+    set: BTreeSet<NodeId>,
+}
+
+/// Watches every step of every copy.
+pub(crate) struct Checker {
+    writes: Vec<Wrote>,
+    by_version: BTreeMap<(Version, Bytes), usize>,
+    by_request: BTreeMap<usize, Vec<usize>>,
+    bases: BTreeMap<BranchId, Heads>,
+    opened: BTreeMap<BranchId, u64>,
+    /// When two nodes were last apart.
+    apart: Vec<Vec<u64>>,
+    /// Which nodes lost a version in a crash.
+    lost: BTreeMap<Version, BTreeSet<NodeId>>,
+    /// What the stepping node's copy knew of each key before the step.
+    knew_before: BTreeMap<Bytes, BTreeSet<usize>>,
+}
+
+fn users(key: &Bytes) -> bool {
+    key.first() == Some(&(Space::User as u8))
+}
+
+impl Checker {
+    pub(crate) fn new(n: usize) -> Checker {
+        Checker {
+            writes: Vec::new(),
+            by_version: BTreeMap::new(),
+            by_request: BTreeMap::new(),
+            bases: BTreeMap::new(),
+            opened: BTreeMap::new(),
+            apart: vec![vec![0; n]; n],
+            lost: BTreeMap::new(),
+            knew_before: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn opened(&mut self, branch: BranchId, now: u64) {
+        self.opened.insert(branch, now);
+    }
+
+    /// What a store knows of a key: the record's causes, and those of every ledger row.
+    fn knows(&self, store: &Store, stored: &Bytes) -> BTreeSet<usize> {
+        let mut known = BTreeSet::new();
+        let mut add = |version: Version| {
+            if let Some(w) = self.by_version.get(&(version, stored.clone())) {
+                known.extend(&self.writes[*w].knew);
+            }
+        };
+        if let Some(record) = store.get(stored) {
+            add(record.version);
+        }
+        let prefix = &stored[1..];
+        for (k, _) in store.space(Space::Ledger).filter(|(k, _)| k.len() == 25 + prefix.len() && k[1..].starts_with(prefix)) {
+            add(ledger_version(k));
+        }
+        known
+    }
+
+    /// Equal values written apart are no conflict: one of the two goes without a ledger row, and what it had superseded is
+    /// then superseded by its equal.
+    fn with_equals(&self, mut known: BTreeSet<usize>, stored: &Bytes) -> BTreeSet<usize> {
+        loop {
+            let equal = |x: &Wrote, y: &usize| {
+                let y = &self.writes[*y];
+                x.value == y.value && !y.knew.iter().any(|w| self.writes[*w].version == x.version)
+            };
+            let gone = |(wid, x): &(usize, &Wrote)| {
+                x.key == *stored && !known.contains(wid) && known.iter().any(|y| !x.knew.contains(y) && equal(x, y))
+            };
+            let Some((_, x)) = self.writes.iter().enumerate().find(gone) else { return known };
+            known.extend(x.knew.clone());
+        }
+    }
+
+    pub(crate) fn before(&mut self, _node: usize, copy: &Copy) {
+        let known = (0..KEYS).map(|k| stored(k)).map(|k| (k.clone(), self.knows(copy.store(), &k))).collect();
+        self.knew_before = known;
+    }
+
+    /// H1, H2 and invariant 7 after a step, and the ground truth of what it wrote.
+    pub(crate) fn after(&mut self, node: usize, copy: &Copy, fx: &Effects) -> Option<String> {
+        for persist in &fx.persists {
+            self.learn(node, copy, &persist.batch.puts);
+        }
+        if fx.persists.is_empty() && copy.store().is_empty() {
+            return None;
+        }
+        // `ram` tables persist nothing: look at the store itself.
+        let fresh: Vec<(Bytes, Record)> =
+            copy.store().all().filter(|(_, r)| r.version.branch.node == id(node)).map(clone).collect();
+        self.learn(node, copy, &fresh);
+        self.holds(node, copy)
+    }
+
+    fn learn(&mut self, node: usize, copy: &Copy, puts: &[(Bytes, Record)]) {
+        let mine = |r: &Record| r.version.branch.node == id(node);
+        for (k, r) in puts.iter().filter(|(_, r)| mine(r)) {
+            let Some(branch) = branch_of(k).filter(|b| *b == r.version.branch) else { continue };
+            let base = copy.store().heads().iter().filter(|v| v.branch != branch).collect();
+            self.bases.entry(branch).or_insert(base);
+        }
+        for (k, r) in puts.iter().filter(|(k, r)| users(k) && mine(r)) {
+            if self.by_version.contains_key(&(r.version, k.clone())) {
+                continue;
+            }
+            let wid = self.writes.len();
+            let mut knew = self.knew_before.get(k).cloned().unwrap_or_default();
+            // A record that the opening itself made (field-wise max) knew all that it was made of.
+            if r.version.seq == 1 {
+                knew.extend((0..wid).filter(|w| self.covered(*w, k, copy.store().heads())));
+            }
+            knew.insert(wid);
+            self.knew_before.insert(k.clone(), knew.clone());
+            self.by_version.insert((r.version, k.clone()), wid);
+            if let Some(number) = request_of(r) {
+                self.by_request.entry(number).or_default().push(wid);
+            }
+            self.writes.push(Wrote { key: k.clone(), version: r.version, knew, value: r.value.clone(), acked: None });
+        }
+    }
+
+    fn covered(&self, wid: usize, key: &Bytes, heads: &Heads) -> bool {
+        self.writes[wid].key == *key && heads.covers(self.writes[wid].version)
+    }
+
+    fn holds(&self, node: usize, copy: &Copy) -> Option<String> {
+        let store = copy.store();
+        for (k, r) in store.all() {
+            if !store.heads().covers(r.version) {
+                return Some(format!("H2: copy {node} holds {k:?} of {:?} beyond its heads", r.version));
+            }
+        }
+        for head in store.heads().iter() {
+            if let Some(base) = self.bases.get(&head.branch)
+                && !base.within(store.heads())
+            {
+                return Some(format!("H1: copy {node} holds {head:?} without its base {base:?}: {:?}", store.heads()));
+            }
+        }
+        for (k, _) in store.space(Space::Ledger) {
+            let (key, version) = (stored_of_ledger(k), ledger_version(k));
+            let Some(w) = self.by_version.get(&(version, key.clone())) else { continue };
+            let apart = |o: &Wrote| o.key == key && !o.knew.contains(w);
+            let real = self.writes.iter().enumerate().any(|(i, o)| apart(o) && !self.writes[*w].knew.contains(&i));
+            if !real {
+                return Some(format!("invariant 7: {version:?} stands in the ledger without a true conflict"));
+            }
+        }
+        None
+    }
+
+    /// An acknowledgement: two committed entries of different ballots share no in-sync member unless one base contains the
+    /// other.
+    pub(crate) fn acknowledged(
+        &mut self,
+        version: Version,
+        branch: BranchId,
+        set: BTreeSet<NodeId>,
+        now: u64,
+    ) -> Option<String> {
+        let mut clash = None;
+        for other in self.writes.iter().filter_map(|w| Some((w.version, w.acked.as_ref()?))) {
+            let (v, acked) = other;
+            let (mine, theirs) = (self.bases.get(&branch)?, self.bases.get(&acked.branch)?);
+            let related = acked.branch == branch || mine.covers(v) || theirs.covers(version);
+            let lost = self.lost.get(&v);
+            let shared = acked.set.iter().any(|n| set.contains(n) && lost.is_none_or(|lost| !lost.contains(n)));
+            if v.branch == acked.branch && version.branch == branch && !related && shared {
+                let what = format!("{version:?} by {set:?} and {v:?} by {:?}", acked.set);
+                clash = Some(format!("invariant 2: two leaders committed apart with a shared copy: {what}"));
+            }
+        }
+        for ((v, _), wid) in self.by_version.range((version, Bytes::new())..) {
+            if *v != version {
+                break;
+            }
+            let acked = Acked { at: now, branch, set: set.clone() };
+            self.writes[*wid].acked.get_or_insert(acked);
+        }
+        clash
+    }
+
+    /// Invariant 2 for a read by a leader.
+    pub(crate) fn read(
+        &self,
+        node: usize,
+        branch: BranchId,
+        set: &BTreeSet<NodeId>,
+        store: &Store,
+        rows: &[Rows],
+        since: u64,
+    ) -> Option<String> {
+        for k in 0..KEYS {
+            let stored = stored(k);
+            let shown = rows.iter().flat_map(|r| &r.rows).find(|(rk, _)| *rk == key(k)).map(|(_, r)| r.version);
+            let mut known = match shown {
+                Some(version) => self.by_version.get(&(version, stored.clone())).map(|w| self.writes[*w].knew.clone())?,
+                // Deleted or never there: what the copy knows is the best that can be said.
+                None => self.knows(store, &stored),
+            };
+            for (l, _) in store.space(Space::Ledger).filter(|(l, _)| stored_of_ledger(l) == stored) {
+                let w = self.by_version.get(&(ledger_version(l), stored.clone()));
+                known.extend(w.map(|w| self.writes[*w].knew.clone()).unwrap_or_default());
+            }
+            let missed = |(wid, w): &(usize, &Wrote)| {
+                w.key == stored && !known.contains(wid) && w.acked.as_ref().is_some_and(|a| a.at < since)
+            };
+            if self.writes.iter().enumerate().any(|w| missed(&w)) {
+                known = self.with_equals(known, &stored);
+            }
+            for (wid, w) in self.writes.iter().enumerate().filter(|(_, w)| w.key == stored) {
+                let Some(acked) = w.acked.as_ref().filter(|a| a.at < since && !known.contains(&wid)) else { continue };
+                if self.excused(w) {
+                    continue;
+                }
+                if let Some(why) = self.one_side(node, branch, set, acked, self.lost.get(&w.version)) {
+                    let w = format!("{:?} acknowledged at {} under {:?}", w.version, acked.at / 1000, acked.branch);
+                    return Some(format!("invariant 2: a read at {node} under {branch:?} of key {k} missed {w}: {why}"));
+                }
+            }
+        }
+        None
+    }
+
+    /// Why these two served one side; `None` if they may have been apart.
+    fn one_side(
+        &self,
+        node: usize,
+        branch: BranchId,
+        set: &BTreeSet<NodeId>,
+        acked: &Acked,
+        lost: Option<&BTreeSet<NodeId>>,
+    ) -> Option<&'static str> {
+        let kept = |n: &NodeId| acked.set.contains(n) && lost.is_none_or(|lost| !lost.contains(n));
+        let opened = |b: &BranchId| self.opened.get(b).copied().unwrap_or(0);
+        let since = opened(&branch).max(opened(&acked.branch)).saturating_sub(APART_US);
+        if acked.branch == branch {
+            Some("one branch")
+        } else if kept(&id(node)) {
+            Some("this copy was in sync")
+        } else if set.iter().any(kept) {
+            Some("a copy in sync with both")
+        } else if kept(&acked.branch.node) && self.apart[node][index(acked.branch.node)] < since {
+            Some("never apart")
+        } else {
+            None
+        }
+    }
+
+    /// Lost by the stated limits: every copy that was in sync when it was acknowledged lost it unflushed in a crash.
+    fn excused(&self, w: &Wrote) -> bool {
+        let lost = self.lost.get(&w.version);
+        w.acked.as_ref().is_some_and(|a| lost.is_some_and(|lost| a.set.is_subset(lost)))
+    }
+
+    /// A crash: `n` branches of this node are on disc. A later one never left it, and its number may be used again.
+    pub(crate) fn crashed(&mut self, node: usize, had: &Heads, has: &Heads, n: u64) {
+        let kept = |b: &BranchId| b.node != id(node) || b.n <= n;
+        self.bases.retain(|b, _| kept(b));
+        self.by_version.retain(|(v, _), _| kept(&v.branch));
+        for w in self.writes.iter().filter(|w| had.covers(w.version) && !has.covers(w.version)) {
+            self.lost.entry(w.version).or_default().insert(id(node));
+        }
+    }
+
+    /// Notes which nodes are apart now: cut, down, or out of each other's view.
+    pub(crate) fn separate(&mut self, now: u64, nodes: &[Node], wired: &[Vec<bool>]) {
+        for a in 0..nodes.len() {
+            for b in 0..a {
+                let down = nodes[a].copy.is_none() || nodes[b].copy.is_none();
+                let unseen = !nodes[a].view.contains(&b) || !nodes[b].view.contains(&a);
+                let silent = nodes[a].paused > now || nodes[b].paused > now;
+                if down || unseen || silent || !wired[a][b] || !wired[b][a] {
+                    (self.apart[a][b], self.apart[b][a]) = (now, now);
+                }
+            }
+        }
+    }
+
+    /// Invariant 1 at the end: every acknowledged write is there, superseded by one that knew it, or in the ledger.
+    pub(crate) fn account(&self, store: &Store, max: bool) -> Option<String> {
+        for (wid, w) in self.writes.iter().enumerate().filter(|(_, w)| w.acked.is_some()) {
+            let there = || self.with_equals(self.knows(store, &w.key), &w.key).contains(&wid);
+            if !self.excused(w) && !there() {
+                return Some(format!("invariant 1: acknowledged {:?} of {:?} is gone", w.version, w.key));
+            }
+            let now = store.get(&w.key).and_then(|r| r.value.as_ref());
+            if max && !self.excused(w) && !at_least(now, w.value.as_ref()) {
+                return Some(format!("invariant 1: field-wise max of {:?} is below {:?}", w.key, w.version));
+            }
+        }
+        None
+    }
+
+    /// Invariant 4: applied at most once, never after a refusal, never lost after an acknowledgement.
+    pub(crate) fn request(&self, pending: &Pending, store: &Store) -> Option<String> {
+        let number = pending.request.number as usize;
+        let wids = self.by_request.get(&number).into_iter().flatten();
+        let versions: BTreeSet<Version> = wids
+            .filter(|w| self.knows(store, &self.writes[**w].key).contains(w))
+            .map(|w| self.writes[*w].version)
+            .collect();
+        let say = |what: &str| Some(format!("invariant 4: request {number} {:?} {what}: {versions:?}", pending.op));
+        match &pending.outcome {
+            _ if matches!(pending.op, Op::Delete | Op::BumpMax) => None,
+            _ if versions.len() > 1 => say("was applied twice"),
+            Some(Outcome::Failed(_)) if !versions.is_empty() => say("was refused, and applied"),
+            _ => None,
+        }
+    }
+}
+
+fn clone((k, r): (&Bytes, &Record)) -> (Bytes, Record) {
+    (k.clone(), r.clone())
+}
+
+fn stored(k: u8) -> Bytes {
+    Bytes::copy_from_slice(&[Space::User as u8, k])
+}
+
+fn at_least(now: Option<&Bytes>, then: Option<&Bytes>) -> bool {
+    let (Some(now), Some(then)) = (now, then) else { return then.is_none() };
+    now.chunks(8).zip(then.chunks(8)).all(|(a, b)| a >= b)
+}
+
+/// The request that a value names: the last eight bytes.
+fn request_of(record: &Record) -> Option<usize> {
+    let value = record.value.as_ref()?;
+    Some(u64::from_be_bytes(value[value.len().checked_sub(8)?..].try_into().ok()?) as usize)
+}
+
+fn branch_at(key: &[u8]) -> BranchId {
+    let number = |at: usize| u64::from_be_bytes(key[at..at + 8].try_into().unwrap_or_default());
+    BranchId { node: NodeId(number(0)), n: number(8) }
+}
+
+fn branch_of(key: &Bytes) -> Option<BranchId> {
+    (key.first() == Some(&(Space::Branch as u8)) && key.len() == 17).then(|| branch_at(&key[1..]))
+}
+
+fn ledger_version(key: &Bytes) -> Version {
+    let tail = &key[key.len() - 24..];
+    let seq = u64::from_be_bytes(tail[16..].try_into().unwrap_or_default());
+    Version { branch: branch_at(tail), seq }
+}
+
+fn stored_of_ledger(key: &Bytes) -> Bytes {
+    let mut stored = vec![Space::User as u8];
+    stored.extend_from_slice(&key[1..key.len() - 24]);
+    stored.into()
+}

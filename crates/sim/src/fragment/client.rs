@@ -1,0 +1,154 @@
+use super::world::{Event, World, id, index};
+use base::BranchId;
+use bytes::Bytes;
+use rand::RngExt;
+use replica::{Answer, Batch, Bump, Check, Input, Outcome, Range, Refusal, Request, Rows, SessionId, Space, Write};
+
+/// How many users' keys there are: few, so that writers meet.
+pub(crate) const KEYS: u8 = 3;
+const TRIES_MAX: u32 = 12;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Op {
+    Put,
+    Delete,
+    PutIfAbsent,
+    Swap,
+    /// Two keys at once.
+    Pair,
+    BumpMax,
+    Read,
+}
+
+/// A request under way, or ended.
+pub(crate) struct Pending {
+    pub op: Op,
+    pub request: Request,
+    pub tries: u32,
+    pub outcome: Option<Outcome>,
+    pub home: usize,
+}
+
+pub(crate) fn key(n: u8) -> Bytes {
+    Bytes::copy_from_slice(&[n])
+}
+
+impl World {
+    pub(crate) fn client(&mut self) {
+        let k = self.rng.random_range(0..KEYS);
+        let home = self.rng.random_range(0..self.nodes.len());
+        let op = match self.rng.random_range(0..20) {
+            0..=7 => Op::Read,
+            _ if self.max => Op::BumpMax,
+            8..=10 => Op::Put,
+            11 | 12 => Op::Delete,
+            13..=15 => Op::PutIfAbsent,
+            16 | 17 => Op::Swap,
+            _ => Op::Pair,
+        };
+        let number = self.pending.len() as u64;
+        let value = Bytes::copy_from_slice(&number.to_be_bytes());
+        let put = |k: u8| Write::Put { key: key(k), value: value.clone(), ttl_ms: None };
+        let (checks, writes) = match op {
+            Op::Put => (vec![], vec![put(k)]),
+            Op::Delete => (vec![], vec![Write::Delete { key: key(k) }]),
+            Op::PutIfAbsent => (vec![Check::Absent(key(k)), Check::Count(key(k), 0)], vec![put(k)]),
+            Op::Swap => {
+                let stored: Vec<u8> = [Space::User as u8, k].into();
+                let copy = self.nodes[home].copy.as_ref();
+                let version = copy.and_then(|c| c.store().get(&stored)).map(|r| r.version).unwrap_or_default();
+                (vec![Check::AtVersion(key(k), version)], vec![put(k)])
+            }
+            Op::Pair => (vec![], vec![put(k), put((k + 1) % KEYS)]),
+            Op::BumpMax => {
+                let fields = vec![self.rng.random_range(0..1000), number];
+                (vec![], vec![Write::Bump { key: key(k), by: Bump::Max, fields }])
+            }
+            Op::Read => (vec![], vec![]),
+        };
+        let sync = self.rng.random_bool(0.2) && !self.ram;
+        let request = Request {
+            session: SessionId { node: id(home), incarnation: 1 },
+            number,
+            done_through: 0,
+            branches: Vec::new(),
+            batch: Batch { checks, writes, sync },
+        };
+        self.pending.push(Pending { op, request, tries: 0, outcome: None, home });
+        self.at(0, Event::Retry(number as usize));
+        let after = self.rng.random_range(2..50) * 1000;
+        self.at(after, Event::Client);
+    }
+
+    /// Sends a request to whoever its node believes to lead, and comes back later.
+    pub(crate) fn retry(&mut self, which: usize) {
+        let nodes = self.nodes.len();
+        let pending = &mut self.pending[which];
+        if pending.outcome.is_some() || pending.tries >= TRIES_MAX {
+            return;
+        }
+        let via = if pending.tries == 0 { pending.home } else { self.rng.random_range(0..nodes) };
+        pending.tries += 1;
+        let again = self.rng.random_range(60..400) * 1000;
+        self.at(again, Event::Retry(which));
+        let leader = self.nodes[via].copy.as_ref().and_then(|c| c.leader());
+        let Some((leader, lead)) = leader else { return };
+        self.attempt(which, index(leader), lead.branch);
+    }
+
+    fn attempt(&mut self, which: usize, leader: usize, branch: BranchId) {
+        let pending = &mut self.pending[which];
+        if pending.op != Op::Read {
+            pending.request.branches.retain(|b| *b != branch);
+            pending.request.branches.push(branch);
+        }
+        let ticket = (which as u64) << 16 | u64::from(pending.tries);
+        let input = if pending.op == Op::Read {
+            let all = Range { space: Space::User, from: Bytes::new(), to: None, limit: 100 };
+            Input::Read(ticket, vec![all])
+        } else {
+            Input::Write(ticket, pending.request.clone())
+        };
+        if self.nodes[leader].copy.is_some() && self.nodes[leader].paused <= self.now {
+            self.tickets.insert((leader, ticket), (which, self.now));
+            self.step(leader, input);
+        }
+    }
+
+    pub(crate) fn answered(&mut self, which: usize, node: usize, answer: Answer) {
+        let pending = &self.pending[which];
+        if pending.outcome.is_some() {
+            return;
+        }
+        let Answer::Outcome(outcome, branch) = answer else { return };
+        // A refusal counts only from the branch that the list names last [R5].
+        let last = pending.request.branches.last() == Some(&branch);
+        match &outcome {
+            Outcome::Failed(_) if !last => return,
+            Outcome::Failed(Refusal::Check(_)) => self.report.failed += 1,
+            Outcome::Failed(_) => return,
+            Outcome::Unknown => self.report.unknown += 1,
+            Outcome::Done { version, .. } => {
+                self.report.done += 1;
+                let set = self.nodes[node].copy.as_ref().map(|c| c.inspect().in_force).unwrap_or_default();
+                let found = self.check.acknowledged(*version, branch, set, self.now);
+                if let Some(what) = found {
+                    self.fail(what);
+                }
+            }
+        }
+        self.trace(|| format!("request {which} {outcome:?}"));
+        self.pending[which].outcome = Some(outcome);
+    }
+
+    pub(crate) fn read_answered(&mut self, which: usize, node: usize, rows: &[Rows], since: u64) {
+        let Some(copy) = self.nodes[node].copy.as_ref() else { return };
+        let seen = copy.inspect();
+        let Some((_, lead)) = seen.lead else { return };
+        self.report.reads += 1;
+        self.pending[which].outcome = Some(Outcome::Unknown);
+        if let Some(what) = self.check.read(node, lead.branch, &seen.in_force, copy.store(), rows, since) {
+            self.fail(what);
+        }
+    }
+}

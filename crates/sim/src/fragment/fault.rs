@@ -1,0 +1,77 @@
+use super::world::{Event, World};
+use rand::RngExt;
+use replica::Store;
+
+impl World {
+    pub(crate) fn fault(&mut self) {
+        let n = self.nodes.len();
+        let (a, b) = (self.rng.random_range(0..n), self.rng.random_range(0..n));
+        match self.rng.random_range(0..11) {
+            0 | 1 => {
+                let sides: u32 = self.rng.random_range(0..1 << n);
+                self.trace(|| format!("split {sides:b}"));
+                self.wire(|x, y| (sides >> x & 1) == (sides >> y & 1));
+            }
+            2..=4 => {
+                self.trace(|| "join".into());
+                self.wire(|_, _| true);
+            }
+            5 if a != b => {
+                let both = self.rng.random_bool(0.5);
+                self.trace(|| format!("cut {a} {} {b}", if both { "<->" } else { "->" }));
+                self.wired[a][b] = false;
+                self.wired[b][a] &= !both;
+            }
+            6 => self.crash(a),
+            7 if self.rng.random_bool(0.25) => (0..n).for_each(|node| self.crash(node)),
+            7 => self.crash(a),
+            8 => {
+                self.nodes[a].paused = self.now + self.rng.random_range(60..900) * 1000;
+                self.trace(|| format!("pause {a} until {}", self.nodes[a].paused / 1000));
+            }
+            9 => {
+                self.nodes[a].skew = self.rng.random_range(-8000..8000);
+                self.trace(|| format!("clock of {a} off by {}", self.nodes[a].skew));
+            }
+            _ => {
+                self.suspects[a][b] = self.now + self.rng.random_range(100..700) * 1000;
+                self.trace(|| format!("{a} suspects {b}"));
+            }
+        }
+        self.views();
+    }
+
+    fn wire(&mut self, on: impl Fn(usize, usize) -> bool) {
+        for a in 0..self.nodes.len() {
+            for b in 0..self.nodes.len() {
+                self.wired[a][b] = on(a, b);
+            }
+        }
+    }
+
+    fn crash(&mut self, node: usize) {
+        let Some(copy) = self.nodes[node].copy.take() else { return };
+        self.report.crashes += 1;
+        let at_risk = self.nodes[node].disc.at_risk();
+        let kept = self.rng.random_range(0..=at_risk);
+        let image = self.nodes[node].disc.crash(kept);
+        self.trace(|| format!("crash {node}, {kept} of {at_risk} unflushed batches kept"));
+        let heads = if self.ram { base::Heads::default() } else { image.heads };
+        self.check.crashed(node, copy.store().heads(), &heads, image.meta.n);
+        self.nodes[node].life += 1;
+        self.tickets.retain(|(n, _), _| *n != node);
+        let after = self.rng.random_range(20..2000) * 1000;
+        self.at(after, Event::Restart(node));
+        self.views();
+    }
+
+    pub(crate) fn restart(&mut self, node: usize) {
+        if self.nodes[node].copy.is_some() {
+            return;
+        }
+        let image = self.nodes[node].disc.crash(usize::MAX);
+        let store = if self.ram { Store::default() } else { image.store() };
+        self.trace(|| format!("restart {node} with {:?}", store.heads()));
+        self.boot(node, image.meta, store);
+    }
+}

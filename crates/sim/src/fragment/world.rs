@@ -1,0 +1,461 @@
+use super::check::Checker;
+use super::client::{Op, Pending};
+use super::disc::Disc;
+use base::{FragmentId, Instant, NodeId, Now, Span, TableId, WallMs};
+use bytes::Bytes;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use replica::{Config, Copy, Effects, Input, Meta, MergePolicy, MergeRule, Msg, Mutant, Reply, RoleName, Store, Timing};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+/// How long the faultless second phase lasts, in ms: several openings and joins.
+const QUIET_MS: u64 = 12_000;
+
+/// What to run.
+#[derive(Clone, Copy, Default)]
+pub struct Options {
+    /// Prints what happens.
+    pub trace: bool,
+    /// The rule that is removed.
+    pub mutant: Option<Mutant>,
+}
+
+/// What a run came to.
+#[derive(Clone, Default, Debug)]
+pub struct Report {
+    /// The first thing that must not be.
+    pub violation: Option<String>,
+    /// Acknowledged writes, refused ones, and those of unknown fate.
+    pub done: u64,
+    #[allow(missing_docs)]
+    pub failed: u64,
+    #[allow(missing_docs)]
+    pub unknown: u64,
+    /// Reads answered.
+    pub reads: u64,
+    /// Conflicts that openings found.
+    pub conflicts: u64,
+    /// Branches opened.
+    pub opened: u64,
+    /// Crashes.
+    pub crashes: u64,
+}
+
+pub(crate) enum Event {
+    Tick(usize, u64),
+    Deliver { from: usize, to: usize, life: (u64, u64), msg: Msg },
+    Flushed(usize, u64, u64),
+    Flush(usize, u64),
+    View(usize),
+    Restart(usize),
+    Fault,
+    Client,
+    Retry(usize),
+}
+
+pub(crate) struct Node {
+    pub copy: Option<Copy>,
+    pub disc: Disc,
+    /// Counts starts.
+    pub life: u64,
+    pub paused: u64,
+    pub skew: i64,
+    pub view: BTreeSet<usize>,
+    pub born: u64,
+}
+
+pub(crate) struct World {
+    pub options: Options,
+    pub rng: StdRng,
+    /// Microseconds.
+    pub now: u64,
+    queue: BinaryHeap<Reverse<(u64, u64)>>,
+    events: BTreeMap<u64, Event>,
+    next: u64,
+    pub nodes: Vec<Node>,
+    pub wired: Vec<Vec<bool>>,
+    pub suspects: Vec<Vec<u64>>,
+    arrivals: BTreeMap<(usize, usize), u64>,
+    pub faults: bool,
+    pub load: bool,
+    pub loss: u32,
+    wild: bool,
+    pub ram: bool,
+    pub sync: bool,
+    pub max: bool,
+    pub check: Checker,
+    pub report: Report,
+    pub pending: Vec<Pending>,
+    /// (node, ticket) -> (request, when it was sent).
+    pub tickets: BTreeMap<(usize, u64), (usize, u64)>,
+}
+
+pub(crate) fn id(node: usize) -> NodeId {
+    NodeId(node as u64 + 1)
+}
+
+pub(crate) fn index(node: NodeId) -> usize {
+    node.0 as usize - 1
+}
+
+/// One history.
+pub fn run(seed: u64, options: Options) -> Report {
+    let mut world = World::new(seed, options);
+    world.run();
+    world.report
+}
+
+impl World {
+    fn new(seed: u64, options: Options) -> World {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let n = rng.random_range(2..=4);
+        let loss = [0, 0, 2, 5][rng.random_range(0..4)];
+        let (wild, ram, sync) = (rng.random_bool(0.25), rng.random_bool(0.15), rng.random_bool(0.7));
+        let max = rng.random_bool(0.1);
+        let nodes = (0..n)
+            .map(|_| Node {
+                copy: None,
+                disc: Disc::default(),
+                life: 0,
+                paused: 0,
+                skew: rng.random_range(-3000..3000),
+                view: BTreeSet::new(),
+                born: 0,
+            })
+            .collect();
+        let mut world = World {
+            options,
+            rng,
+            now: 0,
+            queue: BinaryHeap::new(),
+            events: BTreeMap::new(),
+            next: 0,
+            nodes,
+            wired: vec![vec![true; n]; n],
+            suspects: vec![vec![0; n]; n],
+            arrivals: BTreeMap::new(),
+            faults: true,
+            load: true,
+            loss,
+            wild,
+            ram,
+            sync,
+            max,
+            check: Checker::new(n),
+            report: Report::default(),
+            pending: Vec::new(),
+            tickets: BTreeMap::new(),
+        };
+        world.trace(|| format!("{n} nodes, loss {loss} %, wild {wild}, ram {ram}, sync {sync}, max {max}"));
+        for node in 0..n {
+            world.boot(node, Meta::default(), Store::default());
+        }
+        world.at(1_500_000, Event::Fault);
+        world.at(300_000, Event::Client);
+        world
+    }
+
+    pub(crate) fn boot(&mut self, node: usize, meta: Meta, store: Store) {
+        let all = (0..self.nodes.len()).map(id).collect();
+        let timing = Timing {
+            tick: Span::ms(50),
+            stable_view: Span::ms(300),
+            append_timeout: Span::ms(200),
+            lease: Span::ms(300),
+            retry: Span::ms(100),
+            promise_wait: Span::ms(800),
+            settle: Span::ms(150),
+            sync_timeout: Span::ms(700),
+            probe: Span::ms(1000),
+            chunk_bytes: 300,
+            ..Timing::default()
+        };
+        let default = if self.max { MergeRule::Max } else { MergeRule::Latest };
+        let config = Config {
+            fragment: FragmentId { table: TableId(1), index: 0 },
+            me: id(node),
+            founders: all,
+            ram: self.ram,
+            sync: self.sync && !self.ram,
+            open_membership: false,
+            policy: MergePolicy { default, exceptions: vec![] },
+            timing,
+            seed: self.rng.random(),
+            mutant: self.options.mutant,
+        };
+        let now = self.clock(node);
+        self.nodes[node].copy = Some(Copy::new(now, config, meta, store));
+        self.nodes[node].view.clear();
+        self.nodes[node].born = self.now;
+        let life = self.nodes[node].life;
+        self.at(1000, Event::Tick(node, life));
+        self.views();
+    }
+
+    pub(crate) fn clock(&self, node: usize) -> Now {
+        let wall = (self.now / 1000 + 1_000_000) as i64 + self.nodes[node].skew;
+        Now { mono: Instant(self.now * 1000), wall: WallMs(wall.max(0) as u64) }
+    }
+
+    pub(crate) fn at(&mut self, after_us: u64, event: Event) {
+        self.next += 1;
+        self.queue.push(Reverse((self.now + after_us, self.next)));
+        self.events.insert(self.next, event);
+    }
+
+    pub(crate) fn trace(&self, line: impl FnOnce() -> String) {
+        if self.options.trace {
+            println!("{:>9.3} {}", self.now as f64 / 1000.0, line());
+        }
+    }
+
+    pub(crate) fn fail(&mut self, what: String) {
+        self.trace(|| format!("VIOLATION {what}"));
+        self.report.violation.get_or_insert(what);
+    }
+
+    fn run(&mut self) {
+        let stop = self.rng.random_range(2_500_000..9_000_000);
+        while let Some(Reverse((at, key))) = self.queue.pop() {
+            if at > stop && self.faults {
+                self.calm();
+            }
+            if at > stop + QUIET_MS * 1000 || self.report.violation.is_some() {
+                break;
+            }
+            self.now = at;
+            if let Some(event) = self.events.remove(&key) {
+                self.event(event);
+            }
+        }
+        if self.report.violation.is_none() {
+            self.finish();
+        }
+    }
+
+    /// The end of all faults: from here on it must converge and serve.
+    fn calm(&mut self) {
+        self.trace(|| "calm".into());
+        (self.faults, self.load, self.loss, self.wild) = (false, false, 0, false);
+        for a in 0..self.nodes.len() {
+            self.nodes[a].paused = 0;
+            for b in 0..self.nodes.len() {
+                self.wired[a][b] = true;
+                self.suspects[a][b] = 0;
+            }
+        }
+        self.views();
+    }
+
+    fn event(&mut self, event: Event) {
+        let target = match &event {
+            Event::Tick(n, _) | Event::Flushed(n, ..) | Event::Flush(n, _) | Event::View(n) => Some(*n),
+            Event::Deliver { to, .. } => Some(*to),
+            _ => None,
+        };
+        if let Some(until) = target.map(|n| self.nodes[n].paused).filter(|until| *until > self.now) {
+            return self.at(until - self.now, event);
+        }
+        match event {
+            Event::Tick(node, life) if self.nodes[node].life == life => self.tick(node),
+            Event::Deliver { from, to, life, msg } => {
+                let lives = (self.nodes[from].life, self.nodes[to].life);
+                // Old packets outlive their sender only where the network is wild.
+                if life.1 == lives.1 && (life.0 == lives.0 || self.wild) {
+                    self.step(to, Input::Msg(id(from), msg));
+                }
+            }
+            Event::Flush(node, life) if self.nodes[node].life == life => {
+                if let Some(mark) = self.nodes[node].disc.flushing {
+                    self.nodes[node].disc.flush(mark);
+                    self.nodes[node].disc.flushing = None;
+                    self.at(0, Event::Flushed(node, life, mark));
+                    self.start_flush(node);
+                }
+            }
+            Event::Flushed(node, life, mark) if self.nodes[node].life == life => self.step(node, Input::Durable(mark)),
+            Event::View(node) => self.see(node),
+            Event::Restart(node) => self.restart(node),
+            Event::Fault if self.faults => {
+                self.fault();
+                let soon = self.rng.random_bool(0.4);
+                let after = if soon { self.rng.random_range(1..60) } else { self.rng.random_range(60..1200) };
+                self.at(after * 1000, Event::Fault);
+            }
+            Event::Client if self.load => self.client(),
+            Event::Retry(request) => self.retry(request),
+            _ => {}
+        }
+        self.check.separate(self.now, &self.nodes, &self.wired);
+    }
+
+    fn tick(&mut self, node: usize) {
+        let now = self.clock(node);
+        let due = self.nodes[node].copy.as_ref().and_then(Copy::deadline).unwrap_or(now.mono + Span::ms(50));
+        if due <= now.mono {
+            self.step(node, Input::Tick);
+        }
+        let life = self.nodes[node].life;
+        self.at(25_000, Event::Tick(node, life));
+    }
+
+    /// What a node sees: whoever it can talk to both ways, and does not suspect by mistake.
+    fn see(&mut self, node: usize) {
+        if self.nodes[node].copy.is_none() {
+            return;
+        }
+        let both = |a: usize, b: usize| self.wired[a][b] && self.wired[b][a] && self.nodes[b].copy.is_some();
+        let sees = |b: &usize| *b != node && both(node, *b) && self.suspects[node][*b] <= self.now;
+        let view: BTreeSet<usize> = (0..self.nodes.len()).filter(sees).collect();
+        let later = (0..self.nodes.len()).map(|b| self.suspects[node][b]).filter(|t| *t > self.now).min();
+        if let Some(until) = later {
+            self.at(until - self.now + 1000, Event::View(node));
+        }
+        if view != self.nodes[node].view {
+            self.trace(|| format!("{node} sees {view:?}"));
+            let gone = self.nodes[node].view.difference(&view).copied();
+            let dead = gone.filter(|b| self.nodes[*b].copy.is_none()).map(id).collect();
+            self.nodes[node].view = view.clone();
+            self.step(node, Input::View(view.into_iter().map(id).collect(), dead));
+        }
+    }
+
+    /// Everybody notices what changed, each in its own time.
+    pub(crate) fn views(&mut self) {
+        for node in 0..self.nodes.len() {
+            let after = self.rng.random_range(10..250) * 1000;
+            self.at(after, Event::View(node));
+        }
+    }
+
+    /// Hands one input to a copy, checks what it did, and performs its effects.
+    pub(crate) fn step(&mut self, node: usize, input: Input) {
+        let now = self.clock(node);
+        let Some(copy) = self.nodes[node].copy.as_mut() else { return };
+        let mut fx = Effects::default();
+        let shown = if self.options.trace { Some(format!("{input:?}")) } else { None };
+        self.check.before(node, copy);
+        copy.handle(now, input, &mut fx);
+        // A burst may be gathered before it is sent.
+        if self.rng.random_bool(0.8) {
+            copy.flush(now, &mut fx);
+        }
+        if let Some(shown) = shown.filter(|s| s != "Tick" && !s.contains("Status")) {
+            let cut: String = shown.chars().take(230).collect();
+            println!("{:>9.3} {node} <- {cut}", self.now as f64 / 1000.0);
+        }
+        let found = self.check.after(node, copy, &fx);
+        if let Some(what) = found {
+            self.fail(what);
+        }
+        self.perform(node, fx);
+    }
+
+    fn perform(&mut self, node: usize, fx: Effects) {
+        for notice in fx.notices {
+            self.trace(|| format!("{node} {notice:?}"));
+            match notice {
+                replica::Notice::Opened(lead) => {
+                    self.report.opened += 1;
+                    self.check.opened(lead.branch, self.now);
+                }
+                replica::Notice::Merged { conflicts, .. } => self.report.conflicts += conflicts,
+                _ => {}
+            }
+        }
+        for persist in fx.persists {
+            self.nodes[node].disc.write(persist);
+        }
+        self.start_flush(node);
+        for (to, msg) in fx.sends {
+            self.send(node, index(to), msg);
+        }
+        for (ticket, reply) in fx.replies {
+            self.replied(node, ticket, reply);
+        }
+    }
+
+    fn start_flush(&mut self, node: usize) {
+        let disc = &mut self.nodes[node].disc;
+        if disc.wants_flush() {
+            disc.flushing = disc.last_mark();
+            let life = self.nodes[node].life;
+            let after = self.rng.random_range(1..8) * 1000;
+            self.at(after, Event::Flush(node, life));
+        }
+    }
+
+    fn send(&mut self, from: usize, to: usize, msg: Msg) {
+        if !self.wired[from][to] || self.rng.random_range(0..100) < self.loss {
+            return;
+        }
+        let slow = self.faults && self.rng.random_bool(0.02);
+        let ms = if slow { self.rng.random_range(20..400) } else { self.rng.random_range(1..12) };
+        let mut at = self.now + ms * 1000 + self.rng.random_range(0..1000);
+        if self.wild {
+            if self.rng.random_bool(0.05) {
+                let life = (self.nodes[from].life, self.nodes[to].life);
+                let late = self.rng.random_range(0..2_000_000);
+                self.at(late, Event::Deliver { from, to, life, msg: msg.clone() });
+            }
+        } else {
+            let last = self.arrivals.entry((from, to)).or_insert(0);
+            at = at.max(*last + 1);
+            *last = at;
+        }
+        let life = (self.nodes[from].life, self.nodes[to].life);
+        self.at(at - self.now, Event::Deliver { from, to, life, msg });
+    }
+
+    fn replied(&mut self, node: usize, ticket: u64, reply: Reply) {
+        let Some((request, since)) = self.tickets.remove(&(node, ticket)) else { return };
+        match reply {
+            Reply::Write(answer) => self.answered(request, node, answer),
+            Reply::Rows(rows) => self.read_answered(request, node, &rows, since),
+            Reply::NotLeading => {}
+        }
+    }
+
+    /// After the quiet phase: one leader, all copies in sync, all alike, everything accounted for.
+    fn finish(&mut self) {
+        let copies: Vec<&Copy> = self.nodes.iter().filter_map(|n| n.copy.as_ref()).collect();
+        let leaders: Vec<&&Copy> = copies.iter().filter(|c| c.inspect().role == RoleName::Leading).collect();
+        let [leader] = leaders[..] else {
+            let roles: Vec<RoleName> = copies.iter().map(|c| c.inspect().role).collect();
+            return self.fail(format!("liveness: roles at rest are {roles:?}"));
+        };
+        let seen = leader.inspect();
+        let Some((last, commit)) = seen.committed else { return };
+        if seen.in_sync.len() != self.nodes.len() || last != commit {
+            let roles: Vec<_> = copies.iter().map(|c| (c.inspect().role, c.inspect().lead)).collect();
+            let at = format!("in sync at rest {:?}, {commit} of {last} committed, {roles:?}", seen.in_sync);
+            return self.fail(format!("liveness: {at}"));
+        }
+        if let Some(other) = copies.iter().find(|c| !same(c.store(), leader.store())) {
+            let differ = difference(other.store(), leader.store());
+            return self.fail(format!("invariant 3: copies differ at rest: {differ}"));
+        }
+        let store = leader.store();
+        let found = self.check.account(store, self.max).or_else(|| self.account_requests(store));
+        if let Some(what) = found {
+            self.fail(what);
+        }
+    }
+
+    fn account_requests(&self, store: &Store) -> Option<String> {
+        self.pending.iter().filter(|p| p.op != Op::Read).find_map(|p| self.check.request(p, store))
+    }
+}
+
+fn same(a: &Store, b: &Store) -> bool {
+    a.heads() == b.heads() && a.all().eq(b.all())
+}
+
+fn difference(a: &Store, b: &Store) -> String {
+    if a.heads() != b.heads() {
+        return format!("heads {:?} and {:?}", a.heads(), b.heads());
+    }
+    let keys: BTreeSet<&Bytes> = a.all().chain(b.all()).map(|(k, _)| k).collect();
+    let found = keys.into_iter().find(|k| a.get(k) != b.get(k));
+    found.map_or_else(String::new, |k| format!("{k:?}: {:?} and {:?}", a.get(k), b.get(k)))
+}

@@ -1,0 +1,68 @@
+//! Runs histories: `cargo run --release -p sim -- --seeds 2000`, or one again: `-- --seed 17 --trace`.
+
+use clap::Parser;
+use sim::fragment::{Options, Report, run};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+#[derive(Parser)]
+struct Args {
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many.
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// Print what happens.
+    #[arg(long)]
+    trace: bool,
+    /// Stop after so many failures.
+    #[arg(long, default_value_t = 5)]
+    most: u64,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let next = AtomicU64::new(args.seed);
+    let sum = Mutex::new((Report::default(), 0u64));
+    let begun = std::time::Instant::now();
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| work(&args, &next, &sum));
+        }
+    });
+    let (sum, bad) = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let seconds = begun.elapsed().as_secs_f64();
+    println!("{} histories, {bad} bad, {:.0} a second", args.seeds, args.seeds as f64 / seconds);
+    let Report { done, failed, unknown, reads, conflicts, opened, crashes, .. } = sum;
+    println!("{done} done, {failed} refused, {unknown} unknown, {reads} reads, {conflicts} conflicts, {opened} openings, {crashes} crashes");
+    if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn work(args: &Args, next: &AtomicU64, sum: &Mutex<(Report, u64)>) {
+    loop {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        if seed >= args.seed + args.seeds {
+            return;
+        }
+        let report = run(seed, Options { trace: args.trace, mutant: None });
+        let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(what) = &report.violation {
+            println!("seed {seed}: {what}\n  replay: cargo run --release -p sim -- --seed {seed} --trace");
+            sum.1 += 1;
+        }
+        let (s, r) = (&mut sum.0, report);
+        s.done += r.done;
+        s.failed += r.failed;
+        s.unknown += r.unknown;
+        s.reads += r.reads;
+        s.conflicts += r.conflicts;
+        s.opened += r.opened;
+        s.crashes += r.crashes;
+        if sum.1 >= args.most {
+            return;
+        }
+    }
+}

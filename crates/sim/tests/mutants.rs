@@ -1,0 +1,42 @@
+//! Known bugs are put back one by one; the checkers must notice each within so many histories. What does not fail here
+//! would be a rule without evidence.
+
+use replica::Mutant;
+use sim::fragment::{Options, run};
+
+fn caught(mutant: Mutant, within: u64) {
+    let options = Options { mutant: Some(mutant), ..Options::default() };
+    let found = (1..=within).find_map(|seed| run(seed, options).violation.map(|what| (seed, what)));
+    let (seed, what) = found.unwrap_or_else(|| panic!("{mutant:?} was not noticed in {within} histories"));
+    println!("{mutant:?}: seed {seed}: {what}");
+}
+
+macro_rules! mutants {
+    ($($test:ident $mutant:ident $within:literal)*) => { $(
+        #[test]
+        fn $test() {
+            caught(Mutant::$mutant, $within);
+        }
+    )* };
+}
+
+mutants! {
+    d1_sync_unstaged SyncUnstaged 100
+    d2_outcomes_stay OutcomesStay 3000
+    d3_no_ledger NoLedger 100
+    d4_promise_forgotten PromiseForgotten 100
+    d9_branch_reused BranchReused 3000
+    d11_drop_untold DropUntold 1000
+    r1_first_branch_only FirstBranchOnly 3000
+    r2_restart_closes RestartCloses 3000
+    r5_refusal_forgotten RefusalForgotten 3000
+    r6_rejoin_kept RejoinKept 3000
+    join_unchecked JoinUnchecked 100
+    read_unconfirmed ReadUnconfirmed 1000
+    read_uncommitted ReadUncommitted 1000
+    ack_early AckEarly 100
+    ack_unsynced AckUnsynced 3000
+    no_pull NoPull 100
+    false_conflicts FalseConflicts 100
+    d5_hlc_first HlcFirst 3000
+}
