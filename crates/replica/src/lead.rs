@@ -153,9 +153,10 @@ impl Leading {
     }
 
     /// The largest seq that every member of the set in force at that seq has persisted; all before it are committed too.
-    fn commit_index(&self, me: NodeId, early: bool) -> u64 {
+    fn commit_index(&self, me: NodeId, early: bool, newest: bool) -> u64 {
         let mut next = u64::MAX;
         for (from, set) in self.sets.iter().rev() {
+            let from = if newest { &1 } else { from };
             let acked = set.iter().filter(|n| **n != me && !early);
             let acked = acked.map(|n| self.followers.get(n).map_or(0, |f| f.acked)).min().unwrap_or(u64::MAX);
             let seq = acked.min(self.self_acked).min(next.saturating_sub(1));
@@ -272,9 +273,9 @@ impl Copy {
 
     /// Moves the commit index as far as it goes, and answers what that decides.
     pub(crate) fn advance(&mut self, now: Now, fx: &mut Effects) {
-        let (me, early) = (self.config.me, mutant!(self, AckEarly));
+        let (me, early, newest) = (self.config.me, mutant!(self, AckEarly), mutant!(self, CommitNewSet));
         let Role::Leading(l) = &mut self.role else { return };
-        let commit = l.commit_index(me, early);
+        let commit = l.commit_index(me, early, newest);
         if commit > l.commit {
             l.commit = commit;
             l.settle_before();

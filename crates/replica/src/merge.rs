@@ -55,7 +55,6 @@ pub(crate) struct Merge<'a> {
     puts: BTreeMap<Bytes, Record>,
     pub conflicts: u64,
     pub taken: u64,
-    pub hlc_first: bool,
     pub no_ledger: bool,
     pub false_conflicts: bool,
 }
@@ -64,8 +63,8 @@ impl<'a> Merge<'a> {
     pub(crate) fn new(store: &'a Store, policy: &'a MergePolicy, version: Version, hlc: Hlc) -> Self {
         let heads = store.heads().clone();
         let puts = BTreeMap::new();
-        let (hlc_first, no_ledger, false_conflicts) = (false, false, false);
-        Merge { store, policy, version, hlc, heads, puts, conflicts: 0, taken: 0, hlc_first, no_ledger, false_conflicts }
+        let (no_ledger, false_conflicts) = (false, false);
+        Merge { store, policy, version, hlc, heads, puts, conflicts: 0, taken: 0, no_ledger, false_conflicts }
     }
 
     /// Folds in what a copy with these heads had beyond those I had told it of.
@@ -89,11 +88,7 @@ impl<'a> Merge<'a> {
             return;
         }
         let known = theirs.covers(m.version);
-        if self.hlc_first && known != seen {
-            if r.rank() > m.rank() {
-                self.take(key, r);
-            }
-        } else if seen && !self.false_conflicts {
+        if seen && !self.false_conflicts {
         } else if known && !self.false_conflicts {
             self.take(key, r);
         } else {

@@ -11,8 +11,6 @@ pub enum Mutant {
     NoLedger,
     /// D4: a copy that promised goes on acknowledging the old leader (invariant 2).
     PromiseForgotten,
-    /// D5: the Hlc decides before knowledge does (invariant 1).
-    HlcFirst,
     /// D6, R1: a retry is applied though another listed branch is not known to be closed (invariant 4).
     FirstBranchOnly,
     /// D9: branch numbers start over at a restart (invariant 1).
@@ -23,6 +21,10 @@ pub enum Mutant {
     JoinUnchecked,
     /// R2: a restart closes the branches that the node led (invariant 4).
     RestartCloses,
+    /// D14: a retry of a write that is still pending is answered at once (invariant 1).
+    PendingAnswered,
+    /// R7: the newest in-sync set is taken to have been in force all along (invariant 1).
+    CommitNewSet,
     /// R5: a refusal is forgotten (invariant 4).
     RefusalForgotten,
     /// R6: a member that asks to join keeps counting as in sync (liveness).

@@ -215,7 +215,7 @@ impl Copy {
 
     /// The merge and the first entry of the new branch, in one batch.
     fn open_branch(&mut self, now: Now, fx: &mut Effects) {
-        let (outcomes_stay, hlc_first) = (mutant!(self, OutcomesStay), mutant!(self, HlcFirst));
+        let outcomes_stay = mutant!(self, OutcomesStay);
         let (no_ledger, false_conflicts) = (mutant!(self, NoLedger), mutant!(self, FalseConflicts));
         let me = self.config.me;
         let Role::Opening(o) = std::mem::replace(&mut self.role, Role::Idle { since: now.mono, wait: Span(0) }) else {
@@ -228,7 +228,7 @@ impl Copy {
         self.hlc = self.hlc.max(seen);
         let hlc = self.stamp(now);
         let mut merge = Merge::new(&self.store, &self.config.policy, first, hlc);
-        (merge.hlc_first, merge.no_ledger, merge.false_conflicts) = (hlc_first, no_ledger, false_conflicts);
+        (merge.no_ledger, merge.false_conflicts) = (no_ledger, false_conflicts);
         for (heads, mut records) in o.pulled {
             if outcomes_stay {
                 records.retain(|(key, _)| key.first() != Some(&(crate::Space::Outcome as u8)));

@@ -45,7 +45,8 @@ impl Copy {
         l.refused.retain(|(session, number), _| *session != id.0 || *number >= request.done_through);
         if let Some(record) = self.store.get(&key::outcome(id.0, id.1)) {
             let (version, hlc) = (record.version, record.hlc);
-            let seq = if version.branch == branch { version.seq } else { 0 };
+            let pending = version.branch == branch && !mutant!(self, PendingAnswered);
+            let seq = if pending { version.seq } else { 0 };
             return self.wait(ticket, seq, Outcome::Done { version, hlc });
         }
         if let Some(refusal) = l.refused.get(&id) {

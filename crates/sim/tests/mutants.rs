@@ -38,5 +38,6 @@ mutants! {
     ack_unsynced AckUnsynced 3000
     no_pull NoPull 100
     false_conflicts FalseConflicts 100
-    d5_hlc_first HlcFirst 3000
+    d14_pending_answered PendingAnswered 3000
+    r7_commit_new_set CommitNewSet 3000
 }

@@ -38,6 +38,8 @@ pub(crate) struct Checker {
     apart: Vec<Vec<u64>>,
     /// Which nodes lost a version in a crash.
     lost: BTreeMap<Version, BTreeSet<NodeId>>,
+    /// Every write is on disc before it is acknowledged.
+    flushed: bool,
     /// What the stepping node's copy knew of each key before the step.
     knew_before: BTreeMap<Bytes, BTreeSet<usize>>,
 }
@@ -47,7 +49,7 @@ fn users(key: &Bytes) -> bool {
 }
 
 impl Checker {
-    pub(crate) fn new(n: usize) -> Checker {
+    pub(crate) fn new(n: usize, flushed: bool) -> Checker {
         Checker {
             writes: Vec::new(),
             by_version: BTreeMap::new(),
@@ -56,6 +58,7 @@ impl Checker {
             opened: BTreeMap::new(),
             apart: vec![vec![0; n]; n],
             lost: BTreeMap::new(),
+            flushed,
             knew_before: BTreeMap::new(),
         }
     }
@@ -208,17 +211,21 @@ impl Checker {
 
     /// Invariant 2 for a read by a leader.
     pub(crate) fn read(
-        &self,
+        &mut self,
         node: usize,
         branch: BranchId,
         set: &BTreeSet<NodeId>,
         store: &Store,
         rows: &[Rows],
-        since: u64,
+        (since, now): (u64, u64),
     ) -> Option<String> {
         for k in 0..KEYS {
             let stored = stored(k);
             let shown = rows.iter().flat_map(|r| &r.rows).find(|(rk, _)| *rk == key(k)).map(|(_, r)| r.version);
+            if let Some(wid) = shown.and_then(|version| self.by_version.get(&(version, stored.clone()))) {
+                // What was once shown must be there for ever, acknowledged or not.
+                self.writes[*wid].acked.get_or_insert(Acked { at: now, branch, set: set.clone() });
+            }
             let mut known = match shown {
                 Some(version) => self.by_version.get(&(version, stored.clone())).map(|w| self.writes[*w].knew.clone())?,
                 // Deleted or never there: what the copy knows is the best that can be said.
@@ -275,6 +282,9 @@ impl Checker {
 
     /// Lost by the stated limits: every copy that was in sync when it was acknowledged lost it unflushed in a crash.
     fn excused(&self, w: &Wrote) -> bool {
+        if self.flushed {
+            return false;
+        }
         let lost = self.lost.get(&w.version);
         w.acked.as_ref().is_some_and(|a| lost.is_some_and(|lost| a.set.is_subset(lost)))
     }

@@ -147,7 +147,7 @@ impl World {
         let Some((_, lead)) = seen.lead else { return };
         self.report.reads += 1;
         self.pending[which].outcome = Some(Outcome::Unknown);
-        if let Some(what) = self.check.read(node, lead.branch, &seen.in_force, copy.store(), rows, since) {
+        if let Some(what) = self.check.read(node, lead.branch, &seen.in_force, copy.store(), rows, (since, self.now)) {
             self.fail(what);
         }
     }

@@ -141,7 +141,7 @@ impl World {
             ram,
             sync,
             max,
-            check: Checker::new(n),
+            check: Checker::new(n, sync && !ram),
             report: Report::default(),
             pending: Vec::new(),
             tickets: BTreeMap::new(),
@@ -430,6 +430,10 @@ impl World {
             let roles: Vec<_> = copies.iter().map(|c| (c.inspect().role, c.inspect().lead)).collect();
             let at = format!("in sync at rest {:?}, {commit} of {last} committed, {roles:?}", seen.in_sync);
             return self.fail(format!("liveness: {at}"));
+        }
+        if copies.iter().filter(|c| c.inspect().role == RoleName::Following).count() + 1 != copies.len() {
+            let roles: Vec<RoleName> = copies.iter().map(|c| c.inspect().role).collect();
+            return self.fail(format!("liveness: all count as in sync, but roles at rest are {roles:?}"));
         }
         if let Some(other) = copies.iter().find(|c| !same(c.store(), leader.store())) {
             let differ = difference(other.store(), leader.store());
