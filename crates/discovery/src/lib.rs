@@ -1,1 +1,289 @@
-//! discovery
+//! Who might be there (what nodefinder was in 2008): where to dial, and when to call out.
+//!
+//! Pure. Providers are IO and live elsewhere; they say what they found through [`Input::Found`]. A node out of reach is
+//! looked for again for ever: that this was done only at start kept the islands of 2008 apart.
+
+use base::{Instant, NodeId, Span};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+/// The first wait before an address is dialled again; it doubles.
+const DIAL_AGAIN: Span = Span::ms(250);
+/// The longest wait.
+const DIAL_AGAIN_MAX: Span = Span::ms(5_000);
+/// How often to call out while somebody is missing, or nobody was found yet.
+const BEACON_SEARCHING: Span = Span::ms(1_000);
+/// How often to call out when all are there: strangers may be listening.
+const BEACON_AT_REST: Span = Span::ms(10_000);
+/// How many found addresses are remembered.
+const ADDRESSES_MAX: usize = 4096;
+/// How long an address that only beacons named is dialled after the last one.
+const FOUND_FOR: Span = Span::ms(60_000);
+/// How many foreign senders are told apart.
+const FOREIGN_MAX: usize = 1024;
+
+/// "I am here", as multicast carries it. The envelope says who.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Beacon {
+    /// Where the sender takes connections; an unspecified IP means the one the packet came from.
+    pub listen: SocketAddr,
+}
+
+/// What happens.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The deadline has passed, or may have.
+    Tick,
+    /// A provider named an address, for as long as this process lives.
+    Static(SocketAddr),
+    /// A beacon or the roster named a node's address.
+    Found(NodeId, SocketAddr),
+    /// A packet sealed with another key came from here.
+    Foreign(SocketAddr),
+    /// A link to this node stands; it was dialled at this address, or dialled us.
+    Linked(NodeId, SocketAddr),
+    /// No link to this node any more.
+    Unlinked(NodeId),
+    /// An attempt to dial failed.
+    Failed(SocketAddr),
+    /// The dialled address turned out to be this very node's.
+    Myself(SocketAddr),
+    /// Is everybody there who should be?
+    Whole(bool),
+}
+
+/// What is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Connect there.
+    Dial(SocketAddr),
+    /// Call out.
+    Beacon,
+}
+
+#[derive(Clone, Debug)]
+struct Target {
+    node: Option<NodeId>,
+    fixed: bool,
+    heard: Instant,
+    next: Instant,
+    wait: Span,
+    dialling: bool,
+}
+
+/// The book of addresses.
+pub struct Discovery {
+    me: NodeId,
+    targets: BTreeMap<SocketAddr, Target>,
+    linked: BTreeSet<NodeId>,
+    mine: BTreeSet<SocketAddr>,
+    foreign: BTreeSet<SocketAddr>,
+    whole: bool,
+    beacon_at: Instant,
+    rng: StdRng,
+}
+
+impl Discovery {
+    /// An empty book.
+    pub fn new(now: Instant, me: NodeId, seed: u64) -> Discovery {
+        Discovery {
+            me,
+            targets: BTreeMap::new(),
+            linked: BTreeSet::new(),
+            mine: BTreeSet::new(),
+            foreign: BTreeSet::new(),
+            whole: false,
+            beacon_at: now,
+            rng: StdRng::seed_from_u64(seed),
+        }
+    }
+
+    /// Takes one input.
+    pub fn handle(&mut self, now: Instant, input: Input, effects: &mut Vec<Effect>) {
+        match input {
+            Input::Tick => {}
+            Input::Static(addr) => self.note(now, addr, None, true),
+            Input::Found(node, addr) => {
+                let known = self.targets.get(&addr).is_some_and(|t| t.node == Some(node));
+                if node != self.me {
+                    self.note(now, addr, Some(node), false);
+                }
+                // A flood of beacons costs no walk through the book.
+                if known || node == self.me {
+                    return;
+                }
+            }
+            Input::Foreign(addr) => {
+                if self.foreign.len() < FOREIGN_MAX {
+                    self.foreign.insert(addr);
+                }
+                return;
+            }
+            Input::Linked(node, addr) => {
+                self.linked.insert(node);
+                self.note(now, addr, Some(node), false);
+                self.retry(now, |t| t.node == Some(node));
+            }
+            Input::Unlinked(node) => {
+                self.linked.remove(&node);
+                self.retry(now, |t| t.node == Some(node));
+            }
+            Input::Failed(addr) => {
+                if let Some(target) = self.targets.get_mut(&addr) {
+                    let jitter = Span(self.rng.random_range(0..=target.wait.0 / 4));
+                    target.next = now + target.wait + jitter;
+                    target.wait = Span(target.wait.0 * 2).min(DIAL_AGAIN_MAX);
+                    target.dialling = false;
+                }
+            }
+            Input::Myself(addr) => {
+                self.mine.insert(addr);
+                self.targets.remove(&addr);
+            }
+            Input::Whole(whole) => {
+                if self.whole && !whole {
+                    self.beacon_at = now;
+                }
+                self.whole = whole;
+            }
+        }
+        self.act(now, effects);
+    }
+
+    fn note(&mut self, now: Instant, addr: SocketAddr, node: Option<NodeId>, fixed: bool) {
+        if self.mine.contains(&addr) || (self.targets.len() >= ADDRESSES_MAX && !self.targets.contains_key(&addr)) {
+            return;
+        }
+        let fresh = Target { node, fixed, heard: now, next: now, wait: DIAL_AGAIN, dialling: false };
+        let target = self.targets.entry(addr).or_insert(fresh);
+        target.node = node.or(target.node);
+        target.fixed |= fixed;
+        target.heard = now;
+    }
+
+    fn retry(&mut self, now: Instant, which: impl Fn(&Target) -> bool) {
+        for target in self.targets.values_mut().filter(|t| which(t)) {
+            (target.next, target.wait, target.dialling) = (now, DIAL_AGAIN, false);
+        }
+    }
+
+    fn wanted(&self, target: &Target) -> bool {
+        !target.dialling && target.node.is_none_or(|node| !self.linked.contains(&node))
+    }
+
+    fn act(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        self.targets.retain(|_, t| t.fixed || t.dialling || now - t.heard < FOUND_FOR);
+        let linked = &self.linked;
+        for (addr, target) in &mut self.targets {
+            let open = !target.dialling && target.node.is_none_or(|node| !linked.contains(&node));
+            if open && target.next <= now {
+                target.dialling = true;
+                effects.push(Effect::Dial(*addr));
+            }
+        }
+        if now >= self.beacon_at {
+            let wait = if self.whole { BEACON_AT_REST } else { BEACON_SEARCHING };
+            self.beacon_at = now + wait + Span(self.rng.random_range(0..=wait.0 / 8));
+            effects.push(Effect::Beacon);
+        }
+    }
+
+    /// When to call with [`Input::Tick`] at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        let dial = self.targets.values().filter(|t| self.wanted(t)).map(|t| t.next).min();
+        Some(dial.map_or(self.beacon_at, |dial| dial.min(self.beacon_at)))
+    }
+
+    /// How many senders of other cookies or groups were heard.
+    pub fn foreign(&self) -> usize {
+        self.foreign.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(port: u16) -> SocketAddr {
+        ([127, 0, 0, 1], port).into()
+    }
+
+    fn at(ms: u64) -> Instant {
+        Instant(ms * 1_000_000)
+    }
+
+    /// The moments, in ms, at which the address is dialled when every attempt fails at once.
+    fn dials(book: &mut Discovery, port: u16, from: u64, to: u64) -> Vec<u64> {
+        let mut seen = Vec::new();
+        for ms in from..to {
+            let mut effects = Vec::new();
+            book.handle(at(ms), Input::Tick, &mut effects);
+            if effects.contains(&Effect::Dial(addr(port))) {
+                seen.push(ms);
+                book.handle(at(ms), Input::Failed(addr(port)), &mut Vec::new());
+            }
+        }
+        seen
+    }
+
+    #[test]
+    fn a_static_address_is_dialled_for_ever_with_growing_waits() {
+        let mut book = Discovery::new(at(0), NodeId(1), 1);
+        book.handle(at(0), Input::Static(addr(7)), &mut Vec::new());
+        book.handle(at(0), Input::Failed(addr(7)), &mut Vec::new());
+        let first = dials(&mut book, 7, 0, 10_000);
+        assert!((4..8).contains(&first.len()), "{first:?}");
+        let hour = dials(&mut book, 7, 3_600_000, 3_612_000);
+        assert!(hour.len() >= 2, "still looked for: {hour:?}");
+    }
+
+    #[test]
+    fn a_linked_node_is_left_alone_until_the_link_goes() {
+        let mut book = Discovery::new(at(0), NodeId(1), 1);
+        let mut effects = Vec::new();
+        book.handle(at(0), Input::Found(NodeId(2), addr(7)), &mut effects);
+        assert!(effects.contains(&Effect::Dial(addr(7))));
+        book.handle(at(1), Input::Linked(NodeId(2), addr(7)), &mut Vec::new());
+        assert_eq!(dials(&mut book, 7, 1, 30_000), Vec::<u64>::new());
+        let mut effects = Vec::new();
+        book.handle(at(30_000), Input::Unlinked(NodeId(2)), &mut effects);
+        assert!(effects.contains(&Effect::Dial(addr(7))), "at once");
+    }
+
+    #[test]
+    fn my_own_address_is_not_dialled_again() {
+        let mut book = Discovery::new(at(0), NodeId(1), 1);
+        book.handle(at(0), Input::Static(addr(7)), &mut Vec::new());
+        book.handle(at(1), Input::Myself(addr(7)), &mut Vec::new());
+        assert_eq!(dials(&mut book, 7, 1, 30_000), Vec::<u64>::new());
+    }
+
+    #[test]
+    fn it_calls_out_often_while_somebody_is_missing() {
+        let mut book = Discovery::new(at(0), NodeId(1), 1);
+        let count = |book: &mut Discovery, from: u64, to: u64| {
+            let mut effects = Vec::new();
+            (from..to).for_each(|ms| book.handle(at(ms), Input::Tick, &mut effects));
+            effects.iter().filter(|e| **e == Effect::Beacon).count()
+        };
+        assert!((8..12).contains(&count(&mut book, 0, 10_000)));
+        book.handle(at(10_000), Input::Whole(true), &mut Vec::new());
+        assert!((4..8).contains(&count(&mut book, 20_000, 70_000)));
+        let mut effects = Vec::new();
+        book.handle(at(70_000), Input::Whole(false), &mut effects);
+        assert!(effects.contains(&Effect::Beacon), "at once when one goes missing");
+    }
+
+    #[test]
+    fn a_flood_is_bounded() {
+        let mut book = Discovery::new(at(0), NodeId(1), 1);
+        for i in 0..20_000u64 {
+            let far: SocketAddr = ([10, 0, (i / 250) as u8, (i % 250) as u8], 9).into();
+            book.handle(at(0), Input::Found(NodeId(i + 2), far), &mut Vec::new());
+            book.handle(at(0), Input::Foreign(far), &mut Vec::new());
+        }
+        assert_eq!((book.targets.len(), book.foreign()), (ADDRESSES_MAX, FOREIGN_MAX));
+    }
+}

@@ -1,1 +1,10 @@
-//! membership
+//! Who is there (what schemafinder and its "delirium" table were in 2008): SWIM through `foca`, the roster, and islands.
+//!
+//! Pure: datagrams in and out are bytes and node ids; sealing them and finding addresses is `node`'s business. Burial,
+//! verdicts and the rejoin guard come with the issue on membership.
+
+mod roster;
+mod swim;
+
+pub use roster::{Island, RosterEntry, RosterStatus, island};
+pub use swim::{Effect, Identity, Input, Swim};

@@ -37,6 +37,8 @@ pub struct Timing {
     pub sync_timeout: Span,
     /// How often a copy at rest says where it stands, so that what was lost on the way is noticed.
     pub probe: Span,
+    /// The longest wait that a flapping copy has to sit out before it may join again.
+    pub return_wait_max: Span,
     /// How many bytes of records one chunk carries.
     pub chunk_bytes: usize,
 }
@@ -54,6 +56,7 @@ impl Default for Timing {
             skew_max: Span::ms(5000),
             sync_timeout: Span::ms(10_000),
             probe: Span::ms(5000),
+            return_wait_max: Span::ms(10_000),
             chunk_bytes: 256 * 1024,
         }
     }

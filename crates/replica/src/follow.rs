@@ -8,6 +8,7 @@ use crate::record::{Entry, Record};
 use base::{Ballot, Heads, Instant, NodeId, Now, Version};
 use bytes::Bytes;
 use rand::RngExt;
+use std::collections::BTreeMap;
 
 /// A session with one leader, from asking to join until anything goes wrong.
 pub(crate) struct Following {
@@ -17,10 +18,11 @@ pub(crate) struct Following {
     /// In step: the delta is in, appends are applied as they come.
     pub joined: bool,
     /// The delta so far. Invisible, since the heads do not cover it yet [D1].
-    inbox: Vec<(Bytes, Record)>,
+    inbox: BTreeMap<u32, Vec<(Bytes, Record)>>,
+    /// How many chunks there are, once the last has come.
+    chunks: Option<u32>,
     /// Appends that came meanwhile.
-    tail: Vec<Entry>,
-    next_no: u32,
+    tail: BTreeMap<u64, Entry>,
     /// The last entry applied.
     seq: u64,
     pub commit: u64,
@@ -43,9 +45,9 @@ impl Copy {
             lead,
             session,
             joined: false,
-            inbox: Vec::new(),
-            tail: Vec::new(),
-            next_no: 0,
+            inbox: BTreeMap::new(),
+            chunks: None,
+            tail: BTreeMap::new(),
             seq: 0,
             commit: 0,
             heard: now.mono,
@@ -59,7 +61,7 @@ impl Copy {
         // The leader says that it leads something else, or nothing.
         let over = said.is_some_and(|ballot| ballot != Some(f.lead.ballot));
         let timing = self.config.timing;
-        let patience = if f.next_no == 0 { timing.append_timeout } else { timing.sync_timeout };
+        let patience = if f.inbox.is_empty() { timing.append_timeout } else { timing.sync_timeout };
         let stuck = !f.joined && now.mono - f.heard > patience;
         if gone || over {
             self.rest(now);
@@ -95,22 +97,22 @@ impl Copy {
     ) {
         let unstaged = mutant!(self, SyncUnstaged);
         let Role::Following(f) = &mut self.role else { return };
-        if f.session != session || f.joined || no < f.next_no {
+        if f.session != session || f.joined {
             return;
         }
-        if no > f.next_no {
-            return self.rejoin(now, fx);
-        }
-        f.next_no += 1;
         f.heard = now.mono;
         fx.sends.push((from, Msg::SyncAck { session, no }));
-        if unstaged {
-            let batch = self.store.apply(Vec::new(), records);
-            self.persist(batch, false, fx);
-        } else {
-            f.inbox.extend(records);
-        }
         if last {
+            f.chunks = Some(no + 1);
+        }
+        let early = if unstaged { records.clone() } else { Vec::new() };
+        f.inbox.insert(no, records);
+        let complete = f.chunks == Some(f.inbox.len() as u32);
+        if unstaged {
+            let batch = self.store.apply(Vec::new(), early);
+            self.persist(batch, false, fx);
+        }
+        if complete {
             self.switch_on(now, h0, fx);
         }
     }
@@ -121,13 +123,13 @@ impl Copy {
         let Role::Following(f) = &mut self.role else { return };
         let branch = f.lead.branch;
         f.seq = h0.seq(branch);
-        let mut puts = std::mem::take(&mut f.inbox);
+        let mut puts: Vec<_> = std::mem::take(&mut f.inbox).into_values().flatten().collect();
         if outcomes_stay {
             puts.retain(|(key, _)| key.first() != Some(&(crate::Space::Outcome as u8)));
         }
         let mut heads: Vec<Version> = h0.iter().collect();
         let tail = std::mem::take(&mut f.tail);
-        for entry in tail {
+        for entry in tail.into_values() {
             if entry.seq == f.seq + 1 {
                 f.seq += 1;
                 puts.extend(entry.puts);
@@ -164,7 +166,7 @@ impl Copy {
         f.heard = now.mono;
         f.commit = f.commit.max(commit);
         if !f.joined {
-            return f.tail.extend(entries);
+            return f.tail.extend(entries.into_iter().map(|e| (e.seq, e)));
         }
         let (mut puts, mut sync, branch) = (Vec::new(), false, f.lead.branch);
         for entry in entries {

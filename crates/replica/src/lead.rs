@@ -18,8 +18,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 const LAG_ENTRIES_MAX: u64 = 64;
 /// How many entries may be uncommitted before writers are told to wait.
 pub(crate) const PENDING_ENTRIES_MAX: usize = 4096;
-/// The longest wait that a flapping copy has to sit out before it may join again.
-const RETURN_WAIT_MAX: Span = Span::ms(10_000);
 
 pub(crate) enum Progress {
     Syncing(Box<Delta>),
@@ -64,6 +62,8 @@ pub(crate) struct Leading {
     pub set: BTreeSet<NodeId>,
     sets: VecDeque<(u64, BTreeSet<NodeId>)>,
     pub followers: BTreeMap<NodeId, Follower>,
+    /// Every session that was ever let in to this branch.
+    pub sessions: BTreeSet<(NodeId, u64)>,
     /// Nothing is acknowledged or read before this.
     not_before: Instant,
     /// Until then, or until these copies follow, answers are held back.
@@ -98,6 +98,7 @@ impl Leading {
             sets: [(1, set.clone())].into(),
             set,
             followers: BTreeMap::new(),
+            sessions: BTreeSet::new(),
             not_before,
             settle,
             out: Vec::new(),
@@ -304,12 +305,13 @@ impl Copy {
 
     /// Drops members from the in-sync set and ends their sessions; writes no longer wait for them.
     pub(crate) fn drop_members(&mut self, now: Now, gone: BTreeSet<NodeId>, fx: &mut Effects) {
+        let most = self.config.timing.return_wait_max;
         let Role::Leading(l) = &mut self.role else { return };
         for node in &gone {
             if let Some(follower) = l.followers.remove(node) {
                 fx.sends.push((*node, Msg::Dropped { ballot: l.ballot, session: follower.session }));
             }
-            let wait = l.returns.get(node).map_or(Span::ms(50), |(_, wait)| Span(wait.0 * 2).min(RETURN_WAIT_MAX));
+            let wait = l.returns.get(node).map_or(Span::ms(50), |(_, wait)| Span(wait.0 * 2).min(most));
             l.returns.insert(*node, (now.mono + wait, wait));
         }
         let set: BTreeSet<NodeId> = l.set.difference(&gone).copied().collect();

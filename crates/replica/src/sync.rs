@@ -42,7 +42,8 @@ impl Copy {
         if promised > l.ballot || (!heads.within(self.store.heads()) && !unchecked) {
             return self.open(now, fx);
         }
-        if l.followers.get(&from).is_some_and(|f| f.session == session) || !l.may_return(from, now) {
+        // A doubled request must not begin a second delta under the name of the first.
+        if !l.sessions.insert((from, session)) || !l.may_return(from, now) {
             return;
         }
         if l.set.contains(&from) {

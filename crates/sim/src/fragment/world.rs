@@ -167,6 +167,7 @@ impl World {
             settle: Span::ms(150),
             sync_timeout: Span::ms(700),
             probe: Span::ms(1000),
+            return_wait_max: Span::ms(1000),
             chunk_bytes: 300,
             ..Timing::default()
         };
