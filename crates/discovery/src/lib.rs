@@ -36,8 +36,6 @@ pub struct Beacon {
 pub enum Input {
     /// The deadline has passed, or may have.
     Tick,
-    /// A provider named an address, for as long as this process lives.
-    Static(SocketAddr),
     /// A beacon or the roster named a node's address.
     Found(NodeId, SocketAddr),
     /// A packet sealed with another key came from here.
@@ -86,9 +84,9 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// An empty book.
-    pub fn new(now: Instant, me: NodeId, seed: u64) -> Discovery {
-        Discovery {
+    /// A book with these addresses, which are dialled for as long as this process lives.
+    pub fn new(now: Instant, me: NodeId, fixed: &[SocketAddr], seed: u64) -> Discovery {
+        let mut book = Discovery {
             me,
             targets: BTreeMap::new(),
             linked: BTreeSet::new(),
@@ -97,14 +95,15 @@ impl Discovery {
             whole: false,
             beacon_at: now,
             rng: StdRng::seed_from_u64(seed),
-        }
+        };
+        fixed.iter().for_each(|addr| book.note(now, *addr, None, true));
+        book
     }
 
     /// Takes one input.
     pub fn handle(&mut self, now: Instant, input: Input, effects: &mut Vec<Effect>) {
         match input {
             Input::Tick => {}
-            Input::Static(addr) => self.note(now, addr, None, true),
             Input::Found(node, addr) => {
                 let known = self.targets.get(&addr).is_some_and(|t| t.node == Some(node));
                 if node != self.me {
@@ -230,8 +229,7 @@ mod tests {
 
     #[test]
     fn a_static_address_is_dialled_for_ever_with_growing_waits() {
-        let mut book = Discovery::new(at(0), NodeId(1), 1);
-        book.handle(at(0), Input::Static(addr(7)), &mut Vec::new());
+        let mut book = Discovery::new(at(0), NodeId(1), &[addr(7)], 1);
         book.handle(at(0), Input::Failed(addr(7)), &mut Vec::new());
         let first = dials(&mut book, 7, 0, 10_000);
         assert!((4..8).contains(&first.len()), "{first:?}");
@@ -241,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_linked_node_is_left_alone_until_the_link_goes() {
-        let mut book = Discovery::new(at(0), NodeId(1), 1);
+        let mut book = Discovery::new(at(0), NodeId(1), &[], 1);
         let mut effects = Vec::new();
         book.handle(at(0), Input::Found(NodeId(2), addr(7)), &mut effects);
         assert!(effects.contains(&Effect::Dial(addr(7))));
@@ -254,15 +252,14 @@ mod tests {
 
     #[test]
     fn my_own_address_is_not_dialled_again() {
-        let mut book = Discovery::new(at(0), NodeId(1), 1);
-        book.handle(at(0), Input::Static(addr(7)), &mut Vec::new());
+        let mut book = Discovery::new(at(0), NodeId(1), &[addr(7)], 1);
         book.handle(at(1), Input::Myself(addr(7)), &mut Vec::new());
         assert_eq!(dials(&mut book, 7, 1, 30_000), Vec::<u64>::new());
     }
 
     #[test]
     fn it_calls_out_often_while_somebody_is_missing() {
-        let mut book = Discovery::new(at(0), NodeId(1), 1);
+        let mut book = Discovery::new(at(0), NodeId(1), &[], 1);
         let count = |book: &mut Discovery, from: u64, to: u64| {
             let mut effects = Vec::new();
             (from..to).for_each(|ms| book.handle(at(ms), Input::Tick, &mut effects));
@@ -278,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_flood_is_bounded() {
-        let mut book = Discovery::new(at(0), NodeId(1), 1);
+        let mut book = Discovery::new(at(0), NodeId(1), &[], 1);
         for i in 0..20_000u64 {
             let far: SocketAddr = ([10, 0, (i / 250) as u8, (i % 250) as u8], 9).into();
             book.handle(at(0), Input::Found(NodeId(i + 2), far), &mut Vec::new());

@@ -1,1 +1,20 @@
-//! node
+//! One node as one state machine: discovery, membership, copies and local clients, composed.
+//!
+//! `handle(now, input, effects)`, `deadline()`, `status()`. It owns no socket, thread, clock or file; sealing and opening
+//! datagrams is arithmetic and happens here, with nonces from the node's own seeded generator.
+
+mod fragments;
+mod frame;
+mod gateway;
+mod io;
+mod node;
+mod peers;
+mod schema;
+mod status;
+
+pub use frame::{Frame, Hello, PROTOCOL};
+pub use gateway::{ClientError, Op, OpReply};
+pub use io::{Effect, Input, LinkId, Notice, OpId};
+pub use node::{Config, Node};
+pub use schema::{Durability, FragmentBy, Storage, TableDef, TableOptions, sys_fragment};
+pub use status::{NodeLine, Status, TableLine};

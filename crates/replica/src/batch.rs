@@ -93,6 +93,9 @@ pub enum Refusal {
     /// A bump of a value that is not big-endian 64-bit fields of that number.
     #[error("write {0} bumps a value that is not a counter of that many fields")]
     NotACounter(u32),
+    /// The leader's disc is nearly full; batches that delete, and put little, are still taken.
+    #[error("the disc of the node that leads this fragment is nearly full: delete something, or give it room")]
+    NoSpace,
     /// The session has said that this request is finished.
     #[error("the request was given up by its own session")]
     Finished,
@@ -132,7 +135,20 @@ impl std::fmt::Display for Limit {
     }
 }
 
+/// On a nearly full disc, batches that delete may still put so many bytes.
+const FULL_PUT_BYTES_MAX: usize = 4096;
+
 impl Batch {
+    /// May it be taken when the disc is nearly full?
+    pub(crate) fn frees(&self) -> bool {
+        let put = |w: &Write| match w {
+            Write::Put { value, .. } => value.len(),
+            _ => 0,
+        };
+        let deletes = self.writes.iter().any(|w| matches!(w, Write::Delete { .. }));
+        deletes && self.writes.iter().map(put).sum::<usize>() <= FULL_PUT_BYTES_MAX
+    }
+
     /// Holds the batch against the limits on keys, values and its whole size.
     pub fn validate(&self) -> Result<(), Refusal> {
         let over = |what, is: usize, most: usize| {

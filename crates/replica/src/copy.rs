@@ -75,6 +75,10 @@ pub struct Config {
     pub ram: bool,
     /// Every write is on disc before it is acknowledged.
     pub sync: bool,
+    /// The table was made this moment: the first founder opens without waiting for a stable view.
+    pub eager: bool,
+    /// Opens nothing by itself before this: the node is still looking for peers.
+    pub opens_after: Instant,
     /// Take in any node that asks (system tables).
     pub open_membership: bool,
     /// What conflicts become.
@@ -83,8 +87,7 @@ pub struct Config {
     pub timing: Timing,
     /// Of the copy's own random choices.
     pub seed: u64,
-    /// The known bug that is put back.
-    #[cfg(feature = "mutants")]
+    /// The known bug that is put back; without the `mutants` feature it changes nothing.
     pub mutant: Option<crate::Mutant>,
 }
 
@@ -127,6 +130,7 @@ pub struct Copy {
     pub(crate) heard: Ballot,
     pub(crate) gate: Gate,
     pub(crate) rng: StdRng,
+    pub(crate) full: bool,
     said: Option<Status>,
     said_at: Instant,
     ticked: Instant,
@@ -178,6 +182,7 @@ impl Copy {
             heard: meta.promised,
             gate: Gate::default(),
             rng,
+            full: false,
             said: None,
             said_at: Instant(0),
             ticked: now.mono,
@@ -198,6 +203,7 @@ impl Copy {
             Input::Write(ticket, request) => self.on_write(now, ticket, request, fx),
             Input::Read(ticket, read) => self.on_read(now, ticket, read, fx),
             Input::AddMember(node) => self.add_member(now, node, fx),
+            Input::Full(full) => self.full = full,
             Input::Resign => {
                 self.step_down(now, fx);
                 self.say(now, true, fx);
@@ -391,7 +397,7 @@ impl Copy {
             Role::Idle { since, wait } => {
                 if let Some((leader, lead)) = self.foreign_lead() {
                     self.follow(now, leader, lead, fx);
-                } else if now.mono >= *since + *wait + self.patience() && (self.view_is_stable(now) || self.is_new()) {
+                } else if now.mono >= *since + *wait + self.patience() && self.may_open(now) {
                     self.open(now, fx);
                 }
             }
@@ -411,9 +417,13 @@ impl Copy {
         }
     }
 
-    /// A copy that has never lived before need not wait for a stable view: its founders begin together.
-    fn is_new(&self) -> bool {
-        self.meta == Meta::default() && self.config.founders.first() == Some(&self.config.me)
+    /// Holds something worth leading, or was chosen to begin; and the view has stood for long enough.
+    fn may_open(&self, now: Now) -> bool {
+        let new = self.meta == Meta::default();
+        let first = self.config.founders.first() == Some(&self.config.me);
+        let entitled = !self.store.heads().is_empty() || self.config.founders.contains(&self.config.me);
+        let stable = self.view_is_stable(now) || (self.config.eager && new && first);
+        entitled && stable && now.mono >= self.config.opens_after
     }
 
     /// How long to leave the opening to better placed copies in view: first those that were in sync, of those the

@@ -24,6 +24,8 @@ pub enum Input {
     Read(Ticket, Read),
     /// Leader: take this node in as a copy.
     AddMember(NodeId),
+    /// The disc is nearly full, or no longer.
+    Full(bool),
     /// The node stops: end the branch led, so that others can tell how it ended.
     Resign,
 }

@@ -14,7 +14,6 @@ mod key;
 mod lead;
 mod merge;
 mod msg;
-#[cfg(feature = "mutants")]
 mod mutants;
 mod open;
 mod read;
@@ -29,10 +28,9 @@ pub use gate::{Effects, Input, Notice, Persist, Reply, Ticket};
 pub use key::{LedgerRow, MemberStatus, Space};
 pub use merge::{MergePolicy, MergeRule};
 pub use msg::{Lead, Msg, Status};
-#[cfg(feature = "mutants")]
 pub use mutants::Mutant;
 pub use record::{Entry, Meta, Record, WriteBatch};
-pub use store::Store;
+pub use store::{Store, Stored};
 
 /// Is this known bug switched on? Always `false` without the `mutants` feature.
 macro_rules! mutant {

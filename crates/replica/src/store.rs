@@ -1,5 +1,5 @@
 use crate::key::{self, Space};
-use crate::record::{Record, WriteBatch};
+use crate::record::{Meta, Record, WriteBatch};
 use base::{Heads, Hlc, Version, WallMs};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +14,14 @@ pub struct Store {
     index: BTreeSet<(Version, Bytes)>,
     expiring: BTreeSet<(WallMs, Bytes)>,
     heads: Heads,
+}
+
+/// A copy as found on disc.
+pub struct Stored {
+    /// Its durable words.
+    pub meta: Meta,
+    /// Its records.
+    pub store: Store,
 }
 
 /// Where a delta goes on: the last record sent.

@@ -64,7 +64,9 @@ impl Copy {
         if l.pending() >= PENDING_ENTRIES_MAX {
             return Some(Answer::Busy);
         }
-        match self.evaluate(now, &request.batch) {
+        let full = self.full && !request.batch.frees();
+        let puts = if full { Err(Refusal::NoSpace) } else { self.evaluate(now, &request.batch) };
+        match puts {
             Ok(puts) => self.accept(now, ticket, request, puts, fx),
             Err(refusal) => {
                 let forget = mutant!(self, RefusalForgotten);

@@ -178,6 +178,8 @@ impl World {
             founders: all,
             ram: self.ram,
             sync: self.sync && !self.ram,
+            eager: true,
+            opens_after: Instant(0),
             open_membership: false,
             policy: MergePolicy { default, exceptions: vec![] },
             timing,

@@ -1,0 +1,235 @@
+//! The copies that this node holds: made, fed, and their effects carried out of the node.
+
+use crate::frame::Frame;
+use crate::io::{Effect, Notice, OpId};
+use crate::node::{Node, Origin};
+use crate::schema::{self, Durability, Storage, TableDef, sys_fragment};
+use base::{FragmentId, Instant, NodeId, Now};
+use membership::RosterEntry;
+use replica::{Config, Copy, Effects, Input, Lead, MemberStatus, Meta, Msg, Reply, Space, Store, Stored, Ticket};
+use std::collections::BTreeMap;
+
+impl Node {
+    /// Feeds one copy and carries its effects out.
+    pub(crate) fn feed(&mut self, now: Now, fragment: FragmentId, input: Input, out: &mut Vec<Effect>) {
+        let Some(copy) = self.copies.get_mut(&fragment) else { return };
+        let mut fx = Effects::default();
+        copy.handle(now, input, &mut fx);
+        self.dirty.insert(fragment);
+        self.carry(now, fragment, fx, out);
+    }
+
+    /// Sends what the copies gathered during a burst of inputs.
+    pub(crate) fn flush_copies(&mut self, now: Now, out: &mut Vec<Effect>) {
+        while let Some(fragment) = self.dirty.pop_first() {
+            let Some(copy) = self.copies.get_mut(&fragment) else { continue };
+            let mut fx = Effects::default();
+            copy.flush(now, &mut fx);
+            self.carry(now, fragment, fx, out);
+        }
+    }
+
+    fn carry(&mut self, now: Now, fragment: FragmentId, fx: Effects, out: &mut Vec<Effect>) {
+        out.extend(fx.persists.into_iter().map(|p| Effect::Persist(fragment, p)));
+        for (to, msg) in fx.sends {
+            if let Some(link) = self.peers.link(to) {
+                out.push(Effect::Frame(link, Frame::Copy(fragment, msg)));
+            }
+        }
+        for (ticket, reply) in fx.replies {
+            self.replied(now, ticket, reply, out);
+        }
+        for notice in fx.notices {
+            out.push(Effect::Notice(Notice::Copy(fragment, notice)));
+        }
+        if fragment == sys_fragment() {
+            self.refresh(now);
+        }
+    }
+
+    fn replied(&mut self, now: Now, ticket: Ticket, reply: Reply, out: &mut Vec<Effect>) {
+        let Some(origin) = self.origins.remove(&ticket) else { return };
+        let (node, number) = match origin {
+            Origin::Local(number) => (None, number),
+            Origin::Remote(node, number) => (Some(node), number),
+        };
+        let Some(node) = node else {
+            let me = self.config.me;
+            let next = match reply {
+                Reply::Write(answer) => self.gateway.answered(now.mono, me, number, answer),
+                Reply::Rows(rows) => self.gateway.rows(now.mono, number, Some(rows)),
+                Reply::NotLeading => self.gateway.rows(now.mono, number, None),
+            };
+            return self.next(now, next, out);
+        };
+        let Some(link) = self.peers.link(node) else { return };
+        out.push(Effect::Frame(
+            link,
+            match reply {
+                Reply::Write(answer) => Frame::Answer(number, answer),
+                Reply::Rows(rows) => Frame::Rows(number, Some(rows)),
+                Reply::NotLeading => Frame::Rows(number, None),
+            },
+        ));
+    }
+
+    /// A message for a copy, which this node may hold or not.
+    pub(crate) fn on_copy_msg(&mut self, now: Now, from: NodeId, fragment: FragmentId, msg: Msg, out: &mut Vec<Effect>) {
+        if self.copies.contains_key(&fragment) {
+            return self.feed(now, fragment, Input::Msg(from, msg), out);
+        }
+        match msg {
+            Msg::Status(status) => {
+                let leads = self.routes.entry(fragment).or_default();
+                match status.lead {
+                    Some(lead) => leads.insert(from, lead),
+                    None => leads.remove(&from),
+                };
+            }
+            // I hold nothing of it, and so have nothing that the opener could lack.
+            Msg::Prepare { ballot } if !self.stored.contains_key(&fragment) => {
+                if let Some(link) = self.peers.link(from) {
+                    let promise = Msg::Promise { ballot, heads: Default::default(), set: Default::default() };
+                    out.push(Effect::Frame(link, Frame::Copy(fragment, promise)));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Who leads a fragment, as far as this node knows.
+    pub(crate) fn lead_of(&self, fragment: FragmentId) -> Option<(NodeId, Lead)> {
+        if let Some(copy) = self.copies.get(&fragment) {
+            return copy.leader();
+        }
+        let leads = self.routes.get(&fragment)?.iter();
+        leads.map(|(node, lead)| (*node, *lead)).max_by_key(|(_, lead)| lead.ballot)
+    }
+
+    /// Reads the system table anew if it has changed, and makes the copies that this node is to hold.
+    pub(crate) fn refresh(&mut self, now: Now) {
+        let Some(sys) = self.copies.get(&sys_fragment()) else { return };
+        let weight = sys.store().heads().weight();
+        if weight == self.sys_weight {
+            return;
+        }
+        self.sys_weight = weight;
+        let (mut roster, mut tables): (BTreeMap<NodeId, RosterEntry>, BTreeMap<String, TableDef>) = Default::default();
+        for (key, record) in sys.store().space(Space::User) {
+            let (key, Some(value)) = (&key[1..], record.live(now.wall)) else { continue };
+            if let Some(node) = schema::node_of_key(key) {
+                roster.extend(wire::decode(value).ok().map(|entry| (node, entry)));
+            } else if key.starts_with(schema::TABLE_PREFIX) {
+                tables.extend(wire::decode::<TableDef>(value).ok().map(|def| (def.name.clone(), def)));
+            }
+        }
+        (self.roster, self.tables) = (roster, tables);
+        self.make_copies(now, true);
+    }
+
+    /// Makes every copy that is on disc, that I am a founder of, or that I was invited to hold, as its table becomes known.
+    pub(crate) fn make_copies(&mut self, now: Now, live: bool) {
+        let mut make = Vec::new();
+        for def in self.tables.values() {
+            for (fragment, founders) in def.all().zip(&def.founders) {
+                let mine = founders.contains(&self.config.me)
+                    || self.stored.contains_key(&fragment)
+                    || self.invited.contains(&fragment);
+                if mine && !self.copies.contains_key(&fragment) {
+                    make.push((fragment, def.clone(), founders.clone()));
+                }
+            }
+        }
+        for (fragment, def, founders) in make {
+            self.make_copy(now, fragment, &def, founders, live);
+        }
+    }
+
+    pub(crate) fn make_copy(
+        &mut self,
+        now: Now,
+        fragment: FragmentId,
+        def: &TableDef,
+        founders: Vec<NodeId>,
+        live: bool,
+    ) {
+        let stored = self.stored.remove(&fragment);
+        let eager = live && stored.is_none() && fragment != sys_fragment();
+        let stored = stored.unwrap_or(Stored { meta: Meta::default(), store: Store::default() });
+        let config = Config {
+            fragment,
+            me: self.config.me,
+            founders,
+            ram: def.options.storage == Storage::Ram,
+            sync: def.options.durability == Durability::Sync,
+            eager,
+            opens_after: if eager { Instant(0) } else { self.started + self.config.discover_delay },
+            open_membership: fragment == sys_fragment(),
+            policy: def.options.policy.clone(),
+            timing: self.config.timing,
+            seed: self.seed(),
+            mutant: None,
+        };
+        let mut copy = Copy::new(now, config, stored.meta, stored.store);
+        // It begins with the view that the node has; what it says goes out with the next flush.
+        let mut fx = Effects::default();
+        copy.handle(now, Input::View(self.view.clone(), self.peers.dead()), &mut fx);
+        copy.handle(now, Input::Full(self.full), &mut fx);
+        for (node, lead) in self.routes.remove(&fragment).unwrap_or_default() {
+            let status = replica::Status { lead: Some(lead), heard: lead.ballot, was_in_sync: true, weight: 0 };
+            copy.handle(now, Input::Msg(node, Msg::Status(status)), &mut fx);
+        }
+        self.copies.insert(fragment, copy);
+        self.dirty.insert(fragment);
+        self.newborn.push((fragment, fx));
+    }
+
+    /// Carries out what new copies wanted to say.
+    pub(crate) fn deliver_newborn(&mut self, now: Now, out: &mut Vec<Effect>) {
+        for (fragment, fx) in std::mem::take(&mut self.newborn) {
+            self.carry(now, fragment, fx, out);
+        }
+    }
+
+    /// The simple and even placement: each fragment's leader takes in nodes until there are as many copies as wished, and
+    /// invites those that have not come yet.
+    pub(crate) fn tend_members(&mut self, now: Now, whole: bool, out: &mut Vec<Effect>) {
+        let (mut add, mut invite) = (Vec::new(), Vec::new());
+        let mut nodes: Vec<NodeId> = self.view.iter().copied().chain([self.config.me]).collect();
+        nodes.retain(|n| self.roster.contains_key(n));
+        nodes.sort_unstable();
+        for def in self.tables.values() {
+            for fragment in def.all() {
+                let Some(copy) = self.copies.get(&fragment).filter(|c| c.lead().is_some()) else { continue };
+                let seen = copy.inspect();
+                let members = seen.members.iter().filter(|(_, s)| **s != MemberStatus::Left);
+                invite.extend(
+                    members
+                        .clone()
+                        .filter(|(n, s)| **s == MemberStatus::Joining && !seen.in_sync.contains(n))
+                        .filter_map(|(n, _)| Some((self.peers.link(*n)?, fragment))),
+                );
+                if !whole || members.count() >= usize::from(def.options.copies) || nodes.is_empty() {
+                    continue;
+                }
+                let start = (def.id.0 as usize).wrapping_add(usize::from(fragment.index)) % nodes.len();
+                let order = nodes.iter().cycle().skip(start).take(nodes.len());
+                add.extend(order.copied().find(|n| !seen.members.contains_key(n)).map(|n| (fragment, n)));
+            }
+        }
+        out.extend(invite.into_iter().map(|(link, fragment)| Effect::Frame(link, Frame::Invite(fragment))));
+        for (fragment, node) in add {
+            self.feed(now, fragment, Input::AddMember(node), out);
+        }
+    }
+
+    /// The copies, for those who look.
+    pub fn copies(&self) -> impl Iterator<Item = (&FragmentId, &Copy)> {
+        self.copies.iter()
+    }
+
+    /// Answers a local client.
+    pub(crate) fn reply(&mut self, op: OpId, reply: crate::OpReply, out: &mut Vec<Effect>) {
+        out.push(Effect::Reply(op, reply));
+    }
+}

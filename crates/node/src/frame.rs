@@ -1,0 +1,43 @@
+use base::{FragmentId, NodeId};
+use replica::{Answer, Msg, Read, Request, Rows};
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+
+/// The version of the conversation between nodes. Nodes of different versions do not talk, and both say so.
+pub const PROTOCOL: u16 = 1;
+
+/// The first frame each way on a new link, inside the encrypted stream.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTOCOL`] of the speaker.
+    pub protocol: u16,
+    /// Who speaks.
+    pub node: NodeId,
+    /// Its how-manieth start.
+    pub incarnation: u64,
+    /// A label, for people.
+    pub name: String,
+    /// Where it takes connections; an unspecified IP means the one the connection came from.
+    pub listen: SocketAddr,
+    /// Its zone, if it has one.
+    pub zone: Option<String>,
+}
+
+/// What nodes say to each other on a link, after their [`Hello`]s.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Frame {
+    /// Between copies of one fragment.
+    Copy(FragmentId, Msg),
+    /// You are to hold a copy of this fragment.
+    Invite(FragmentId),
+    /// A write, to the node that leads the fragment. Answered under the same number.
+    Write(u64, FragmentId, Request),
+    /// Its answer.
+    Answer(u64, Answer),
+    /// A read, to the node that leads the fragment.
+    Read(u64, FragmentId, Read),
+    /// Its rows; `None`: I do not lead.
+    Rows(u64, Option<Vec<Rows>>),
+    /// I am stopping, on purpose.
+    Bye,
+}

@@ -1,0 +1,220 @@
+//! What local clients want, carried to whoever leads the fragment: tried again until it is known what became of it.
+
+use crate::schema::{BadTable, TableDef, TableOptions};
+use crate::status::Status;
+use base::{BranchId, FragmentId, Instant, NodeId, Span};
+use replica::{Answer, Batch, Outcome, Read, Request, Rows, SessionId};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use crate::io::OpId;
+
+/// How many operations may be under way at once.
+const OPS_MAX: usize = 20_000;
+/// An attempt that was not answered for so long is made again.
+const ATTEMPT_WAIT: Span = Span::ms(2_000);
+/// Pause before another attempt after "not I" or "busy".
+const BACKOFF: Span = Span::ms(30);
+
+/// What a local client wants.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// A conditional batch, all keys in this fragment.
+    Write(FragmentId, Batch, Span),
+    /// Rows of one fragment.
+    Read(FragmentId, Read, Span),
+    /// Make a table; `true`: it may be there already.
+    CreateTable(String, TableOptions, bool),
+    /// The definition of a table.
+    Table(String),
+    /// All tables.
+    Tables,
+    /// How things stand.
+    Status,
+}
+
+/// What a local client is told.
+#[derive(Clone, Debug)]
+pub enum OpReply {
+    /// To a write.
+    Outcome(Outcome),
+    /// To a read.
+    Rows(Vec<Rows>),
+    /// To `CreateTable` and `Table`.
+    Table(TableDef),
+    /// To `Tables`.
+    Tables(Vec<TableDef>),
+    /// To `Status`.
+    Status(Box<Status>),
+    /// It cannot be done, or not now; nothing was changed.
+    Error(ClientError),
+}
+
+/// Why an operation was not done. Nothing was changed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody in this island leads the fragment, and nobody came to within the time limit.
+    #[error("no copy of fragment {index} of table {table} answers here: its nodes are down or on the other side of a cut; see `tombolo status`")]
+    Unavailable {
+        /// Which table.
+        table: String,
+        /// Which fragment.
+        index: u16,
+    },
+    /// No such table.
+    #[error("there is no table {0:?}; `tombolo table list` shows those there are, `tombolo table create` makes one")]
+    NoTable(String),
+    /// The table is there already.
+    #[error("table {0:?} is there already; nothing was changed")]
+    TableExists(String),
+    /// The table is there, but otherwise.
+    #[error(transparent)]
+    BadTable(#[from] BadTable),
+    /// Too much is under way.
+    #[error("more than {OPS_MAX} operations are under way on this node; wait for some to end")]
+    Overloaded,
+    /// The node is stopping.
+    #[error("this node is stopping")]
+    Stopping,
+}
+
+/// An operation on its way.
+pub(crate) struct Pending {
+    pub op: OpId,
+    pub fragment: FragmentId,
+    pub what: What,
+    pub deadline: Instant,
+    /// To whom, since when.
+    pub attempt: Option<(NodeId, Instant)>,
+    pub not_before: Instant,
+}
+
+pub(crate) enum What {
+    Write { batch: Batch, branches: Vec<BranchId> },
+    Read(Read),
+}
+
+/// All operations under way, by number. Numbers of writes name them for ever within this node's session.
+pub(crate) struct Gateway {
+    pub session: SessionId,
+    next: u64,
+    pub pending: BTreeMap<u64, Pending>,
+}
+
+/// What to do after an answer.
+pub(crate) enum Next {
+    /// It is over.
+    Done(OpId, OpReply),
+    /// Try again soon.
+    Retry,
+    /// The leader leads under this branch: try again at once.
+    Moved(FragmentId, NodeId, BranchId),
+    /// Nobody waits for it.
+    Nothing,
+}
+
+impl Gateway {
+    pub(crate) fn new(session: SessionId) -> Gateway {
+        Gateway { session, next: 1, pending: BTreeMap::new() }
+    }
+
+    /// Takes an operation in; its number, or `None` when there are too many.
+    pub(crate) fn begin(&mut self, now: Instant, op: OpId, fragment: FragmentId, what: What, wait: Span) -> Option<u64> {
+        if self.pending.len() >= OPS_MAX {
+            return None;
+        }
+        let number = self.next;
+        self.next += 1;
+        let deadline = now + wait;
+        self.pending.insert(number, Pending { op, fragment, what, deadline, attempt: None, not_before: now });
+        Some(number)
+    }
+
+    /// The next attempt at a write, listing the branch before it is sent there; `None` for reads and the finished.
+    pub(crate) fn request(&mut self, number: u64, branch: BranchId) -> Option<Request> {
+        let (session, done_through) = (self.session, *self.pending.first_key_value()?.0);
+        let What::Write { batch, branches } = &mut self.pending.get_mut(&number)?.what else { return None };
+        branches.retain(|b| *b != branch);
+        branches.push(branch);
+        Some(Request { session, number, done_through, branches: branches.clone(), batch: batch.clone() })
+    }
+
+    /// A leader's answer to an attempt at a write.
+    pub(crate) fn answered(&mut self, now: Instant, from: NodeId, number: u64, answer: Answer) -> Next {
+        let Some(pending) = self.pending.get_mut(&number) else { return Next::Nothing };
+        let What::Write { branches, .. } = &pending.what else { return Next::Nothing };
+        let fragment = pending.fragment;
+        match answer {
+            // A refusal counts only from the branch that the list names last [R5].
+            Answer::Outcome(Outcome::Failed(_), branch) if branches.last() != Some(&branch) => Next::Nothing,
+            Answer::Outcome(outcome, _) => self.end(number, OpReply::Outcome(outcome)),
+            Answer::Moved(branch) => {
+                pending.attempt = None;
+                Next::Moved(fragment, from, branch)
+            }
+            Answer::NotLeading | Answer::Busy => {
+                (pending.attempt, pending.not_before) = (None, now + BACKOFF);
+                Next::Retry
+            }
+        }
+    }
+
+    pub(crate) fn rows(&mut self, now: Instant, number: u64, rows: Option<Vec<Rows>>) -> Next {
+        let Some(pending) = self.pending.get_mut(&number) else { return Next::Nothing };
+        match rows {
+            Some(rows) => self.end(number, OpReply::Rows(rows)),
+            None => {
+                (pending.attempt, pending.not_before) = (None, now + BACKOFF);
+                Next::Retry
+            }
+        }
+    }
+
+    fn end(&mut self, number: u64, reply: OpReply) -> Next {
+        match self.pending.remove(&number) {
+            Some(pending) => Next::Done(pending.op, reply),
+            None => Next::Nothing,
+        }
+    }
+
+    /// Nobody waits any more. What was sent may still be done: it keeps its number, so that the session does not call it
+    /// finished before its time is over.
+    pub(crate) fn forget(&mut self, op: OpId) {
+        self.pending.retain(|_, p| p.op != op || p.attempt.is_some());
+    }
+
+    /// Attempts on their way to a node whose link broke are made again.
+    pub(crate) fn lost(&mut self, node: NodeId) {
+        for pending in self.pending.values_mut().filter(|p| p.attempt.is_some_and(|(to, _)| to == node)) {
+            pending.attempt = None;
+        }
+    }
+
+    /// The numbers to try now.
+    pub(crate) fn due(&mut self, now: Instant) -> Vec<u64> {
+        let due = |p: &Pending| match p.attempt {
+            None => now >= p.not_before,
+            Some((_, since)) => now - since > ATTEMPT_WAIT,
+        };
+        self.pending.iter().filter(|(_, p)| due(p)).map(|(number, _)| *number).collect()
+    }
+
+    /// Those whose time is over: unknown if a write was ever sent, else not done.
+    pub(crate) fn expired(&mut self, now: Instant) -> Vec<(OpId, FragmentId, Option<Outcome>)> {
+        let late: Vec<u64> = self.pending.iter().filter(|(_, p)| now >= p.deadline).map(|(n, _)| *n).collect();
+        let late = late.into_iter().filter_map(|n| self.pending.remove(&n));
+        late.map(|p| {
+            let sent = matches!(&p.what, What::Write { branches, .. } if !branches.is_empty());
+            (p.op, p.fragment, sent.then_some(Outcome::Unknown))
+        })
+        .collect()
+    }
+
+    pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
+        if self.pending.is_empty() {
+            return None;
+        }
+        let waiting = self.pending.values().any(|p| p.attempt.is_none());
+        Some(now + if waiting { BACKOFF } else { Span::ms(250) })
+    }
+}

@@ -1,0 +1,102 @@
+use crate::frame::{Frame, Hello};
+use crate::gateway::{Op, OpReply};
+use base::{FragmentId, NodeId};
+use bytes::Bytes;
+use replica::Persist;
+use std::net::SocketAddr;
+
+/// Names one connection of this process's life.
+pub type LinkId = u64;
+/// Names one operation of a local client.
+pub type OpId = u64;
+
+/// What happens to a node.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The deadline has passed, or may have.
+    Tick,
+    /// A unicast datagram.
+    Datagram(SocketAddr, Bytes),
+    /// A multicast datagram.
+    Beacon(SocketAddr, Bytes),
+    /// A link stands, both sides have said hello.
+    Linked {
+        /// Its name.
+        link: LinkId,
+        /// We dialled.
+        dialled: bool,
+        /// The other end.
+        addr: SocketAddr,
+        /// What it said.
+        hello: Hello,
+    },
+    /// A link is gone.
+    Unlinked(LinkId),
+    /// Dialling failed; `refused`: the machine answered, and nobody listens there.
+    DialFailed {
+        /// What was dialled.
+        addr: SocketAddr,
+        /// Nobody listens there.
+        refused: bool,
+    },
+    /// The dialled address is our own.
+    Myself(SocketAddr),
+    /// A frame from the other end of a link.
+    Frame(LinkId, Frame),
+    /// All batches of this fragment up to this mark are on disc.
+    Durable(FragmentId, u64),
+    /// A local client wants something.
+    Op(OpId, Op),
+    /// A local client no longer waits.
+    Forget(OpId),
+    /// The disc is nearly full, or no longer.
+    Full(bool),
+    /// Stop cleanly.
+    Stop,
+}
+
+/// What a node wants done. Nothing has to wait for anything else in one list: what must be durable first is held back
+/// inside until [`Input::Durable`].
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Write to disc, in order.
+    Persist(FragmentId, Persist),
+    /// Send on a link.
+    Frame(LinkId, Frame),
+    /// Send a datagram.
+    Datagram(SocketAddr, Vec<u8>),
+    /// Call out on every interface.
+    Multicast(Vec<u8>),
+    /// Connect.
+    Dial(SocketAddr),
+    /// Close a link.
+    Close(LinkId),
+    /// Answer a local client.
+    Reply(OpId, OpReply),
+    /// Tell whoever listens.
+    Notice(Notice),
+    /// Everything is done: exit.
+    Stopped,
+}
+
+/// What happened, for log lines, metrics, events and subscribers: the one source of all of them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// A node entered the view.
+    MemberJoin(NodeId, String),
+    /// A node left the view; `true`: it said goodbye.
+    MemberLeave(NodeId, String, bool),
+    /// The island changed: state, and why.
+    Island(&'static str, String),
+    /// A copy here has something to tell.
+    Copy(FragmentId, replica::Notice),
+    /// The first peer answered, or nobody did: the node takes part from here on.
+    Ready {
+        /// How many peers were found.
+        peers: usize,
+    },
+    /// A node of our group speaks another protocol version.
+    WrongProtocol(SocketAddr, u16),
+    /// Another node has our node id: a data directory was copied.
+    Twin(SocketAddr),
+}

@@ -1,0 +1,731 @@
+use crate::frame::{Frame, Hello, PROTOCOL};
+use crate::gateway::{ClientError, Gateway, Next, Op, OpReply, What};
+use crate::io::{Effect, Input, LinkId, Notice, OpId};
+use crate::peers::Peers;
+use crate::schema::{self, TableDef, TableOptions, sys_fragment, sys_table};
+use base::{FragmentId, Instant, NodeId, Now, Span};
+use discovery::{Beacon, Discovery};
+use membership::{Identity, Island, RosterEntry, RosterStatus, Swim, island};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use replica::{Batch, Check, Copy, Lead, Outcome, SessionId, Stored, Ticket, Timing, Write};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use wire::{Header, Keys, Kind, Opened, ReplayWindow, Verdict};
+
+/// A node is marked lost no earlier than this after it left the view.
+const LOST_AFTER: Span = Span::ms(10_000);
+/// How often the node looks after its slow duties.
+const CHORES: Span = Span::ms(1_000);
+/// How long a clean stop may take before the node just goes.
+const STOP_WAIT: Span = Span::ms(2_000);
+/// Operations of the node itself, not of a client, have this bit.
+const INTERNAL: OpId = 1 << 63;
+
+/// What a node is told when it is made.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Who I am.
+    pub me: NodeId,
+    /// My how-manieth start.
+    pub incarnation: u64,
+    /// My name.
+    pub name: String,
+    /// My group.
+    pub group: String,
+    /// Where others reach me, TCP and UDP.
+    pub advertise: SocketAddr,
+    /// My zone.
+    pub zone: Option<String>,
+    /// Keys of the cookie and group.
+    pub keys: Keys,
+    /// Addresses to try for ever.
+    pub join: Vec<SocketAddr>,
+    /// How long to look for peers before taking part alone.
+    pub discover_delay: Span,
+    /// Waits of the copies.
+    pub timing: Timing,
+    /// Of all random choices.
+    pub seed: u64,
+}
+
+/// Who waits for a copy's answer.
+pub(crate) enum Origin {
+    Local(u64),
+    Remote(NodeId, u64),
+}
+
+/// One node. See the crate's documentation.
+pub struct Node {
+    pub(crate) config: Config,
+    pub(crate) started: Instant,
+    pub(crate) discovery: Discovery,
+    swim: Swim,
+    replay: ReplayWindow,
+    pub(crate) peers: Peers,
+    pub(crate) view: BTreeSet<NodeId>,
+    pub(crate) gateway: Gateway,
+    pub(crate) copies: BTreeMap<FragmentId, Copy>,
+    pub(crate) stored: BTreeMap<FragmentId, Stored>,
+    pub(crate) invited: BTreeSet<FragmentId>,
+    pub(crate) routes: BTreeMap<FragmentId, BTreeMap<NodeId, Lead>>,
+    pub(crate) origins: BTreeMap<Ticket, Origin>,
+    pub(crate) dirty: BTreeSet<FragmentId>,
+    pub(crate) newborn: Vec<(FragmentId, replica::Effects)>,
+    pub(crate) roster: BTreeMap<NodeId, RosterEntry>,
+    pub(crate) tables: BTreeMap<String, TableDef>,
+    pub(crate) sys_weight: u64,
+    creating: BTreeMap<OpId, (String, TableOptions, bool)>,
+    ready: bool,
+    counter: u64,
+    tickets: Ticket,
+    internal: OpId,
+    entered: Option<OpId>,
+    out_since: BTreeMap<NodeId, Instant>,
+    said: Option<(&'static str, String)>,
+    chores_at: Instant,
+    stopping: Option<(Instant, OpId)>,
+    pub(crate) full: bool,
+    rng: StdRng,
+}
+
+impl Node {
+    /// A node with what its disc holds. It takes part after the first input.
+    pub fn new(now: Now, config: Config, stored: BTreeMap<FragmentId, Stored>) -> Node {
+        let identity = Identity::first(config.me, config.advertise, config.incarnation);
+        let session = SessionId { node: config.me, incarnation: config.incarnation };
+        let mut rng = StdRng::seed_from_u64(config.seed);
+        let mut node = Node {
+            started: now.mono,
+            discovery: Discovery::new(now.mono, config.me, &config.join, rng.random()),
+            swim: Swim::new(identity, rng.random()),
+            replay: ReplayWindow::default(),
+            peers: Peers::default(),
+            view: BTreeSet::new(),
+            gateway: Gateway::new(session),
+            copies: BTreeMap::new(),
+            stored,
+            invited: BTreeSet::new(),
+            routes: BTreeMap::new(),
+            origins: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            newborn: Vec::new(),
+            roster: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            sys_weight: 0,
+            creating: BTreeMap::new(),
+            ready: false,
+            counter: 0,
+            tickets: 0,
+            internal: INTERNAL,
+            entered: None,
+            out_since: BTreeMap::new(),
+            said: None,
+            chores_at: now.mono,
+            stopping: None,
+            full: false,
+            rng,
+            config,
+        };
+        let me = node.config.me;
+        node.make_copy(now, sys_fragment(), &sys_table(), vec![me], false);
+        node.sys_weight = u64::MAX;
+        node.refresh_at_start(now);
+        node
+    }
+
+    /// Tables known from disc get their copies before the first packet: a copy that exists must answer for itself.
+    fn refresh_at_start(&mut self, now: Now) {
+        self.refresh(now);
+        self.make_copies(now, false);
+    }
+
+    /// A random number from the node's own generator.
+    pub(crate) fn seed(&mut self) -> u64 {
+        self.rng.random()
+    }
+
+    /// The hello that this node says on every link.
+    pub fn hello(&self) -> Hello {
+        Hello {
+            protocol: PROTOCOL,
+            node: self.config.me,
+            incarnation: self.config.incarnation,
+            name: self.config.name.clone(),
+            listen: self.config.advertise,
+            zone: self.config.zone.clone(),
+        }
+    }
+
+    /// The roster as last read.
+    pub(crate) fn roster(&self) -> &BTreeMap<NodeId, RosterEntry> {
+        &self.roster
+    }
+
+    /// The tables as last read.
+    pub(crate) fn tables(&self) -> &BTreeMap<String, TableDef> {
+        &self.tables
+    }
+
+    pub(crate) fn island(&self, now: Now) -> Island {
+        island(self.config.me, &self.peers.view(now.mono), &self.roster)
+    }
+
+    /// Takes one input. Call [`Node::flush`] after each burst.
+    pub fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
+        match input {
+            Input::Tick => self.tick(now, out),
+            Input::Datagram(from, bytes) => self.on_datagram(now, from, &bytes, out),
+            Input::Beacon(from, bytes) => self.on_beacon(now, from, &bytes, out),
+            Input::Linked { link, dialled, addr, hello } => self.on_linked(now, link, dialled, addr, hello, out),
+            Input::Unlinked(link) => self.on_unlinked(now, link, out),
+            Input::DialFailed { addr, refused } => {
+                if refused {
+                    self.peers.refused(addr);
+                }
+                self.discover(now, discovery::Input::Failed(addr), out);
+                self.update_view(now, out);
+            }
+            Input::Myself(addr) => self.discover(now, discovery::Input::Myself(addr), out),
+            Input::Frame(link, frame) => {
+                if let Some(from) = self.peers.node(link) {
+                    self.on_frame(now, from, frame, out);
+                }
+            }
+            Input::Durable(fragment, mark) => self.feed(now, fragment, replica::Input::Durable(mark), out),
+            Input::Op(op, what) => self.on_op(now, op, what, out),
+            Input::Forget(op) => {
+                self.creating.remove(&op);
+                self.gateway.forget(op);
+            }
+            Input::Full(full) => {
+                self.full = full;
+                let all: Vec<FragmentId> = self.copies.keys().copied().collect();
+                all.into_iter().for_each(|f| self.feed(now, f, replica::Input::Full(full), out));
+            }
+            Input::Stop => self.stop(now, out),
+        }
+        self.deliver_newborn(now, out);
+    }
+
+    /// Ends a burst: copies send what they gathered, clients' operations go where they can.
+    pub fn flush(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.attempt_due(now, out);
+        self.flush_copies(now, out);
+    }
+
+    /// When to call with [`Input::Tick`] at the latest.
+    pub fn deadline(&self, now: Instant) -> Instant {
+        let all = [
+            Some(self.chores_at),
+            self.discovery.deadline(),
+            self.swim.deadline(),
+            self.peers.deadline(now),
+            self.gateway.deadline(now),
+            self.copies.values().filter_map(Copy::deadline).min(),
+        ];
+        all.into_iter().flatten().min().unwrap_or(now + CHORES)
+    }
+
+    fn tick(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.discover(now, discovery::Input::Tick, out);
+        self.swim(now, membership::Input::Tick, out);
+        self.update_view(now, out);
+        let due = |c: &Copy| c.deadline().is_some_and(|at| at <= now.mono);
+        let due: Vec<FragmentId> = self.copies.iter().filter(|(_, c)| due(c)).map(|(f, _)| *f).collect();
+        for fragment in due {
+            self.feed(now, fragment, replica::Input::Tick, out);
+        }
+        for (op, fragment, outcome) in self.gateway.expired(now.mono) {
+            let reply = match outcome {
+                Some(outcome) => OpReply::Outcome(outcome),
+                None => OpReply::Error(self.unavailable(fragment)),
+            };
+            self.finish(now, op, reply, out);
+        }
+        if now.mono >= self.chores_at {
+            self.chores_at = now.mono + CHORES;
+            self.chores(now, out);
+        }
+    }
+
+    fn unavailable(&self, fragment: FragmentId) -> ClientError {
+        let def = self.tables.values().find(|def| def.id == fragment.table);
+        let table = def.map_or_else(|| "sys".to_string(), |def| def.name.clone());
+        ClientError::Unavailable { table, index: fragment.index }
+    }
+
+    /// What is done about once a second.
+    fn chores(&mut self, now: Now, out: &mut Vec<Effect>) {
+        if !self.ready && (now.mono - self.started >= self.config.discover_delay || !self.view.is_empty()) {
+            self.ready = true;
+            out.push(Effect::Notice(Notice::Ready { peers: self.view.len() }));
+        }
+        if self.stopping.is_some_and(|(at, _)| now.mono - at > STOP_WAIT) {
+            return self.leave(now, out);
+        }
+        self.make_copies(now, true);
+        let island = self.island(now);
+        if let Island::Partitioned(missing) = &island {
+            // The missing are looked for for ever, wherever the roster last knew them.
+            let addrs: Vec<_> = missing.iter().filter_map(|n| Some((*n, self.roster.get(n)?.addr))).collect();
+            for (node, addr) in addrs {
+                self.discover(now, discovery::Input::Found(node, addr), out);
+            }
+        }
+        let whole = island != Island::Solo && !matches!(island, Island::Partitioned(_));
+        self.discover(now, discovery::Input::Whole(whole), out);
+        self.say_island(&island, out);
+        self.enter_roster(now, out);
+        self.mark_lost(now, out);
+        self.tend_members(now, !matches!(island, Island::Partitioned(_)), out);
+    }
+
+    fn say_island(&mut self, island: &Island, out: &mut Vec<Effect>) {
+        let now = (island.name(), self.why(island));
+        if self.said.as_ref() != Some(&now) {
+            out.push(Effect::Notice(Notice::Island(now.0, now.1.clone())));
+            self.said = Some(now);
+        }
+    }
+
+    /// Writes this node's own line in the roster when it is not as it should be.
+    fn enter_roster(&mut self, now: Now, out: &mut Vec<Effect>) {
+        if !self.ready || self.stopping.is_some() || self.entered.is_some() || self.lead_of(sys_fragment()).is_none() {
+            return;
+        }
+        let entry = self.entry(RosterStatus::Up);
+        if self.roster.get(&self.config.me) != Some(&entry) {
+            self.entered = Some(self.put_internal(now, self.config.me, &entry, Vec::new(), out));
+        }
+    }
+
+    fn entry(&self, status: RosterStatus) -> RosterEntry {
+        RosterEntry {
+            name: self.config.name.clone(),
+            addr: self.config.advertise,
+            zone: self.config.zone.clone(),
+            incarnation: self.config.incarnation,
+            status,
+        }
+    }
+
+    /// The leader of the system table notes who has been away for long.
+    fn mark_lost(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let up = |e: &RosterEntry| e.status == RosterStatus::Up;
+        let away: Vec<NodeId> = self
+            .roster
+            .iter()
+            .filter(|(n, e)| **n != self.config.me && up(e) && !self.view.contains(n))
+            .map(|(n, _)| *n)
+            .collect();
+        self.out_since.retain(|n, _| away.contains(n));
+        for node in &away {
+            self.out_since.entry(*node).or_insert(now.mono);
+        }
+        if self.copies.get(&sys_fragment()).is_none_or(|c| c.lead().is_none()) {
+            return;
+        }
+        let late = |n: &&NodeId| self.out_since.get(n).is_some_and(|since| now.mono - *since >= LOST_AFTER);
+        let late: Vec<NodeId> = away.iter().filter(late).copied().collect();
+        for node in late {
+            let Some(entry) = self.roster.get(&node).cloned() else { continue };
+            let stored = [&[replica::Space::User as u8][..], &schema::node_key(node)].concat();
+            let version = self.copies.get(&sys_fragment()).and_then(|c| c.store().get(&stored)).map(|r| r.version);
+            let Some(version) = version else { continue };
+            let check = vec![Check::AtVersion(schema::node_key(node), version)];
+            self.out_since.insert(node, now.mono);
+            let entry = RosterEntry { status: RosterStatus::Lost, ..entry };
+            self.put_internal(now, node, &entry, check, out);
+        }
+    }
+
+    fn put_internal(
+        &mut self,
+        now: Now,
+        node: NodeId,
+        entry: &RosterEntry,
+        checks: Vec<Check>,
+        out: &mut Vec<Effect>,
+    ) -> OpId {
+        self.internal += 1;
+        let op = self.internal;
+        let value = wire::encode(entry).unwrap_or_default();
+        let writes = vec![Write::Put { key: schema::node_key(node), value, ttl_ms: None }];
+        let batch = Batch { checks, writes, sync: true };
+        self.on_op(now, op, Op::Write(sys_fragment(), batch, Span::ms(5_000)), out);
+        op
+    }
+
+    // ---- links, packets and the view ----
+
+    fn on_linked(
+        &mut self,
+        now: Now,
+        link: LinkId,
+        dialled: bool,
+        addr: SocketAddr,
+        hello: Hello,
+        out: &mut Vec<Effect>,
+    ) {
+        let node = hello.node;
+        if node == self.config.me {
+            out.push(Effect::Close(link));
+            if hello.incarnation != self.config.incarnation {
+                out.push(Effect::Notice(Notice::Twin(addr)));
+            }
+            return;
+        }
+        if hello.protocol != PROTOCOL {
+            out.push(Effect::Notice(Notice::WrongProtocol(addr, hello.protocol)));
+            return out.push(Effect::Close(link));
+        }
+        let listen = reachable(hello.listen, addr);
+        let identity = Identity::first(node, listen, hello.incarnation);
+        let (close, restarted) = self.peers.linked(self.config.me, link, dialled, listen, hello);
+        out.extend(close.into_iter().map(Effect::Close));
+        if restarted && self.view.contains(&node) {
+            // Whoever it was before is gone: its copies begin anew.
+            let mut without = self.view.clone();
+            without.remove(&node);
+            self.show_view(now, without, out);
+        }
+        self.discover(now, discovery::Input::Linked(node, if dialled { addr } else { listen }), out);
+        self.discover(now, discovery::Input::Found(node, listen), out);
+        self.swim(now, membership::Input::Found(identity), out);
+        self.update_view(now, out);
+        if !self.ready {
+            self.chores_at = now.mono;
+        }
+    }
+
+    fn on_unlinked(&mut self, now: Now, link: LinkId, out: &mut Vec<Effect>) {
+        if let Some(node) = self.peers.unlinked(now.mono, link) {
+            self.gateway.lost(node);
+            self.discover(now, discovery::Input::Unlinked(node), out);
+            self.update_view(now, out);
+        }
+    }
+
+    fn on_frame(&mut self, now: Now, from: NodeId, frame: Frame, out: &mut Vec<Effect>) {
+        match frame {
+            Frame::Copy(fragment, msg) => self.on_copy_msg(now, from, fragment, msg, out),
+            Frame::Invite(fragment) => {
+                if self.invited.insert(fragment) {
+                    self.make_copies(now, true);
+                }
+            }
+            Frame::Write(number, fragment, request) => {
+                let ticket = self.ticket(Origin::Remote(from, number));
+                if self.copies.contains_key(&fragment) {
+                    return self.feed(now, fragment, replica::Input::Write(ticket, request), out);
+                }
+                self.origins.remove(&ticket);
+                self.to(from, Frame::Answer(number, replica::Answer::NotLeading), out);
+            }
+            Frame::Read(number, fragment, read) => {
+                let ticket = self.ticket(Origin::Remote(from, number));
+                if self.copies.contains_key(&fragment) {
+                    return self.feed(now, fragment, replica::Input::Read(ticket, read), out);
+                }
+                self.origins.remove(&ticket);
+                self.to(from, Frame::Rows(number, None), out);
+            }
+            Frame::Answer(number, answer) => {
+                let next = self.gateway.answered(now.mono, from, number, answer);
+                self.next(now, next, out);
+            }
+            Frame::Rows(number, rows) => {
+                let next = self.gateway.rows(now.mono, number, rows);
+                self.next(now, next, out);
+            }
+            Frame::Bye => {
+                self.peers.bye(from);
+                self.update_view(now, out);
+            }
+        }
+    }
+
+    fn to(&self, node: NodeId, frame: Frame, out: &mut Vec<Effect>) {
+        out.extend(self.peers.link(node).map(|link| Effect::Frame(link, frame)));
+    }
+
+    fn ticket(&mut self, origin: Origin) -> Ticket {
+        self.tickets += 1;
+        self.origins.insert(self.tickets, origin);
+        self.tickets
+    }
+
+    /// Opens and judges a packet; foreign and replayed ones are silence.
+    fn opened(&mut self, now: Now, kind: Kind, from: SocketAddr, bytes: &[u8], out: &mut Vec<Effect>) -> Option<(Header, Vec<u8>)> {
+        match wire::open(&self.config.keys, kind, bytes) {
+            Opened::Ours(header, payload) => {
+                let fresh = header.node != self.config.me && self.replay.judge(now.wall, &header) == Verdict::Fresh;
+                fresh.then_some((header, payload))
+            }
+            Opened::Foreign => {
+                self.discover(now, discovery::Input::Foreign(from), out);
+                None
+            }
+            Opened::Malformed => None,
+        }
+    }
+
+    fn on_datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8], out: &mut Vec<Effect>) {
+        if let Some((_, payload)) = self.opened(now, Kind::Swim, from, bytes, out) {
+            self.swim(now, membership::Input::Datagram(payload), out);
+            self.update_view(now, out);
+        }
+    }
+
+    fn on_beacon(&mut self, now: Now, from: SocketAddr, bytes: &[u8], out: &mut Vec<Effect>) {
+        if let Some((header, payload)) = self.opened(now, Kind::Beacon, from, bytes, out)
+            && let Ok(beacon) = wire::decode::<Beacon>(&payload)
+        {
+            let found = discovery::Input::Found(header.node, reachable(beacon.listen, from));
+            self.discover(now, found, out);
+        }
+    }
+
+    fn seal(&mut self, now: Now, kind: Kind, payload: &[u8]) -> Vec<u8> {
+        self.counter += 1;
+        let header = Header {
+            node: self.config.me,
+            incarnation: self.config.incarnation,
+            counter: self.counter,
+            sent: now.wall,
+        };
+        let nonce: [u8; 24] = self.rng.random();
+        wire::seal(&self.config.keys, kind, &header, payload, nonce)
+    }
+
+    fn discover(&mut self, now: Now, input: discovery::Input, out: &mut Vec<Effect>) {
+        let mut effects = Vec::new();
+        self.discovery.handle(now.mono, input, &mut effects);
+        for effect in effects {
+            match effect {
+                discovery::Effect::Dial(addr) => out.push(Effect::Dial(addr)),
+                discovery::Effect::Beacon => {
+                    let payload = wire::encode(&Beacon { listen: self.config.advertise }).unwrap_or_default();
+                    let packet = self.seal(now, Kind::Beacon, &payload);
+                    out.push(Effect::Multicast(packet));
+                }
+            }
+        }
+    }
+
+    fn swim(&mut self, now: Now, input: membership::Input, out: &mut Vec<Effect>) {
+        let mut effects = Vec::new();
+        self.swim.handle(now.mono, input, &mut effects);
+        for effect in effects {
+            match effect {
+                membership::Effect::Send(to, data) => {
+                    let packet = self.seal(now, Kind::Swim, &data);
+                    out.push(Effect::Datagram(to.addr, packet));
+                }
+                membership::Effect::Up(node) => {
+                    self.peers.swim(node, true);
+                }
+                membership::Effect::Down(node) => {
+                    out.extend(self.peers.swim(node, false).into_iter().map(Effect::Close));
+                }
+            }
+        }
+    }
+
+    fn update_view(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let view = self.peers.view(now.mono);
+        if view != self.view {
+            self.show_view(now, view, out);
+            // The island may have changed: say so soon, not at the next round.
+            self.chores_at = now.mono;
+        }
+    }
+
+    fn show_view(&mut self, now: Now, view: BTreeSet<NodeId>, out: &mut Vec<Effect>) {
+        for node in view.difference(&self.view) {
+            out.push(Effect::Notice(Notice::MemberJoin(*node, self.name_of(*node))));
+        }
+        let dead = self.peers.dead();
+        for node in self.view.difference(&view) {
+            let bye = self.peers.get(*node).is_some_and(|p| p.bye);
+            out.push(Effect::Notice(Notice::MemberLeave(*node, self.name_of(*node), bye)));
+            self.routes.values_mut().for_each(|leads| {
+                leads.remove(node);
+            });
+            self.gateway.lost(*node);
+        }
+        self.view = view.clone();
+        let all: Vec<FragmentId> = self.copies.keys().copied().collect();
+        for fragment in all {
+            self.feed(now, fragment, replica::Input::View(view.clone(), dead.clone()), out);
+        }
+    }
+
+    // ---- local clients ----
+
+    fn on_op(&mut self, now: Now, op: OpId, what: Op, out: &mut Vec<Effect>) {
+        if self.stopping.is_some() && op & INTERNAL == 0 {
+            return self.reply(op, OpReply::Error(ClientError::Stopping), out);
+        }
+        let (fragment, what, wait) = match what {
+            Op::Write(fragment, batch, wait) => {
+                if let Err(refusal) = batch.validate() {
+                    return self.reply(op, OpReply::Outcome(Outcome::Failed(refusal)), out);
+                }
+                (fragment, What::Write { batch, branches: Vec::new() }, wait)
+            }
+            Op::Read(fragment, read, wait) => (fragment, What::Read(read), wait),
+            Op::CreateTable(name, options, may_exist) => return self.create(now, op, name, options, may_exist, out),
+            Op::Table(name) => {
+                let reply = match self.tables.get(&name) {
+                    Some(def) => OpReply::Table(def.clone()),
+                    None => OpReply::Error(ClientError::NoTable(name)),
+                };
+                return self.reply(op, reply, out);
+            }
+            Op::Tables => return self.reply(op, OpReply::Tables(self.tables.values().cloned().collect()), out),
+            Op::Status => return self.reply(op, OpReply::Status(Box::new(self.status(now))), out),
+        };
+        match self.gateway.begin(now.mono, op, fragment, what, wait) {
+            Some(number) => self.attempt(now, number, out),
+            None => self.reply(op, OpReply::Error(ClientError::Overloaded), out),
+        }
+    }
+
+    fn create(
+        &mut self,
+        now: Now,
+        op: OpId,
+        name: String,
+        options: TableOptions,
+        may_exist: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Err(bad) = schema::validate(&name, &options) {
+            return self.reply(op, OpReply::Error(bad.into()), out);
+        }
+        if let Some(def) = self.tables.get(&name).cloned() {
+            let error = OpReply::Error(ClientError::TableExists(name));
+            return self.reply(op, if may_exist { OpReply::Table(def) } else { error }, out);
+        }
+        let nodes = self.view.iter().copied().chain([self.config.me]).collect();
+        let def = TableDef::new(&name, options.clone(), nodes);
+        let key = schema::table_key(&name);
+        let value = wire::encode(&def).unwrap_or_default();
+        let checks = vec![Check::Absent(key.clone())];
+        let batch = Batch { checks, writes: vec![Write::Put { key, value, ttl_ms: None }], sync: true };
+        self.creating.insert(op, (name, options, may_exist));
+        let what = What::Write { batch, branches: Vec::new() };
+        match self.gateway.begin(now.mono, op, sys_fragment(), what, Span::ms(10_000)) {
+            Some(number) => self.attempt(now, number, out),
+            None => self.finish(now, op, OpReply::Error(ClientError::Overloaded), out),
+        }
+    }
+
+    /// An operation has ended: its client is told, unless the node itself asked or there is a second half to it.
+    fn finish(&mut self, now: Now, op: OpId, reply: OpReply, out: &mut Vec<Effect>) {
+        if self.stopping.is_some_and(|(_, last)| last == op) {
+            return self.leave(now, out);
+        }
+        if self.entered == Some(op) {
+            self.entered = None;
+        }
+        if op & INTERNAL != 0 {
+            return;
+        }
+        let Some((name, _, may_exist)) = self.creating.remove(&op) else { return self.reply(op, reply, out) };
+        self.refresh(now);
+        let reply = match (reply, self.tables.get(&name)) {
+            (OpReply::Outcome(Outcome::Done { .. }), Some(def)) => OpReply::Table(def.clone()),
+            (OpReply::Outcome(Outcome::Failed(_)), Some(def)) if may_exist => OpReply::Table(def.clone()),
+            (OpReply::Outcome(Outcome::Failed(_)), _) => OpReply::Error(ClientError::TableExists(name)),
+            (OpReply::Outcome(Outcome::Done { .. }), None) => OpReply::Outcome(Outcome::Unknown),
+            (other, _) => other,
+        };
+        self.reply(op, reply, out);
+    }
+
+    pub(crate) fn next(&mut self, now: Now, next: Next, out: &mut Vec<Effect>) {
+        match next {
+            Next::Done(op, reply) => self.finish(now, op, reply, out),
+            Next::Moved(fragment, node, branch) => {
+                if let Some(lead) = self.routes.get_mut(&fragment).and_then(|leads| leads.get_mut(&node)) {
+                    lead.branch = branch;
+                }
+            }
+            Next::Retry | Next::Nothing => {}
+        }
+    }
+
+    fn attempt_due(&mut self, now: Now, out: &mut Vec<Effect>) {
+        for number in self.gateway.due(now.mono) {
+            self.attempt(now, number, out);
+        }
+    }
+
+    /// Sends an operation to whoever leads its fragment now.
+    fn attempt(&mut self, now: Now, number: u64, out: &mut Vec<Effect>) {
+        let Some(fragment) = self.gateway.pending.get(&number).map(|p| p.fragment) else { return };
+        let Some((leader, lead)) = self.lead_of(fragment) else {
+            if let Some(pending) = self.gateway.pending.get_mut(&number) {
+                pending.attempt = None;
+            }
+            return;
+        };
+        let request = self.gateway.request(number, lead.branch);
+        let Some(pending) = self.gateway.pending.get_mut(&number) else { return };
+        pending.attempt = Some((leader, now.mono));
+        let read = match &pending.what {
+            What::Read(read) => Some(read.clone()),
+            What::Write { .. } => None,
+        };
+        if leader == self.config.me {
+            let ticket = self.ticket(Origin::Local(number));
+            let input = match (request, read) {
+                (Some(request), _) => replica::Input::Write(ticket, request),
+                (None, Some(read)) => replica::Input::Read(ticket, read),
+                (None, None) => return,
+            };
+            return self.feed(now, fragment, input, out);
+        }
+        match (request, read) {
+            (Some(request), _) => self.to(leader, Frame::Write(number, fragment, request), out),
+            (None, Some(read)) => self.to(leader, Frame::Read(number, fragment, read), out),
+            (None, None) => {}
+        }
+    }
+
+    // ---- stopping ----
+
+    /// A clean stop: first the roster learns that it is planned.
+    fn stop(&mut self, now: Now, out: &mut Vec<Effect>) {
+        if self.stopping.is_some() {
+            return;
+        }
+        // The next internal operation is the last one.
+        self.stopping = Some((now.mono, self.internal + 1));
+        if self.lead_of(sys_fragment()).is_none() {
+            return self.leave(now, out);
+        }
+        let entry = self.entry(RosterStatus::Stopped);
+        self.put_internal(now, self.config.me, &entry, Vec::new(), out);
+    }
+
+    /// Then every branch led here ends, so that others can tell how; then goodbye.
+    fn leave(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let all: Vec<FragmentId> = self.copies.keys().copied().collect();
+        for fragment in all {
+            self.feed(now, fragment, replica::Input::Resign, out);
+        }
+        self.flush_copies(now, out);
+        self.swim(now, membership::Input::Leave, out);
+        let links: Vec<LinkId> = self.peers.links().collect();
+        out.extend(links.into_iter().map(|link| Effect::Frame(link, Frame::Bye)));
+        out.push(Effect::Stopped);
+    }
+}
+
+/// An address that its owner may not know: an unspecified IP means the one that packets come from.
+fn reachable(listen: SocketAddr, from: SocketAddr) -> SocketAddr {
+    if listen.ip().is_unspecified() { SocketAddr::new(from.ip(), listen.port()) } else { listen }
+}

@@ -1,0 +1,197 @@
+//! Peers: which links stand, and who is in view.
+
+use crate::frame::Hello;
+use crate::io::LinkId;
+use base::{Instant, NodeId, Span};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+/// A link that broke gets so long to be replaced before its peer leaves the view: a reset connection is evidence, and a
+/// refused one proof.
+const RELINK_WAIT: Span = Span::ms(700);
+
+/// One peer, from its first hello on.
+pub(crate) struct Peer {
+    pub hello: Hello,
+    pub addr: SocketAddr,
+    /// The links that stand, newest last, and whether we dialled. More than one for a moment only.
+    links: Vec<(LinkId, bool)>,
+    unlinked: Instant,
+    /// What SWIM last said since the newest link came up.
+    swim: Option<bool>,
+    refused: bool,
+    pub bye: bool,
+}
+
+impl Peer {
+    fn in_view(&self, now: Instant) -> bool {
+        let linked = !self.links.is_empty() || (!self.refused && now - self.unlinked < RELINK_WAIT);
+        linked && self.swim != Some(false) && !self.bye
+    }
+}
+
+/// All peers ever met by this process.
+#[derive(Default)]
+pub(crate) struct Peers {
+    all: BTreeMap<NodeId, Peer>,
+    by_link: BTreeMap<LinkId, NodeId>,
+}
+
+impl Peers {
+    /// A new link. Returns the links to close: of two between the same nodes, both sides keep the one that the smaller id
+    /// dialled. `true`: the peer has restarted since it was last linked.
+    pub(crate) fn linked(
+        &mut self,
+        me: NodeId,
+        link: LinkId,
+        dialled: bool,
+        addr: SocketAddr,
+        hello: Hello,
+    ) -> (Vec<LinkId>, bool) {
+        let node = hello.node;
+        self.by_link.insert(link, node);
+        let fresh = Peer {
+            hello: hello.clone(),
+            addr,
+            links: Vec::new(),
+            unlinked: Instant(0),
+            swim: None,
+            refused: false,
+            bye: false,
+        };
+        let peer = self.all.entry(node).or_insert(fresh);
+        let restarted = peer.hello.incarnation != hello.incarnation;
+        let mut close = Vec::new();
+        if restarted {
+            close.extend(peer.links.drain(..).map(|(id, _)| id));
+        }
+        (peer.hello, peer.addr, peer.swim, peer.refused, peer.bye) = (hello, addr, None, false, false);
+        peer.links.push((link, dialled));
+        let good = |(_, dialled): &(LinkId, bool)| *dialled == (me < node);
+        let keep = peer.links.iter().rfind(|l| good(l)).or(peer.links.last()).map(|(id, _)| *id);
+        close.extend(peer.links.iter().map(|(id, _)| *id).filter(|id| Some(*id) != keep));
+        peer.links.retain(|(id, _)| Some(*id) == keep);
+        (close, restarted)
+    }
+
+    /// A link went; returns its peer if that was the last one.
+    pub(crate) fn unlinked(&mut self, now: Instant, link: LinkId) -> Option<NodeId> {
+        let node = self.by_link.remove(&link)?;
+        let peer = self.all.get_mut(&node)?;
+        let had = !peer.links.is_empty();
+        peer.links.retain(|(id, _)| *id != link);
+        if had && peer.links.is_empty() {
+            peer.unlinked = now;
+            return Some(node);
+        }
+        None
+    }
+
+    pub(crate) fn refused(&mut self, addr: SocketAddr) {
+        for peer in self.all.values_mut().filter(|p| p.addr == addr && p.links.is_empty()) {
+            peer.refused = true;
+        }
+    }
+
+    /// SWIM's word; returns the links of a peer that is down, to be closed.
+    pub(crate) fn swim(&mut self, node: NodeId, up: bool) -> Vec<LinkId> {
+        let Some(peer) = self.all.get_mut(&node) else { return Vec::new() };
+        // One whose datagrams never got through is judged by its link alone.
+        if !up && peer.swim.is_none() {
+            return Vec::new();
+        }
+        peer.swim = Some(up);
+        if up { Vec::new() } else { peer.links.iter().map(|(id, _)| *id).collect() }
+    }
+
+    pub(crate) fn bye(&mut self, node: NodeId) {
+        if let Some(peer) = self.all.get_mut(&node) {
+            peer.bye = true;
+        }
+    }
+
+    pub(crate) fn node(&self, link: LinkId) -> Option<NodeId> {
+        self.by_link.get(&link).copied()
+    }
+
+    pub(crate) fn link(&self, node: NodeId) -> Option<LinkId> {
+        self.all.get(&node)?.links.last().map(|(id, _)| *id)
+    }
+
+    pub(crate) fn links(&self) -> impl Iterator<Item = LinkId> + '_ {
+        self.all.values().filter_map(|p| p.links.last().map(|(id, _)| *id))
+    }
+
+    pub(crate) fn get(&self, node: NodeId) -> Option<&Peer> {
+        self.all.get(&node)
+    }
+
+    pub(crate) fn view(&self, now: Instant) -> BTreeSet<NodeId> {
+        self.all.iter().filter(|(_, p)| p.in_view(now)).map(|(node, _)| *node).collect()
+    }
+
+    /// Peers that are known to be dead, not merely out of reach.
+    pub(crate) fn dead(&self) -> BTreeSet<NodeId> {
+        self.all.iter().filter(|(_, p)| p.refused || p.bye).map(|(node, _)| *node).collect()
+    }
+
+    /// When a broken link's grace ends.
+    pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
+        let waiting = self.all.values().filter(|p| p.links.is_empty() && !p.refused && !p.bye);
+        waiting.map(|p| p.unlinked + RELINK_WAIT).filter(|at| *at > now).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello(node: u64, incarnation: u64) -> Hello {
+        let listen = ([127, 0, 0, 1], node as u16).into();
+        Hello { protocol: 1, node: NodeId(node), incarnation, name: "x".into(), listen, zone: None }
+    }
+
+    fn addr() -> SocketAddr {
+        ([127, 0, 0, 1], 5).into()
+    }
+
+    #[test]
+    fn of_two_links_both_sides_keep_the_same() {
+        // Node 1 dialled link A (10 here, 20 there), node 2 dialled link B (11 here, 21 there), in either order.
+        for flip in [false, true] {
+            let (mut one, mut two) = (Peers::default(), Peers::default());
+            let order = if flip { [0, 1] } else { [1, 0] };
+            let (mut closed_one, mut closed_two) = (Vec::new(), Vec::new());
+            for which in order {
+                closed_one.extend(one.linked(NodeId(1), 10 + which, which == 0, addr(), hello(2, 1)).0);
+                closed_two.extend(two.linked(NodeId(2), 20 + which, which == 1, addr(), hello(1, 1)).0);
+            }
+            assert_eq!((closed_one, closed_two), (vec![11], vec![21]), "the one that node 1 dialled stays");
+        }
+    }
+
+    #[test]
+    fn a_broken_link_is_evidence_and_a_refused_one_proof() {
+        let mut peers = Peers::default();
+        let at = |ms: u64| Instant(ms * 1_000_000 + 1);
+        peers.linked(NodeId(1), 7, true, addr(), hello(2, 1));
+        assert_eq!(peers.view(at(0)).len(), 1);
+        assert_eq!(peers.unlinked(at(100), 7), Some(NodeId(2)));
+        assert_eq!(peers.view(at(700)).len(), 1, "may be back in a moment");
+        assert_eq!(peers.view(at(801)).len(), 0);
+        assert!(peers.dead().is_empty());
+        peers.refused(addr());
+        assert_eq!((peers.view(at(101)).len(), peers.dead().len()), (0, 1));
+    }
+
+    #[test]
+    fn swim_counts_only_where_its_datagrams_get_through() {
+        let mut peers = Peers::default();
+        peers.linked(NodeId(1), 7, true, addr(), hello(2, 1));
+        assert!(peers.swim(NodeId(2), false).is_empty());
+        assert_eq!(peers.view(Instant(0)).len(), 1);
+        peers.swim(NodeId(2), true);
+        assert_eq!(peers.swim(NodeId(2), false), vec![7]);
+        assert_eq!(peers.view(Instant(0)).len(), 0);
+    }
+}

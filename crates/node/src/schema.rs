@@ -1,0 +1,210 @@
+//! The cluster describes itself in its own system table: table definitions and the roster are records in it.
+
+use base::{FRAGMENTS_MAX, FragmentId, NAME_BYTES_MAX, NodeId, TableId};
+use bytes::Bytes;
+use replica::{MergePolicy, MergeRule};
+use serde::{Deserialize, Serialize};
+
+/// Where a table's records are kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Storage {
+    /// In RAM only: gone when all copies restart.
+    Ram,
+    /// In RAM and on disc.
+    Disc,
+}
+
+/// When an acknowledged write is on disc.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Durability {
+    /// Before the acknowledgement, at every in-sync copy.
+    Sync,
+    /// Within `sync_interval` (100 ms).
+    Interval,
+}
+
+/// What decides in which fragment a key lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum FragmentBy {
+    /// The whole key.
+    Key,
+    /// Its first so many bytes: keys that share them share a fragment.
+    Prefix(u16),
+}
+
+/// What a user chooses when making a table.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TableOptions {
+    /// How many nodes shall hold each fragment; with fewer nodes, as many as there are.
+    pub copies: u16,
+    /// Into how many slices the table is cut.
+    pub fragments: u16,
+    /// Where records are kept.
+    pub storage: Storage,
+    /// When acknowledged writes are on disc.
+    pub durability: Durability,
+    /// What conflicts become.
+    pub policy: MergePolicy,
+    /// What decides in which fragment a key lies.
+    pub fragment_by: FragmentBy,
+}
+
+impl Default for TableOptions {
+    fn default() -> Self {
+        TableOptions {
+            copies: 3,
+            fragments: 8,
+            storage: Storage::Disc,
+            durability: Durability::Interval,
+            policy: MergePolicy::default(),
+            fragment_by: FragmentBy::Key,
+        }
+    }
+}
+
+/// A table, as the system table holds it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TableDef {
+    /// Part of every fragment's id. Derived from the name and the shape, so that two islands which each make the same
+    /// table make one; that is why two machines can both be told to `mount shared` before they have met.
+    pub id: TableId,
+    /// For people.
+    pub name: String,
+    /// As chosen.
+    pub options: TableOptions,
+    /// Which nodes begin with copies of which fragment. From then on each fragment's own list is the truth.
+    pub founders: Vec<Vec<NodeId>>,
+}
+
+impl TableDef {
+    /// Lays a new table out over these nodes, evenly, copies of one fragment on different nodes.
+    pub fn new(name: &str, options: TableOptions, mut nodes: Vec<NodeId>) -> TableDef {
+        nodes.sort_unstable();
+        let shape = (name, options.fragments, options.fragment_by);
+        let hash = blake3::derive_key("tombolo 2026 table ids", &postcard::to_stdvec(&shape).unwrap_or_default());
+        let id = TableId(first_u64(&hash) | 1);
+        let copies = usize::from(options.copies).min(nodes.len());
+        let start = id.0 as usize % nodes.len().max(1);
+        let nth = |i: usize| nodes[(start + i) % nodes.len()];
+        let row = |fragment: u16| (0..copies).map(|copy| nth(usize::from(fragment) + copy)).collect();
+        let founders = (0..options.fragments).map(row).collect();
+        TableDef { id, name: name.into(), options, founders }
+    }
+
+    /// The fragment that a key lies in.
+    pub fn fragment(&self, key: &[u8]) -> FragmentId {
+        let part = match self.options.fragment_by {
+            FragmentBy::Key => key,
+            FragmentBy::Prefix(n) => &key[..key.len().min(usize::from(n))],
+        };
+        let index = if self.options.fragments <= 1 {
+            0
+        } else {
+            first_u64(blake3::hash(part).as_bytes()) % u64::from(self.options.fragments)
+        };
+        FragmentId { table: self.id, index: index as u16 }
+    }
+
+    /// All fragments of the table.
+    pub fn all(&self) -> impl Iterator<Item = FragmentId> + use<> {
+        let table = self.id;
+        (0..self.options.fragments).map(move |index| FragmentId { table, index })
+    }
+}
+
+/// Why a table cannot be made so.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+pub enum BadTable {
+    /// The name.
+    #[error("the table name {0:?} must have 1 to {NAME_BYTES_MAX} letters, digits, '.', '-' or '_', and not begin with \"sys.\"")]
+    Name(String),
+    /// Copies or fragments.
+    #[error("table {0}: copies must be 1 to 64 and fragments 1 to {FRAGMENTS_MAX}")]
+    Shape(String),
+}
+
+/// Checks what came from a user.
+pub(crate) fn validate(name: &str, options: &TableOptions) -> Result<(), BadTable> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(plain) || name.starts_with("sys.") {
+        return Err(BadTable::Name(name.into()));
+    }
+    if !(1..=64).contains(&options.copies) || !(1..=FRAGMENTS_MAX).contains(&options.fragments) {
+        return Err(BadTable::Shape(name.into()));
+    }
+    Ok(())
+}
+
+fn first_u64(hash: &[u8; 32]) -> u64 {
+    u64::from_be_bytes([hash[0], hash[1], hash[2], hash[3], hash[4], hash[5], hash[6], hash[7]])
+}
+
+/// The one fragment of the system table. Every node holds a copy.
+pub fn sys_fragment() -> FragmentId {
+    FragmentId { table: TableId(0), index: 0 }
+}
+
+/// The system table's definition; not a record of itself.
+pub(crate) fn sys_table() -> TableDef {
+    let policy = MergePolicy { default: MergeRule::Latest, exceptions: Vec::new() };
+    let options = TableOptions {
+        copies: 64,
+        fragments: 1,
+        storage: Storage::Disc,
+        durability: Durability::Sync,
+        policy,
+        fragment_by: FragmentBy::Key,
+    };
+    TableDef { id: TableId(0), name: "sys".into(), options, founders: vec![Vec::new()] }
+}
+
+pub(crate) const NODE_PREFIX: &[u8] = b"node/";
+pub(crate) const TABLE_PREFIX: &[u8] = b"table/";
+
+pub(crate) fn node_key(node: NodeId) -> Bytes {
+    [NODE_PREFIX, node.to_string().as_bytes()].concat().into()
+}
+
+pub(crate) fn node_of_key(key: &[u8]) -> Option<NodeId> {
+    let hex = std::str::from_utf8(key.strip_prefix(NODE_PREFIX)?).ok()?;
+    u64::from_str_radix(hex, 16).ok().map(NodeId)
+}
+
+pub(crate) fn table_key(name: &str) -> Bytes {
+    [TABLE_PREFIX, name.as_bytes()].concat().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_are_even_and_apart() {
+        let nodes: Vec<NodeId> = (1..=5).map(NodeId).collect();
+        let options = TableOptions { fragments: 10, ..TableOptions::default() };
+        let def = TableDef::new("t", options, nodes.clone());
+        for node in nodes {
+            assert_eq!(def.founders.iter().filter(|row| row.contains(&node)).count(), 6);
+            assert_eq!(def.founders.iter().filter(|row| row.first() == Some(&node)).count(), 2);
+        }
+        assert!(def.founders.iter().all(|row| row.iter().collect::<std::collections::BTreeSet<_>>().len() == 3));
+    }
+
+    #[test]
+    fn islands_that_make_the_same_table_make_one() {
+        let a = TableDef::new("t", TableOptions::default(), vec![NodeId(1)]);
+        let b = TableDef::new("t", TableOptions::default(), vec![NodeId(2), NodeId(3)]);
+        assert_eq!(a.id, b.id);
+        let other = TableOptions { fragments: 9, ..TableOptions::default() };
+        assert_ne!(a.id, TableDef::new("t", other, vec![NodeId(1)]).id);
+    }
+
+    #[test]
+    fn bad_names_are_refused() {
+        for name in ["", "a b", "sys.x", "ü", &"x".repeat(200)] {
+            assert!(validate(name, &TableOptions::default()).is_err(), "{name}");
+        }
+        assert!(validate("fs.shared.blocks", &TableOptions::default()).is_ok());
+        assert!(validate("t", &TableOptions { copies: 0, ..TableOptions::default() }).is_err());
+    }
+}

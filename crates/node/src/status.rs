@@ -1,0 +1,154 @@
+use crate::node::Node;
+use base::{NodeId, Now};
+use membership::Island;
+use serde::{Deserialize, Serialize};
+
+/// How things stand, as `tombolo status --json` prints it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// This node's name.
+    pub node: String,
+    /// The group.
+    pub group: String,
+    /// `whole`, `partitioned` or `solo`.
+    pub state: String,
+    /// Why.
+    pub why: String,
+    /// The names of those in this island.
+    pub island: Vec<String>,
+    /// The names of the live that are out of view.
+    pub missing: Vec<String>,
+    /// Every node of the roster.
+    pub nodes: Vec<NodeLine>,
+    /// Every table.
+    pub tables: Vec<TableLine>,
+    /// How many nodes of other cookies or groups were heard.
+    pub foreign: usize,
+}
+
+/// One node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NodeLine {
+    /// Its name.
+    pub name: String,
+    /// Its id, in hexadecimal.
+    pub id: String,
+    /// Its roster status.
+    pub status: String,
+    /// It is in view, or this node itself.
+    pub reachable: bool,
+    /// Its zone.
+    pub zone: Option<String>,
+    /// Where it listens.
+    pub addr: String,
+}
+
+/// One table.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TableLine {
+    /// Its name.
+    pub name: String,
+    /// Copies wanted.
+    pub copies: u16,
+    /// Fragments.
+    pub fragments: u16,
+    /// `ram` or `disc`.
+    pub storage: String,
+    /// `sync` or `interval`.
+    pub durability: String,
+    /// `latest` or `max`.
+    pub on_conflict: String,
+    /// Fragments that have a leader in this island.
+    pub led: u16,
+    /// The fewest in-sync copies of any of them.
+    pub in_sync: u16,
+}
+
+impl Node {
+    /// How things stand.
+    pub fn status(&self, now: Now) -> Status {
+        let view = self.peers.view(now.mono);
+        let island = self.island(now);
+        let name = |node: NodeId| self.name_of(node);
+        let mut nodes: Vec<NodeLine> = self
+            .roster()
+            .iter()
+            .map(|(node, entry)| NodeLine {
+                name: name(*node),
+                id: node.to_string(),
+                status: entry.status.name().into(),
+                reachable: *node == self.config.me || view.contains(node),
+                zone: entry.zone.clone(),
+                addr: entry.addr.to_string(),
+            })
+            .collect();
+        nodes.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        let mut names: Vec<String> = view.iter().chain([&self.config.me]).map(|n| name(*n)).collect();
+        names.sort();
+        let missing = match &island {
+            Island::Partitioned(missing) => missing.iter().map(|n| name(*n)).collect(),
+            _ => Vec::new(),
+        };
+        Status {
+            node: name(self.config.me),
+            group: self.config.group.clone(),
+            state: island.name().into(),
+            why: self.why(&island),
+            island: names,
+            missing,
+            nodes,
+            tables: self.tables().values().map(|def| self.table_line(def)).collect(),
+            foreign: self.discovery.foreign(),
+        }
+    }
+
+    /// A plain sentence on why the island is what it is.
+    pub(crate) fn why(&self, island: &Island) -> String {
+        match island {
+            Island::Whole => "every live node is in view".into(),
+            Island::Solo => "no other live node is known".into(),
+            Island::Partitioned(missing) => {
+                let each = missing.iter().map(|node| {
+                    let why = match self.peers.get(*node) {
+                        None => "not met since this node started",
+                        Some(_) if self.peers.dead().contains(node) => "its process is gone",
+                        Some(_) => "it does not answer",
+                    };
+                    format!("{}: {why}", self.name_of(*node))
+                });
+                each.collect::<Vec<_>>().join("; ")
+            }
+        }
+    }
+
+    fn table_line(&self, def: &crate::TableDef) -> TableLine {
+        let o = &def.options;
+        let leads: Vec<u16> = def.all().filter_map(|f| self.lead_of(f)).map(|(_, lead)| lead.in_sync).collect();
+        TableLine {
+            name: def.name.clone(),
+            copies: o.copies,
+            fragments: o.fragments,
+            storage: format!("{:?}", o.storage).to_lowercase(),
+            durability: format!("{:?}", o.durability).to_lowercase(),
+            on_conflict: format!("{:?}", o.policy.default).to_lowercase(),
+            led: leads.len() as u16,
+            in_sync: leads.into_iter().min().unwrap_or(0),
+        }
+    }
+
+    /// A node's name; two of one name are told apart by the larger id's `~XXXX`.
+    pub(crate) fn name_of(&self, node: NodeId) -> String {
+        let named = |node: NodeId| {
+            let listed = self.roster().get(&node).map(|e| e.name.clone());
+            listed.or_else(|| self.peers.get(node).map(|p| p.hello.name.clone()))
+        };
+        let name = if node == self.config.me { Some(self.config.name.clone()) } else { named(node) };
+        let Some(name) = name else { return node.to_string() };
+        let known = self.roster().keys().chain([&self.config.me]);
+        let twin = known.filter(|other| **other < node).any(|other| {
+            let other = if *other == self.config.me { Some(self.config.name.clone()) } else { named(*other) };
+            other.as_ref() == Some(&name)
+        });
+        if twin { format!("{name}~{:04x}", node.0 >> 48) } else { name }
+    }
+}

@@ -1,0 +1,260 @@
+use crate::StorageError;
+use base::{BranchId, FragmentId, Heads, NodeId, TableId, Version};
+use bytes::Bytes;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use replica::{Meta, Persist, Record, Store, Stored, WriteBatch};
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+/// Journals are kept small, so that a start takes a second, not a minute.
+const JOURNAL_BYTES_MAX: u64 = 128 * 1024 * 1024;
+const MEMTABLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// All records lie in RAM already.
+const CACHE_BYTES: u64 = 4 * 1024 * 1024;
+/// A batch above this is staged in pieces and switched on at the end.
+const PIECE_BYTES: usize = 4 * 1024 * 1024;
+
+const META: u8 = b'm';
+const HEAD: u8 = b'h';
+/// A staged batch is complete, and is to be moved over.
+const SWITCH: u8 = b's';
+
+/// Everything that was on disc.
+pub type Loaded = BTreeMap<FragmentId, Stored>;
+
+/// The records of all copies of a node.
+pub struct Disc {
+    path: PathBuf,
+    db: Database,
+    records: Keyspace,
+    state: Keyspace,
+    staging: Keyspace,
+}
+
+fn prefix(fragment: FragmentId) -> Vec<u8> {
+    let mut key = fragment.table.0.to_be_bytes().to_vec();
+    key.extend_from_slice(&fragment.index.to_be_bytes());
+    key
+}
+
+fn with(fragment: FragmentId, rest: &[&[u8]]) -> Vec<u8> {
+    let mut key = prefix(fragment);
+    rest.iter().for_each(|part| key.extend_from_slice(part));
+    key
+}
+
+fn split(key: &[u8]) -> Option<(FragmentId, &[u8])> {
+    let table = TableId(u64::from_be_bytes(key.get(..8)?.try_into().ok()?));
+    let index = u16::from_be_bytes(key.get(8..10)?.try_into().ok()?);
+    Some((FragmentId { table, index }, &key[10..]))
+}
+
+fn head_key(fragment: FragmentId, branch: BranchId) -> Vec<u8> {
+    with(fragment, &[&[HEAD], &branch.node.0.to_be_bytes(), &branch.n.to_be_bytes()])
+}
+
+impl Disc {
+    /// Opens or makes the store in `path`, and reads all of it.
+    pub fn open(path: &Path) -> Result<(Disc, Loaded), StorageError> {
+        let damaged = |what: String| StorageError::Damaged { path: path.into(), what };
+        // The engine asserts on what it does not expect to find; that is damage, not a bug of ours.
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            let disc = Disc::open_engine(path)?;
+            disc.finish_switches()?;
+            let loaded = disc.load()?;
+            Ok((disc, loaded))
+        }));
+        std::panic::set_hook(hook);
+        opened.unwrap_or_else(|_| Err(damaged("the storage engine cannot read it".into())))
+    }
+
+    fn open_engine(path: &Path) -> Result<Disc, StorageError> {
+        let fail = |e: fjall::Error| match e {
+            fjall::Error::Io(source) => StorageError::Io { path: path.into(), source },
+            other => StorageError::Damaged { path: path.into(), what: other.to_string() },
+        };
+        let builder = Database::builder(path).cache_size(CACHE_BYTES).worker_threads(1);
+        let db = builder.max_journaling_size(JOURNAL_BYTES_MAX).open().map_err(fail)?;
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES_MAX);
+        let records = db.keyspace("records", options).map_err(fail)?;
+        let state = db.keyspace("state", options).map_err(fail)?;
+        let staging = db.keyspace("staging", options).map_err(fail)?;
+        Ok(Disc { path: path.into(), db, records, state, staging })
+    }
+
+    fn damaged(&self, what: impl ToString) -> StorageError {
+        StorageError::Damaged { path: self.path.clone(), what: what.to_string() }
+    }
+
+    fn failed(&self, e: fjall::Error) -> StorageError {
+        let what = match e {
+            fjall::Error::Io(e) => e.to_string(),
+            other => other.to_string(),
+        };
+        StorageError::Write { path: self.path.clone(), what }
+    }
+
+    fn load(&self) -> Result<Loaded, StorageError> {
+        let mut state: BTreeMap<FragmentId, (Meta, Heads)> = BTreeMap::new();
+        for row in self.state.iter() {
+            let (key, value) = row.into_inner().map_err(|e| self.damaged(e))?;
+            let (fragment, rest) = split(&key).ok_or_else(|| self.damaged("a state key"))?;
+            let entry = state.entry(fragment).or_default();
+            match rest.split_first() {
+                Some((&META, [])) => entry.0 = postcard::from_bytes(&value).map_err(|e| self.damaged(e))?,
+                Some((&HEAD, branch)) if branch.len() == 16 && value.len() == 8 => {
+                    let number = |b: &[u8]| u64::from_be_bytes(b.try_into().unwrap_or_default());
+                    let branch = BranchId { node: NodeId(number(&branch[..8])), n: number(&branch[8..]) };
+                    entry.1.add(Version { branch, seq: number(&value) });
+                }
+                _ => return Err(self.damaged("a state row")),
+            }
+        }
+        let mut loaded = Loaded::new();
+        for (fragment, (meta, heads)) in state {
+            let mut records: Vec<(Bytes, Record)> = Vec::new();
+            for row in self.records.prefix(prefix(fragment)) {
+                let (key, value) = row.into_inner().map_err(|e| self.damaged(e))?;
+                let record: Record = postcard::from_bytes(&value).map_err(|e| self.damaged(e))?;
+                if !heads.covers(record.version) {
+                    return Err(self.damaged("a record that no head covers"));
+                }
+                records.push((Bytes::copy_from_slice(&key[10..]), record));
+            }
+            loaded.insert(fragment, Stored { meta, store: Store::load(heads, records) });
+        }
+        Ok(loaded)
+    }
+
+    /// Writes a group of batches, in order; durable when this returns if `sync`, else in the hands of the system.
+    pub(crate) fn write(&self, group: &[(FragmentId, Persist)], sync: bool) -> Result<(), StorageError> {
+        let mut out = self.db.batch();
+        let mut size = 0;
+        for (fragment, persist) in group {
+            let bytes: usize = persist.batch.puts.iter().map(|(k, r)| k.len() + r.value.as_ref().map_or(0, Bytes::len)).sum();
+            if bytes > PIECE_BYTES {
+                out.commit().map_err(|e| self.failed(e))?;
+                self.write_large(*fragment, &persist.batch)?;
+                (out, size) = (self.db.batch(), 0);
+                continue;
+            }
+            self.fill(&mut out, *fragment, &persist.batch)?;
+            size += bytes;
+            if size > PIECE_BYTES {
+                out.commit().map_err(|e| self.failed(e))?;
+                (out, size) = (self.db.batch(), 0);
+            }
+        }
+        out.commit().map_err(|e| self.failed(e))?;
+        self.persist(sync)
+    }
+
+    /// Hands what was written to the system, or to the disc.
+    pub(crate) fn persist(&self, sync: bool) -> Result<(), StorageError> {
+        let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
+        self.db.persist(mode).map_err(|e| self.failed(e))
+    }
+
+    fn fill(&self, out: &mut fjall::OwnedWriteBatch, fragment: FragmentId, batch: &WriteBatch) -> Result<(), StorageError> {
+        for (key, record) in &batch.puts {
+            let value = postcard::to_stdvec(record).map_err(|e| self.damaged(e))?;
+            out.insert(&self.records, with(fragment, &[key]), value);
+        }
+        for key in &batch.removes {
+            out.remove(&self.records, with(fragment, &[key]));
+        }
+        self.fill_state(out, fragment, batch)
+    }
+
+    fn fill_state(&self, out: &mut fjall::OwnedWriteBatch, fragment: FragmentId, batch: &WriteBatch) -> Result<(), StorageError> {
+        for head in &batch.heads {
+            out.insert(&self.state, head_key(fragment, head.branch), head.seq.to_be_bytes());
+        }
+        if let Some(meta) = &batch.meta {
+            let value = postcard::to_stdvec(meta).map_err(|e| self.damaged(e))?;
+            out.insert(&self.state, with(fragment, &[&[META]]), value);
+        }
+        Ok(())
+    }
+
+    /// A batch of any size is atomic: its records go to the staging space in pieces, then one small batch moves heads and
+    /// switches them on, then they are moved over.
+    fn write_large(&self, fragment: FragmentId, batch: &WriteBatch) -> Result<(), StorageError> {
+        let failed = |e| self.failed(e);
+        self.clear_staging(fragment)?;
+        let (mut out, mut size) = (self.db.batch(), 0);
+        for (key, record) in &batch.puts {
+            let value = postcard::to_stdvec(record).map_err(|e| self.damaged(e))?;
+            size += key.len() + value.len();
+            out.insert(&self.staging, with(fragment, &[key]), value);
+            if size > PIECE_BYTES {
+                out.commit().map_err(failed)?;
+                (out, size) = (self.db.batch(), 0);
+            }
+        }
+        for key in &batch.removes {
+            // An empty value says: remove.
+            out.insert(&self.staging, with(fragment, &[key]), []);
+        }
+        self.fill_state(&mut out, fragment, batch)?;
+        out.insert(&self.staging, [&[SWITCH][..], &prefix(fragment)].concat(), []);
+        out.commit().map_err(failed)?;
+        self.drain(fragment)
+    }
+
+    fn drain(&self, fragment: FragmentId) -> Result<(), StorageError> {
+        let failed = |e| self.failed(e);
+        let (mut out, mut size) = (self.db.batch(), 0);
+        for row in self.staging.prefix(prefix(fragment)) {
+            let (key, value) = row.into_inner().map_err(failed)?;
+            size += key.len() + value.len();
+            if value.is_empty() {
+                out.remove(&self.records, key);
+            } else {
+                out.insert(&self.records, key, value);
+            }
+            if size > PIECE_BYTES {
+                out.commit().map_err(failed)?;
+                (out, size) = (self.db.batch(), 0);
+            }
+        }
+        out.commit().map_err(failed)?;
+        self.clear_staging(fragment)
+    }
+
+    /// The mark goes first: from then on the pieces mean nothing.
+    fn clear_staging(&self, fragment: FragmentId) -> Result<(), StorageError> {
+        let failed = |e| self.failed(e);
+        self.staging.remove([&[SWITCH][..], &prefix(fragment)].concat()).map_err(failed)?;
+        let (mut out, mut count) = (self.db.batch(), 0);
+        for row in self.staging.prefix(prefix(fragment)) {
+            out.remove(&self.staging, row.key().map_err(failed)?);
+            count += 1;
+            if count % 4096 == 0 {
+                out.commit().map_err(failed)?;
+                out = self.db.batch();
+            }
+        }
+        out.commit().map_err(failed)
+    }
+
+    /// After a crash: what was switched on is moved over, what was not is forgotten.
+    fn finish_switches(&self) -> Result<(), StorageError> {
+        let mut fragments: BTreeMap<FragmentId, bool> = BTreeMap::new();
+        for row in self.staging.iter() {
+            let key = row.key().map_err(|e| self.failed(e))?;
+            if key.first() == Some(&SWITCH) && key.len() == 11 {
+                fragments.extend(split(&key[1..]).map(|(fragment, _)| (fragment, true)));
+            } else if let Some((fragment, _)) = split(&key) {
+                fragments.entry(fragment).or_insert(false);
+            }
+        }
+        for (fragment, switched) in fragments {
+            if switched { self.drain(fragment)? } else { self.clear_staging(fragment)? }
+        }
+        Ok(())
+    }
+}

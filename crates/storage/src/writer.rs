@@ -1,0 +1,184 @@
+use crate::{Disc, StorageError};
+use base::FragmentId;
+use replica::Persist;
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How many batches may wait for the disc before the node waits too.
+const QUEUE_MAX: usize = 8192;
+/// How many batches one flush covers at most.
+const GROUP_MAX: usize = 2048;
+/// `sync_interval`: what was acknowledged without a flush is flushed within this.
+const SYNC_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What the disc has to say.
+#[derive(Debug)]
+pub enum Event {
+    /// All batches of the fragment up to the mark are on disc.
+    Durable(FragmentId, u64),
+    /// Nothing more can be written.
+    Failed(StorageError),
+}
+
+/// A thread that writes batches in order: many in one flush (group commit), and a flush at least every 100 ms while there
+/// is something to flush. An idle node writes nothing.
+pub struct Writer {
+    queue: SyncSender<(FragmentId, Persist)>,
+    thread: JoinHandle<()>,
+}
+
+impl Writer {
+    /// Starts the thread; `tell` is called on it.
+    pub fn start(disc: Disc, tell: impl Fn(Event) + Send + 'static) -> std::io::Result<Writer> {
+        let (queue, jobs) = sync_channel(QUEUE_MAX);
+        let thread = std::thread::Builder::new().name("disc".into()).spawn(move || {
+            if let Err(e) = work(&disc, &jobs, &tell) {
+                tell(Event::Failed(e));
+                // Whoever still sends must not block: take and drop.
+                while jobs.recv().is_ok() {}
+            }
+        })?;
+        Ok(Writer { queue, thread })
+    }
+
+    /// Queues a batch; waits while the queue is full.
+    pub fn write(&self, fragment: FragmentId, persist: Persist) {
+        // The thread ends only after this sender is gone.
+        let _ = self.queue.send((fragment, persist));
+    }
+
+    /// Writes and flushes everything, then ends.
+    pub fn close(self) {
+        drop(self.queue);
+        let _ = self.thread.join();
+    }
+}
+
+fn work(disc: &Disc, jobs: &Receiver<(FragmentId, Persist)>, tell: &impl Fn(Event)) -> Result<(), StorageError> {
+    let mut unflushed: Option<Instant> = None;
+    loop {
+        let first = match unflushed {
+            Some(since) => match jobs.recv_timeout(SYNC_INTERVAL.saturating_sub(since.elapsed())) {
+                Ok(job) => job,
+                Err(RecvTimeoutError::Timeout) => {
+                    disc.persist(true)?;
+                    unflushed = None;
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return disc.persist(true),
+            },
+            None => match jobs.recv() {
+                Ok(job) => job,
+                Err(_) => return Ok(()),
+            },
+        };
+        let mut group = vec![first];
+        while group.len() < GROUP_MAX
+            && let Ok(job) = jobs.try_recv()
+        {
+            group.push(job);
+        }
+        let late = unflushed.is_some_and(|since| since.elapsed() >= SYNC_INTERVAL);
+        let sync = late || group.iter().any(|(_, p)| p.sync);
+        disc.write(&group, sync)?;
+        unflushed = if sync { None } else { unflushed.or(Some(Instant::now())) };
+        if sync {
+            let marks: BTreeMap<FragmentId, u64> = group.iter().filter(|(_, p)| p.sync).map(|(f, p)| (*f, p.mark)).collect();
+            marks.into_iter().for_each(|(fragment, mark)| tell(Event::Durable(fragment, mark)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::{BranchId, Hlc, NodeId, TableId, Version};
+    use bytes::Bytes;
+    use replica::{Meta, Record, WriteBatch};
+    use std::sync::mpsc;
+
+    fn fragment(index: u16) -> FragmentId {
+        FragmentId { table: TableId(7), index }
+    }
+
+    fn batch(seq: u64, keys: usize, size: usize) -> WriteBatch {
+        let version = Version { branch: BranchId { node: NodeId(1), n: 1 }, seq };
+        let record = |_| Record { version, hlc: Hlc(seq), expires: None, value: Some(vec![seq as u8; size].into()) };
+        let puts = (0..keys).map(|k| (Bytes::from(format!("\x01{k:06}")), record(k))).collect();
+        WriteBatch { meta: Some(Meta { n: seq, ..Meta::default() }), heads: vec![version], puts, removes: vec![] }
+    }
+
+    fn open(path: &std::path::Path) -> (Disc, crate::Loaded) {
+        Disc::open(path).expect("opens")
+    }
+
+    #[test]
+    fn what_is_durable_is_there_after_a_restart() {
+        let dir = tempfile::tempdir().expect("dir");
+        let (disc, loaded) = open(dir.path());
+        assert!(loaded.is_empty());
+        let (tx, rx) = mpsc::channel();
+        let writer = Writer::start(disc, move |e| tx.send(e).expect("listens")).expect("thread");
+        for (mark, index) in [(1, 0), (2, 0), (1, 1)] {
+            writer.write(fragment(index), Persist { batch: batch(mark, 3, 10), mark, sync: true });
+        }
+        let mut durable = BTreeMap::new();
+        while durable.get(&fragment(0)) != Some(&2) || !durable.contains_key(&fragment(1)) {
+            match rx.recv_timeout(Duration::from_secs(10)).expect("durable in time") {
+                Event::Durable(f, mark) => durable.insert(f, mark),
+                Event::Failed(e) => panic!("{e}"),
+            };
+        }
+        writer.close();
+        let (_, loaded) = open(dir.path());
+        assert_eq!(loaded.len(), 2);
+        let stored = &loaded[&fragment(0)];
+        assert_eq!((stored.meta.n, stored.store.len()), (2, 3));
+        assert!(stored.store.all().all(|(_, r)| r.version.seq == 2));
+    }
+
+    #[test]
+    fn a_large_batch_goes_through_the_staging_space() {
+        let dir = tempfile::tempdir().expect("dir");
+        let (disc, _) = open(dir.path());
+        let large = Persist { batch: batch(3, 3000, 4000), mark: 1, sync: true };
+        disc.write(&[(fragment(0), large)], true).expect("written");
+        drop(disc);
+        let (_, loaded) = open(dir.path());
+        let store = &loaded[&fragment(0)].store;
+        assert_eq!(store.len(), 3000);
+        assert!(store.all().all(|(_, r)| r.version.seq == 3 && r.value.as_ref().is_some_and(|v| v.len() == 4000)));
+    }
+
+    #[test]
+    fn damage_is_said_and_nothing_is_changed() {
+        let dir = tempfile::tempdir().expect("dir");
+        let (disc, _) = open(dir.path());
+        disc.write(&[(fragment(0), Persist { batch: batch(1, 200, 100), mark: 1, sync: true })], true).expect("written");
+        drop(disc);
+        // Overwrite the middle of every file of some size.
+        let mut stack = vec![dir.path().to_path_buf()];
+        let mut hit = 0;
+        while let Some(path) = stack.pop() {
+            if path.is_dir() {
+                stack.extend(std::fs::read_dir(&path).expect("dir").map(|e| e.expect("entry").path()));
+            } else if path.metadata().expect("meta").len() > 64 {
+                let mut bytes = std::fs::read(&path).expect("read");
+                let at = bytes.len() / 3;
+                bytes[at..at + 20].fill(0xee);
+                std::fs::write(&path, bytes).expect("write");
+                hit += 1;
+            }
+        }
+        assert!(hit > 0);
+        match Disc::open(dir.path()) {
+            Err(e) => assert!(e.to_string().contains("damaged"), "{e}"),
+            Ok((_, loaded)) => {
+                // The journal's tail counts as never written: then nothing of the broken batch may be claimed.
+                assert!(loaded.is_empty(), "half a batch was loaded");
+            }
+        }
+    }
+}
