@@ -1,1 +1,167 @@
-//! client
+//! The database as its users see it: tables of a running node, from inside its process.
+//!
+//! Every call waits at most the database's time limit. A write whose fate is not known is [`Outcome::Unknown`], a value;
+//! an [`Error`] always means that nothing was changed.
+
+use base::{FragmentId, Span};
+use bytes::Bytes;
+use node::{ClientError, Op, OpReply, Status, TableDef, TableOptions};
+pub use replica::{Batch, Bump, Check, Outcome, Range, Record, Refusal, Rows, Space, Write};
+use runtime::Handle;
+use std::time::Duration;
+
+/// Why something was not done. Nothing was changed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The node says why.
+    #[error(transparent)]
+    Node(#[from] ClientError),
+    /// The node has ended.
+    #[error("the node has stopped")]
+    Ended,
+    /// What became of making a table is not known.
+    #[error("whether table {0:?} was made is not known; see `tombolo table list`")]
+    Unknown(String),
+}
+
+impl Error {
+    /// May the same call succeed later, without anybody changing anything?
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Error::Ended | Error::Unknown(_))
+            || matches!(self, Error::Node(e) if matches!(e, ClientError::Unavailable { .. } | ClientError::Overloaded | ClientError::Stopping))
+    }
+}
+
+/// A running node's database.
+#[derive(Clone)]
+pub struct Database {
+    handle: Handle,
+    wait: Span,
+}
+
+impl Database {
+    /// The database of this node; each call waits at most `limit` for a leader and its answer.
+    pub fn new(handle: Handle, limit: Duration) -> Database {
+        Database { handle, wait: Span::ms(limit.as_millis() as u64) }
+    }
+
+    /// The node.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    async fn op(&self, op: Op) -> Result<OpReply, Error> {
+        match self.handle.op(op).await {
+            Some(OpReply::Error(e)) => Err(e.into()),
+            Some(reply) => Ok(reply),
+            None => Err(Error::Ended),
+        }
+    }
+
+    /// Makes a table; `may_exist`: one of that name is as good.
+    pub async fn create_table(&self, name: &str, options: TableOptions, may_exist: bool) -> Result<Table, Error> {
+        match self.op(Op::CreateTable(name.into(), options, may_exist)).await? {
+            OpReply::Table(def) => Ok(Table { db: self.clone(), def }),
+            _ => Err(Error::Unknown(name.into())),
+        }
+    }
+
+    /// A table that is there.
+    pub async fn table(&self, name: &str) -> Result<Table, Error> {
+        match self.op(Op::Table(name.into())).await? {
+            OpReply::Table(def) => Ok(Table { db: self.clone(), def }),
+            _ => Err(Error::Ended),
+        }
+    }
+
+    /// All tables.
+    pub async fn tables(&self) -> Result<Vec<TableDef>, Error> {
+        match self.op(Op::Tables).await? {
+            OpReply::Tables(all) => Ok(all),
+            _ => Err(Error::Ended),
+        }
+    }
+
+    /// How things stand.
+    pub async fn status(&self) -> Result<Status, Error> {
+        match self.op(Op::Status).await? {
+            OpReply::Status(status) => Ok(*status),
+            _ => Err(Error::Ended),
+        }
+    }
+}
+
+/// One table.
+#[derive(Clone)]
+pub struct Table {
+    db: Database,
+    def: TableDef,
+}
+
+impl Table {
+    /// Its definition.
+    pub fn def(&self) -> &TableDef {
+        &self.def
+    }
+
+    /// A conditional batch; all its keys must lie in the fragment of `key`.
+    pub async fn batch(&self, key: &[u8], batch: Batch) -> Result<Outcome, Error> {
+        match self.db.op(Op::Write(self.def.fragment(key), batch, self.db.wait)).await? {
+            OpReply::Outcome(outcome) => Ok(outcome),
+            _ => Err(Error::Ended),
+        }
+    }
+
+    /// Rows of the fragment of `key`, all ranges at one moment.
+    pub async fn read(&self, key: &[u8], ranges: Vec<Range>) -> Result<Vec<Rows>, Error> {
+        self.read_fragment(self.def.fragment(key), ranges).await
+    }
+
+    async fn read_fragment(&self, fragment: FragmentId, ranges: Vec<Range>) -> Result<Vec<Rows>, Error> {
+        match self.db.op(Op::Read(fragment, ranges, self.db.wait)).await? {
+            OpReply::Rows(rows) => Ok(rows),
+            _ => Err(Error::Ended),
+        }
+    }
+
+    /// The live record of one key.
+    pub async fn get(&self, key: &[u8]) -> Result<Option<Record>, Error> {
+        let rows = self.read(key, vec![Range::key(Bytes::copy_from_slice(key))]).await?;
+        Ok(rows.into_iter().flat_map(|r| r.rows).next().map(|(_, record)| record))
+    }
+
+    /// Up to about `limit` rows from `from` on, before `to`, in key order over all fragments; and where to go on, if there
+    /// may be more. Each fragment is read at one moment, the fragments at different ones.
+    pub async fn scan(&self, from: Bytes, to: Option<Bytes>, limit: u32) -> Result<(Vec<(Bytes, Record)>, Option<Bytes>), Error> {
+        let range = Range { space: Space::User, from, to, limit };
+        let reads = self.def.all().map(|fragment| {
+            let (table, range) = (self.clone(), range.clone());
+            tokio::spawn(async move { table.read_fragment(fragment, vec![range]).await })
+        });
+        let reads: Vec<_> = reads.collect();
+        let (mut rows, mut complete_to) = (Vec::new(), None::<Bytes>);
+        for read in reads {
+            for part in read.await.map_err(|_| Error::Ended)?? {
+                if part.more {
+                    // Beyond its last row, this fragment has more: nothing behind that is complete.
+                    let last = part.rows.last().map(|(key, _)| key.clone());
+                    complete_to = match (complete_to.take(), last) {
+                        (Some(a), Some(b)) => Some(a.min(b)),
+                        (a, b) => a.or(b),
+                    };
+                }
+                rows.extend(part.rows);
+            }
+        }
+        rows.sort_by(|(a, _), (b, _)| a.cmp(b));
+        if let Some(last) = &complete_to {
+            rows.retain(|(key, _)| key <= last);
+        }
+        if rows.len() > limit as usize {
+            rows.truncate(limit as usize);
+            complete_to = rows.last().map(|(key, _)| key.clone());
+        }
+        let next = complete_to.map(|last| [&last[..], &[0]].concat().into());
+        Ok((rows, next))
+    }
+}

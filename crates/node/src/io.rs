@@ -39,8 +39,6 @@ pub enum Input {
         /// Nobody listens there.
         refused: bool,
     },
-    /// The dialled address is our own.
-    Myself(SocketAddr),
     /// A frame from the other end of a link.
     Frame(LinkId, Frame),
     /// All batches of this fragment up to this mark are on disc.

@@ -185,7 +185,6 @@ impl Node {
                 self.discover(now, discovery::Input::Failed(addr), out);
                 self.update_view(now, out);
             }
-            Input::Myself(addr) => self.discover(now, discovery::Input::Myself(addr), out),
             Input::Frame(link, frame) => {
                 if let Some(from) = self.peers.node(link) {
                     self.on_frame(now, from, frame, out);
@@ -370,6 +369,9 @@ impl Node {
         let node = hello.node;
         if node == self.config.me {
             out.push(Effect::Close(link));
+            if dialled {
+                self.discover(now, discovery::Input::Myself(addr), out);
+            }
             if hello.incarnation != self.config.incarnation {
                 out.push(Effect::Notice(Notice::Twin(addr)));
             }

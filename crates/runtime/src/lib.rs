@@ -1,1 +1,12 @@
-//! runtime
+//! The shell: owns the node, feeds it what happens, performs what it wants. Clock and randomness enter the system here.
+//!
+//! One thread runs the node. Sockets, disc and clients talk to it through channels: those of peers and clients are bounded,
+//! so that a busy node slows them down; that of the disc is not, since it only ever answers what was asked.
+
+mod clock;
+mod cookie;
+mod shell;
+
+pub use clock::Clock;
+pub use cookie::{Cookie, CookieError, default_cookie_path};
+pub use shell::{Event, Handle, Settings, StartError, start};

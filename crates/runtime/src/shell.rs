@@ -1,0 +1,390 @@
+use crate::Clock;
+use base::{NodeId, Span};
+use bytes::Bytes;
+use node::{Config, Effect, Hello, Input, Node, Notice, Op, OpId, OpReply};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use storage::{DataDir, Disc, StorageError, Writer};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use transport::{Bound, Transport, TransportError};
+use wire::Keys;
+
+/// How many inputs are handled before what they caused is sent.
+const BURST_MAX: usize = 256;
+/// How many inputs of peers and clients may wait.
+const QUEUE_MAX: usize = 4096;
+/// With less room than this on its disc, a node takes no more writes but those that free some.
+const FREE_BYTES_MIN: u64 = 64 * 1024 * 1024;
+/// How often the room is looked at.
+const FREE_LOOK: Duration = Duration::from_millis(500);
+
+/// What a node is started with.
+pub struct Settings {
+    /// The data directory.
+    pub data: PathBuf,
+    /// The node's name.
+    pub name: String,
+    /// The group.
+    pub group: String,
+    /// The cookie.
+    pub cookie: Vec<u8>,
+    /// Where to listen; `None`: the default port, or the next free one.
+    pub listen: Option<SocketAddr>,
+    /// What to tell others; `None`: what was bound.
+    pub advertise: Option<SocketAddr>,
+    /// Addresses to try for ever.
+    pub join: Vec<SocketAddr>,
+    /// Call out and listen by multicast.
+    pub multicast: bool,
+    /// The zone.
+    pub zone: Option<String>,
+    /// How long to look for peers before taking part alone.
+    pub discover_delay: Duration,
+}
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its data directory.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// Its sockets.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The system gives no threads, sockets or randomness.
+    #[error("the system refuses what a node needs")]
+    System(#[source] std::io::Error),
+}
+
+/// What a running node tells those who listen.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// See [`Notice`].
+    Notice(Notice),
+    /// The node has ended; `Some`: not of its own will.
+    Ended(Option<String>),
+}
+
+enum Wake {
+    Disc(storage::Event),
+    Full(bool),
+    Op(OpId, Op, oneshot::Sender<OpReply>),
+    Forget(OpId),
+    Stop,
+}
+
+/// A running node, for its local clients. Clones speak to the same node.
+#[derive(Clone)]
+pub struct Handle {
+    wake: mpsc::UnboundedSender<Wake>,
+    permits: Arc<tokio::sync::Semaphore>,
+    ops: Arc<AtomicU64>,
+    events: broadcast::Sender<Event>,
+    ended: Arc<Mutex<Option<Option<String>>>>,
+    /// Where the node listens.
+    pub listen: SocketAddr,
+    /// What it tells others.
+    pub advertise: SocketAddr,
+    /// Who it is.
+    pub me: NodeId,
+    /// Its how-manieth start.
+    pub incarnation: u64,
+}
+
+/// Tells the node that its client went away before it was answered.
+struct Abandon<'a> {
+    handle: &'a Handle,
+    op: OpId,
+    armed: bool,
+}
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            let _ = self.handle.wake.send(Wake::Forget(self.op));
+        }
+    }
+}
+
+impl Handle {
+    /// Does one operation; `None` when the node has ended. Waits while too many are under way.
+    pub async fn op(&self, op: Op) -> Option<OpReply> {
+        let _permit = self.permits.acquire().await.ok()?;
+        let id = self.ops.fetch_add(1, Ordering::Relaxed);
+        let (reply, answer) = oneshot::channel();
+        self.wake.send(Wake::Op(id, op, reply)).ok()?;
+        let mut abandon = Abandon { handle: self, op: id, armed: true };
+        let answer = answer.await.ok();
+        abandon.armed = false;
+        answer
+    }
+
+    /// Everything that happens from now on.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    /// Asks the node to stop cleanly.
+    pub fn stop(&self) {
+        let _ = self.wake.send(Wake::Stop);
+    }
+
+    /// Waits for the node's end; `Some`: why it did not end of its own will.
+    pub async fn ended(&self) -> Option<String> {
+        let mut events = self.events.subscribe();
+        loop {
+            if let Some(why) = self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+                return why;
+            }
+            match events.recv().await {
+                Ok(Event::Ended(why)) => return why,
+                Err(broadcast::error::RecvError::Closed) => return None,
+                _ => {}
+            }
+        }
+    }
+}
+
+fn random_u64() -> Result<u64, StartError> {
+    getrandom::u64().map_err(|e| StartError::System(std::io::Error::other(e.to_string())))
+}
+
+/// Starts a node: opens its data, binds its sockets, and runs it on a thread of its own. Must be called within a tokio
+/// runtime, which carries the sockets.
+pub fn start(settings: Settings) -> Result<Handle, StartError> {
+    let dir = DataDir::open(&settings.data)?;
+    let bound = transport::bind(settings.listen)?;
+    let identity = dir.identity(NodeId(random_u64()?))?;
+    let (disc, stored) = Disc::open(&settings.data.join("store"))?;
+    let (listen, keys) = (bound.addr, Keys::derive(&settings.cookie, &settings.group));
+    let advertise = settings.advertise.unwrap_or_else(|| bound.advertise());
+    let config = Config {
+        me: identity.node,
+        incarnation: identity.incarnation,
+        name: settings.name,
+        group: settings.group,
+        advertise,
+        zone: settings.zone,
+        keys: keys.clone(),
+        join: settings.join,
+        discover_delay: Span::ms(settings.discover_delay.as_millis() as u64),
+        timing: replica::Timing::default(),
+        seed: random_u64()?,
+    };
+    let clock = Clock::default();
+    let node = Node::new(clock.now(), config, stored);
+    let (wake, woken) = mpsc::unbounded_channel();
+    let (packets, arrived) = mpsc::channel(QUEUE_MAX);
+    let handle = Handle {
+        wake: wake.clone(),
+        permits: Arc::new(tokio::sync::Semaphore::new(QUEUE_MAX)),
+        ops: Arc::new(AtomicU64::new(1)),
+        events: broadcast::channel(1024).0,
+        ended: Arc::new(Mutex::new(None)),
+        listen,
+        advertise,
+        me: identity.node,
+        incarnation: identity.incarnation,
+    };
+    let tell = wake.clone();
+    let writer = Writer::start(disc, move |e| drop(tell.send(Wake::Disc(e)))).map_err(StartError::System)?;
+    let hello = wire::encode(&node.hello()).unwrap_or_default();
+    let transport = open_sockets(bound, keys, hello, settings.multicast, packets)?;
+    let shell = Shell { clock, node, writer, transport, clients: HashMap::new(), handle: handle.clone(), dir };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(StartError::System)?;
+    std::thread::Builder::new()
+        .name("node".into())
+        .spawn(move || runtime.block_on(shell.run(woken, arrived)))
+        .map_err(StartError::System)?;
+    Ok(handle)
+}
+
+fn open_sockets(
+    bound: Bound,
+    keys: Keys,
+    hello: Bytes,
+    multicast: bool,
+    packets: mpsc::Sender<transport::Event>,
+) -> Result<Transport, StartError> {
+    Transport::start(bound, keys, hello, multicast, packets).map_err(StartError::System)
+}
+
+struct Shell {
+    clock: Clock,
+    node: Node,
+    writer: Writer,
+    transport: Transport,
+    clients: HashMap<OpId, oneshot::Sender<OpReply>>,
+    handle: Handle,
+    dir: DataDir,
+}
+
+impl Shell {
+    async fn run(mut self, mut woken: mpsc::UnboundedReceiver<Wake>, mut arrived: mpsc::Receiver<transport::Event>) {
+        let full = Arc::new(AtomicBool::new(false));
+        let mut look = tokio::time::interval(FREE_LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut wakes, mut packets, mut out) = (Vec::new(), Vec::new(), Vec::new());
+        let ended = loop {
+            let at = self.clock.instant(self.node.deadline(self.clock.now().mono));
+            tokio::select! {
+                biased;
+                n = woken.recv_many(&mut wakes, BURST_MAX) => if n == 0 { break None },
+                n = arrived.recv_many(&mut packets, BURST_MAX) => if n == 0 { break None },
+                () = tokio::time::sleep_until(at.into()) => {}
+                _ = look.tick() => self.look_at_room(&full, &mut wakes),
+            }
+            // Neither queue starves the other.
+            while packets.len() < BURST_MAX
+                && let Ok(event) = arrived.try_recv()
+            {
+                packets.push(event);
+            }
+            let now = self.clock.now();
+            if let Some(failed) = self.take(now, &mut wakes, &mut packets, &mut out) {
+                break Some(failed.to_string());
+            }
+            if self.node.deadline(now.mono) <= now.mono {
+                self.node.handle(now, Input::Tick, &mut out);
+            }
+            self.node.flush(now, &mut out);
+            if self.perform(&mut out) {
+                break None;
+            }
+        };
+        self.end(ended).await;
+    }
+
+    /// Hands a burst to the node; `Some` when the disc has failed.
+    fn take(
+        &mut self,
+        now: base::Now,
+        wakes: &mut Vec<Wake>,
+        packets: &mut Vec<transport::Event>,
+        out: &mut Vec<Effect>,
+    ) -> Option<StorageError> {
+        for wake in wakes.drain(..) {
+            let input = match wake {
+                Wake::Disc(storage::Event::Durable(fragment, mark)) => Input::Durable(fragment, mark),
+                Wake::Disc(storage::Event::Failed(e)) => return Some(e),
+                Wake::Full(full) => Input::Full(full),
+                Wake::Op(id, op, reply) => {
+                    self.clients.insert(id, reply);
+                    Input::Op(id, op)
+                }
+                Wake::Forget(id) => {
+                    self.clients.remove(&id);
+                    Input::Forget(id)
+                }
+                Wake::Stop => Input::Stop,
+            };
+            self.node.handle(now, input, out);
+        }
+        for event in packets.drain(..) {
+            if let Some(input) = self.decode(event) {
+                self.node.handle(now, input, out);
+            }
+        }
+        None
+    }
+
+    /// Bytes from outside become inputs; what cannot be read costs its sender the link.
+    fn decode(&self, event: transport::Event) -> Option<Input> {
+        Some(match event {
+            transport::Event::Linked { link, dialled, addr, hello } => match wire::decode::<Hello>(&hello) {
+                Ok(hello) => Input::Linked { link, dialled, addr, hello },
+                Err(e) => {
+                    tracing::warn!(%addr, "a node with our cookie cannot be understood: {e}");
+                    self.transport.close(link);
+                    return None;
+                }
+            },
+            transport::Event::Unlinked(link) => Input::Unlinked(link),
+            transport::Event::DialFailed { addr, refused } => Input::DialFailed { addr, refused },
+            transport::Event::Frame(link, bytes) => match wire::decode(&bytes) {
+                Ok(frame) => Input::Frame(link, frame),
+                Err(e) => {
+                    tracing::warn!(link, "a frame from a peer cannot be read: {e}; its link is closed");
+                    self.transport.close(link);
+                    return None;
+                }
+            },
+            transport::Event::Datagram(from, bytes) => Input::Datagram(from, bytes),
+            transport::Event::Beacon(from, bytes) => Input::Beacon(from, bytes),
+        })
+    }
+
+    /// Performs effects; `true` when the node is done.
+    fn perform(&mut self, out: &mut Vec<Effect>) -> bool {
+        let mut done = false;
+        for effect in out.drain(..) {
+            match effect {
+                Effect::Persist(fragment, persist) => self.writer.write(fragment, persist),
+                Effect::Frame(link, frame) => match wire::encode(&frame) {
+                    Ok(bytes) => self.transport.send(link, bytes),
+                    Err(e) => tracing::error!("a frame of our own cannot be sent: {e}"),
+                },
+                Effect::Datagram(to, bytes) => self.transport.datagram(to, &bytes),
+                Effect::Multicast(bytes) => self.transport.multicast(&bytes),
+                Effect::Dial(addr) => self.transport.dial(addr),
+                Effect::Close(link) => self.transport.close(link),
+                Effect::Reply(op, reply) => {
+                    if let Some(client) = self.clients.remove(&op) {
+                        let _ = client.send(reply);
+                    }
+                }
+                Effect::Notice(notice) => self.tell(notice),
+                Effect::Stopped => done = true,
+            }
+        }
+        done
+    }
+
+    fn tell(&self, notice: Notice) {
+        match &notice {
+            Notice::MemberJoin(_, name) => tracing::info!("{name} is in view"),
+            Notice::MemberLeave(_, name, true) => tracing::info!("{name} has stopped"),
+            Notice::MemberLeave(_, name, false) => tracing::warn!("{name} is out of view"),
+            Notice::Island(state, why) => tracing::info!("the cluster is {state}: {why}"),
+            Notice::Ready { peers } => tracing::info!("ready with {peers} peers"),
+            Notice::WrongProtocol(addr, theirs) => tracing::warn!(
+                "{addr} has our cookie but speaks version {theirs}, we {}: run the same version on all nodes",
+                node::PROTOCOL
+            ),
+            Notice::Twin(addr) => {
+                tracing::error!("{addr} has this node's id: a data directory was copied; remove one of the two")
+            }
+            Notice::Copy(fragment, replica::Notice::Merged { records, conflicts }) => {
+                tracing::info!(?fragment, records, conflicts, "islands merged")
+            }
+            Notice::Copy(fragment, notice) => tracing::debug!(?fragment, "{notice:?}"),
+        }
+        let _ = self.handle.events.send(Event::Notice(notice));
+    }
+
+    fn look_at_room(&self, full: &AtomicBool, wakes: &mut Vec<Wake>) {
+        let Some(free) = self.dir.free_bytes() else { return };
+        let now = free < FREE_BYTES_MIN;
+        if full.swap(now, Ordering::Relaxed) != now {
+            let path = self.dir.path().display();
+            if now {
+                tracing::error!("{path}: only {free} bytes are free; this node takes no writes until there is room");
+            } else {
+                tracing::info!("{path}: there is room again");
+            }
+            wakes.push(Wake::Full(now));
+        }
+    }
+
+    async fn end(self, why: Option<String>) {
+        // What others must hear of the stop is on its way; the disc gets all it was given.
+        self.transport.drain(Duration::from_secs(1)).await;
+        self.writer.close();
+        *self.handle.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.clone());
+        let _ = self.handle.events.send(Event::Ended(why));
+    }
+}

@@ -1,0 +1,200 @@
+//! One TCP connection: Noise handshake, hellos, then frames both ways, many to a packet.
+
+use crate::{Event, HANDSHAKE_TIME, LinkId, Shared};
+use base::FRAME_BYTES_MAX;
+use bytes::{Buf, Bytes, BytesMut};
+use snow::StatelessTransportState;
+use std::io::{Error, ErrorKind, Result};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+
+const NOISE: &str = "Noise_NNpsk0_25519_AESGCM_SHA256";
+/// The largest Noise message.
+const PACKET_BYTES_MAX: usize = 65_535;
+/// What encryption adds.
+const TAG_BYTES: usize = 16;
+/// How many bytes may wait to be sent to one peer: several whole batches, and many small ones.
+const QUEUE_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// The sending end of a link. Dropping it closes the link.
+pub(crate) struct Link {
+    queue: mpsc::UnboundedSender<Bytes>,
+    /// Bytes queued and not yet handed to the system: what bounds the queue.
+    queued: Arc<AtomicUsize>,
+}
+
+impl Link {
+    /// `false`: the queue is full.
+    pub(crate) fn send(&self, frame: Bytes) -> bool {
+        let queued = self.queued.fetch_add(frame.len() + 4, Ordering::Relaxed);
+        queued < QUEUE_BYTES_MAX && self.queue.send(frame).is_ok()
+    }
+
+    pub(crate) fn idle(&self) -> bool {
+        self.queued.load(Ordering::Relaxed) == 0
+    }
+}
+
+/// Runs a connection to its end. `false`: it never became a link.
+pub(crate) async fn run(mut stream: TcpStream, addr: SocketAddr, dialled: bool, shared: &Arc<Shared>) -> bool {
+    let _ = stream.set_nodelay(true);
+    let proved = tokio::time::timeout(HANDSHAKE_TIME, handshake(&mut stream, dialled, shared)).await;
+    // Wrong cookie, wrong program, too slow: closed without a word.
+    let Ok(Ok((noise, mut input, hello))) = proved else { return false };
+    let noise = Arc::new(noise);
+    let (read, write) = stream.into_split();
+    let (queue, frames) = mpsc::unbounded_channel();
+    let queued = Arc::new(AtomicUsize::new(0));
+    let link = shared.next_link();
+    shared.links().insert(link, Link { queue, queued: queued.clone() });
+    if shared.events.send(Event::Linked { link, dialled, addr, hello }).await.is_err() {
+        return true;
+    }
+    let sender = tokio::spawn(send_frames(write, noise.clone(), frames, queued));
+    input.socket = Some(read);
+    let _ = receive_frames(input, &noise, link, shared, sender).await;
+    shared.links().remove(&link);
+    let _ = shared.events.send(Event::Unlinked(link)).await;
+    true
+}
+
+fn noise_error(e: snow::Error) -> Error {
+    Error::new(ErrorKind::InvalidData, e.to_string())
+}
+
+async fn read_packet(from: &mut (impl AsyncReadExt + Unpin)) -> Result<Vec<u8>> {
+    let mut packet = vec![0; usize::from(from.read_u16().await?)];
+    from.read_exact(&mut packet).await?;
+    Ok(packet)
+}
+
+async fn write_packet(to: &mut (impl AsyncWriteExt + Unpin), packet: &[u8]) -> Result<()> {
+    to.write_u16(packet.len() as u16).await?;
+    to.write_all(packet).await
+}
+
+/// Both prove that they know the key, then say hello.
+async fn handshake(
+    stream: &mut TcpStream,
+    dialled: bool,
+    shared: &Shared,
+) -> Result<(StatelessTransportState, Input, Bytes)> {
+    let params = NOISE.parse().map_err(noise_error)?;
+    let builder = snow::Builder::new(params).psk(0, &shared.keys.stream).map_err(noise_error)?;
+    let mut buffer = vec![0; PACKET_BYTES_MAX];
+    let mut state = if dialled { builder.build_initiator() } else { builder.build_responder() }.map_err(noise_error)?;
+    for turn in [true, false] {
+        if turn == dialled {
+            let len = state.write_message(&[], &mut buffer).map_err(noise_error)?;
+            write_packet(stream, &buffer[..len]).await?;
+        } else {
+            let packet = read_packet(stream).await?;
+            state.read_message(&packet, &mut buffer).map_err(noise_error)?;
+        }
+    }
+    let noise = state.into_stateless_transport_mode().map_err(noise_error)?;
+    let mut plain = (shared.hello.len() as u32).to_be_bytes().to_vec();
+    plain.extend_from_slice(&shared.hello);
+    let len = noise.write_message(0, &plain, &mut buffer).map_err(noise_error)?;
+    write_packet(stream, &buffer[..len]).await?;
+    let mut input = Input { socket: None, plain: BytesMut::new(), nonce: 0 };
+    loop {
+        let packet = read_packet(stream).await?;
+        if let Some(hello) = { input.open(&noise, &packet)?; input.frame()? } {
+            return Ok((noise, input, hello));
+        }
+    }
+}
+
+/// The receiving end: decrypted bytes that are not a whole frame yet.
+struct Input {
+    socket: Option<OwnedReadHalf>,
+    plain: BytesMut,
+    nonce: u64,
+}
+
+impl Input {
+    fn open(&mut self, noise: &StatelessTransportState, packet: &[u8]) -> Result<()> {
+        let at = self.plain.len();
+        self.plain.resize(at + packet.len(), 0);
+        let len = noise.read_message(self.nonce, packet, &mut self.plain[at..]).map_err(noise_error)?;
+        self.plain.truncate(at + len);
+        self.nonce += 1;
+        Ok(())
+    }
+
+    /// The next whole frame. A length beyond the limit ends the link.
+    fn frame(&mut self) -> Result<Option<Bytes>> {
+        let Some(head) = self.plain.first_chunk::<4>() else { return Ok(None) };
+        let len = u32::from_be_bytes(*head) as usize;
+        if len > FRAME_BYTES_MAX {
+            return Err(Error::new(ErrorKind::InvalidData, "a frame over the limit"));
+        }
+        if self.plain.len() < 4 + len {
+            return Ok(None);
+        }
+        self.plain.advance(4);
+        Ok(Some(self.plain.split_to(len).freeze()))
+    }
+}
+
+async fn receive_frames(
+    mut input: Input,
+    noise: &StatelessTransportState,
+    link: LinkId,
+    shared: &Shared,
+    mut sender: tokio::task::JoinHandle<()>,
+) -> Result<()> {
+    let Some(socket) = input.socket.take() else { return Ok(()) };
+    let mut socket = tokio::io::BufReader::with_capacity(PACKET_BYTES_MAX + 2, socket);
+    loop {
+        while let Some(frame) = input.frame()? {
+            if shared.events.send(Event::Frame(link, frame)).await.is_err() {
+                return Ok(());
+            }
+        }
+        let packet = tokio::select! {
+            packet = read_packet(&mut socket) => packet?,
+            // Closed by this side, or the socket broke while sending.
+            _ = &mut sender => return Ok(()),
+        };
+        input.open(noise, &packet)?;
+    }
+}
+
+/// Sends whatever is queued, as much as there is in each packet, until the link is dropped.
+async fn send_frames(
+    mut socket: OwnedWriteHalf,
+    noise: Arc<StatelessTransportState>,
+    mut frames: mpsc::UnboundedReceiver<Bytes>,
+    queued: Arc<AtomicUsize>,
+) {
+    let (mut burst, mut plain, mut out) = (Vec::new(), BytesMut::new(), Vec::new());
+    let (mut sealed, mut nonce) = (vec![0; PACKET_BYTES_MAX], 1);
+    while frames.recv_many(&mut burst, 256).await > 0 {
+        let mut bytes = 0;
+        for frame in burst.drain(..) {
+            plain.extend_from_slice(&(frame.len() as u32).to_be_bytes());
+            plain.extend_from_slice(&frame);
+            bytes += frame.len() + 4;
+        }
+        while !plain.is_empty() {
+            let piece = plain.split_to(plain.len().min(PACKET_BYTES_MAX - TAG_BYTES));
+            let Ok(len) = noise.write_message(nonce, &piece, &mut sealed) else { return };
+            nonce += 1;
+            out.extend_from_slice(&(len as u16).to_be_bytes());
+            out.extend_from_slice(&sealed[..len]);
+        }
+        if socket.write_all(&out).await.is_err() {
+            return;
+        }
+        out.clear();
+        queued.fetch_sub(bytes, Ordering::Relaxed);
+    }
+    let _ = socket.shutdown().await;
+}
