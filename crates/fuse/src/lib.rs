@@ -1,1 +1,145 @@
-//! fuse
+//! Adapter from `vfs` to the kernel, through `fuser`. The only crate that names `fuser` and errno.
+//!
+//! Handlers never block a FUSE thread: the reply moves into a task. Nothing is cached by the kernel between calls yet
+//! (time to live 0): that needs pushed invalidations.
+
+mod adapter;
+
+use adapter::Adapter;
+use fuser::{BackgroundSession, Config, MountOption, SessionACL};
+use rustix::mount::{UnmountFlags, unmount};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use vfs::Fs;
+
+/// Threads that read requests of the kernel.
+const THREADS: usize = 2;
+
+/// How to mount.
+#[derive(Clone, Default, Debug)]
+pub struct Options {
+    /// Read-only.
+    pub ro: bool,
+    /// Other users may use it, with their own permissions; the default for root.
+    pub allow_other: bool,
+}
+
+/// Why a filesystem was not mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// An option of `-o` that is not known.
+    #[error("the mount option {0:?} is not known; known are ro, rw, allow_other")]
+    Option(String),
+    /// The mount point.
+    #[error("{path} is not a directory; make it first: mkdir -p {path}")]
+    NoDirectory {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The kernel or fusermount3 said no.
+    #[error("cannot mount on {path}: {source}; /dev/fuse must be there, and for users other than root fusermount3 (Debian: fuse3)")]
+    Refused {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl Options {
+    /// Reads what follows `-o`.
+    pub fn parse(text: &str) -> Result<Options, MountError> {
+        let mut out = Options { ro: false, allow_other: is_root() };
+        for word in text.split(',').filter(|w| !w.is_empty()) {
+            match word {
+                "ro" => out.ro = true,
+                "rw" => out.ro = false,
+                "allow_other" => out.allow_other = true,
+                other => return Err(MountError::Option(other.into())),
+            }
+        }
+        Ok(out)
+    }
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// A mounted filesystem; dropping it unmounts.
+pub struct Mounted {
+    session: Option<BackgroundSession>,
+    path: PathBuf,
+}
+
+/// Mounts on a directory. A mount point whose process is gone is cleared first.
+pub fn mount(fs: Arc<Fs>, name: &str, path: &Path, options: &Options) -> Result<Mounted, MountError> {
+    clear_dead(path);
+    if !path.is_dir() {
+        return Err(MountError::NoDirectory { path: path.into() });
+    }
+    let mut config = Config::default();
+    let access = if options.ro { MountOption::RO } else { MountOption::RW };
+    config.mount_options = vec![
+        MountOption::FSName(name.into()),
+        MountOption::Subtype("walkenfs".into()),
+        MountOption::DefaultPermissions,
+        access,
+    ];
+    if is_root() {
+        config.mount_options.extend([MountOption::Suid, MountOption::Dev]);
+    }
+    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    config.n_threads = Some(THREADS);
+    let adapter = Adapter::new(fs, tokio::runtime::Handle::current());
+    let session = fuser::spawn_mount(adapter, path, &config);
+    let session = session.map_err(|source| MountError::Refused { path: path.into(), source })?;
+    Ok(Mounted { session: Some(session), path: path.into() })
+}
+
+/// After a crash every call on the mount point says ENOTCONN, and mounting over it fails.
+fn clear_dead(path: &Path) {
+    let dead = std::fs::metadata(path).is_err_and(|e| e.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()));
+    if dead && unmount(path, UnmountFlags::DETACH).is_err() {
+        let _ = std::process::Command::new("fusermount3").args(["-u", "-z"]).arg(path).status();
+    }
+}
+
+/// Is this directory a mount point of the process that asks? By the kernel's list.
+pub fn is_mounted(path: &Path) -> bool {
+    let list = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let wanted = path.to_string_lossy().replace('\\', "\\134").replace(' ', "\\040");
+    list.lines().any(|line| line.split(' ').nth(4) == Some(wanted.as_str()))
+}
+
+impl Mounted {
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Has somebody unmounted it?
+    pub fn is_gone(&self) -> bool {
+        self.session.as_ref().is_none_or(|s| s.guard.is_finished())
+    }
+
+    /// Unmounts, waiting for what is under way; detaches a busy one.
+    pub fn unmount(mut self) {
+        self.detach();
+    }
+
+    fn detach(&mut self) {
+        let Some(session) = self.session.take() else { return };
+        if !session.guard.is_finished() && unmount(&self.path, UnmountFlags::empty()).is_err() {
+            // In use: it goes from the tree now, and altogether when the last user lets go.
+            let _ = unmount(&self.path, UnmountFlags::DETACH);
+        }
+        drop(session);
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        self.detach();
+    }
+}

@@ -1,1 +1,21 @@
-//! vfs
+//! walkenfs: filesystem semantics over the database. No FUSE type, no errno.
+//!
+//! Three sentences carry it. **Extents never change; the inode's `C` record is the commit. Every operation on names is one
+//! conditional batch. Nothing is freed until every mount and every copy has seen that it is gone.** `docs/walkenfs.md` has
+//! the records and the operations; [`record`] names them.
+//!
+//! This is the first step: one locality per filesystem, no delegations, nothing cached between calls. What happens when
+//! islands wrote the same names is settled by the fragment's merge alone so far.
+
+mod data;
+mod dir;
+mod error;
+mod fs;
+mod map;
+mod names;
+mod reap;
+pub mod record;
+
+pub use dir::Entry;
+pub use error::FsError;
+pub use fs::{Attr, Fs, HandleId, Ino, Kind, MountOptions, SetAttr, Usage, filesystems, table_names};

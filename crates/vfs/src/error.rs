@@ -1,0 +1,43 @@
+/// Why a filesystem operation was not done. Unless said otherwise nothing was changed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum FsError {
+    #[error("no such file or directory")]
+    NotFound,
+    #[error("the name is taken")]
+    Exists,
+    #[error("not a directory")]
+    NotDirectory,
+    #[error("a directory")]
+    IsDirectory,
+    #[error("the directory is not empty")]
+    NotEmpty,
+    #[error("the name is longer than 255 bytes")]
+    NameTooLong,
+    #[error("not possible with these arguments")]
+    Invalid,
+    #[error("not permitted")]
+    NotPermitted,
+    #[error("the file has lost its name since it was looked up")]
+    Stale,
+    #[error("no such attribute")]
+    NoAttribute,
+    #[error("too large")]
+    TooLarge,
+    #[error("no room on the disc of the node that leads")]
+    NoSpace,
+    #[error("too many links")]
+    TooManyLinks,
+    /// No leader within the time limit, or the fate of the change is not known.
+    #[error("the copies of this filesystem do not answer")]
+    Unavailable,
+    #[error("the stored filesystem is damaged: {0}")]
+    Damaged(&'static str),
+}
+
+impl From<client::Error> for FsError {
+    fn from(e: client::Error) -> Self {
+        tracing::debug!("{e}");
+        FsError::Unavailable
+    }
+}

@@ -1,0 +1,476 @@
+use crate::error::FsError;
+use crate::record::{self, Content, Inode};
+use base::NodeId;
+use bytes::Bytes;
+use client::{Batch, Check, Database, Outcome, Range, Record, Refusal, Rows, Table, Write};
+use node::{FragmentBy, Status, TableOptions};
+use replica::{MergePolicy, MergeRule};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// An inode's number.
+pub type Ino = u64;
+/// Names an open file or directory of one mount.
+pub type HandleId = u64;
+
+/// The root directory.
+pub(crate) const ROOT: Ino = 1;
+/// How often an operation is tried when others keep changing what it looked at.
+pub(crate) const TRIES_MAX: usize = 64;
+/// The longest name.
+const NAME_BYTES_MAX: usize = 255;
+
+/// What an inode is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum Kind {
+    File,
+    Directory,
+    Symlink,
+    Fifo,
+    Socket,
+    CharDevice,
+    BlockDevice,
+}
+
+/// An inode as `stat` shows it. Times are nanoseconds since 1970.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub struct Attr {
+    pub ino: Ino,
+    pub kind: Kind,
+    pub mode: u32,
+    pub nlink: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub rdev: u32,
+    pub size: u64,
+    pub atime: u64,
+    pub mtime: u64,
+    pub ctime: u64,
+    pub birth: u64,
+}
+
+/// What to change of an inode.
+#[derive(Clone, Default, Debug)]
+#[allow(missing_docs)]
+pub struct SetAttr {
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub size: Option<u64>,
+    pub atime: Option<u64>,
+    pub mtime: Option<u64>,
+}
+
+/// How a filesystem is mounted.
+#[derive(Clone, Debug)]
+pub struct MountOptions {
+    /// Copies of every record, when the filesystem is made.
+    pub copies: u16,
+    /// How many bytes of all files together may wait to be committed.
+    pub dirty_bytes_max: usize,
+}
+
+impl Default for MountOptions {
+    fn default() -> Self {
+        MountOptions { copies: 3, dirty_bytes_max: 64 * 1024 * 1024 }
+    }
+}
+
+/// What `statfs` shows.
+#[derive(Clone, Copy, Debug)]
+pub struct Usage {
+    /// Bytes on the disc of this mount's node.
+    pub total: u64,
+    /// Bytes free on it.
+    pub free: u64,
+}
+
+/// An inode that is open here, with the bytes that are not committed yet.
+#[derive(Default)]
+pub(crate) struct Open {
+    pub handles: usize,
+    /// Sorted, apart.
+    pub dirty: Vec<(u64, Vec<u8>)>,
+    pub dirty_since: Option<std::time::Instant>,
+    /// Errors of late commits, counted; each handle reports those it has not seen.
+    pub errors: Vec<FsError>,
+}
+
+/// An open file or directory.
+pub(crate) struct Handle {
+    pub ino: Ino,
+    pub append: bool,
+    pub errors_seen: usize,
+    pub listing: Option<Arc<Vec<crate::Entry>>>,
+}
+
+/// A mounted filesystem.
+pub struct Fs {
+    pub(crate) db: Database,
+    pub(crate) meta: Table,
+    pub(crate) blocks: Table,
+    pub(crate) session: u64,
+    allocator: u32,
+    counter: AtomicU64,
+    pub(crate) open: Mutex<HashMap<Ino, Open>>,
+    /// One commit at a time per inode.
+    pub(crate) committing: Mutex<HashMap<Ino, Arc<tokio::sync::Mutex<()>>>>,
+    pub(crate) handles: Mutex<HashMap<HandleId, Handle>>,
+    next_handle: AtomicU64,
+    pub(crate) dirty_bytes: AtomicUsize,
+    pub(crate) options: MountOptions,
+    data_dir: std::path::PathBuf,
+}
+
+/// Wall nanoseconds since 1970.
+pub(crate) fn wall_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64
+}
+
+/// The tables of a filesystem: metadata and small data, large data.
+pub fn table_names(name: &str) -> (String, String) {
+    (format!("fs.{name}"), format!("fs.{name}.blocks"))
+}
+
+/// The names of the filesystems among these tables.
+pub fn filesystems<'a>(tables: impl Iterator<Item = &'a str>) -> Vec<String> {
+    tables.filter_map(|t| t.strip_prefix("fs.")).filter(|t| !t.ends_with(".blocks")).map(String::from).collect()
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn check_name(name: &[u8]) -> Result<(), FsError> {
+    match name {
+        _ if name.len() > NAME_BYTES_MAX => Err(FsError::NameTooLong),
+        b"" | b"." | b".." => Err(FsError::Invalid),
+        _ if name.contains(&0) || name.contains(&b'/') => Err(FsError::Invalid),
+        _ => Ok(()),
+    }
+}
+
+impl Fs {
+    /// Mounts a filesystem, and makes it if it is not there.
+    pub async fn mount(db: Database, name: &str, options: MountOptions, data_dir: std::path::PathBuf) -> Result<Arc<Fs>, client::Error> {
+        let (meta_name, blocks_name) = table_names(name);
+        // Directory times merge by `max`: two islands that made files in one directory are no conflict.
+        let policy = MergePolicy { default: MergeRule::Latest, exceptions: vec![(8, b'T', MergeRule::Max)] };
+        let meta = TableOptions { copies: options.copies, fragments: 1, policy, fragment_by: FragmentBy::Prefix(2), ..TableOptions::default() };
+        let blocks = TableOptions { copies: options.copies, fragment_by: FragmentBy::Prefix(8), ..TableOptions::default() };
+        let meta = db.create_table(&meta_name, meta, true).await?;
+        let blocks = db.create_table(&blocks_name, blocks, true).await?;
+        let mut fs = Fs {
+            db,
+            meta,
+            blocks,
+            session: 0,
+            allocator: 0,
+            counter: AtomicU64::new(1),
+            open: Mutex::default(),
+            committing: Mutex::default(),
+            handles: Mutex::default(),
+            next_handle: AtomicU64::new(1),
+            dirty_bytes: AtomicUsize::new(0),
+            options,
+            data_dir,
+        };
+        fs.make_root().await?;
+        fs.allocator = fs.claim_allocator().await?;
+        fs.session = u64::from(fs.allocator);
+        fs.begin_session().await?;
+        let fs = Arc::new(fs);
+        tokio::spawn(crate::reap::keep_house(Arc::downgrade(&fs)));
+        Ok(fs)
+    }
+
+    async fn make_root(&self) -> Result<(), client::Error> {
+        // The same bytes whoever makes it: two islands that do are no conflict.
+        let root = Inode { kind: Kind::Directory, mode: 0o755, uid: 0, gid: 0, rdev: 0, target: None, ctime: 0, birth: 0 };
+        let key = record::inode(ROOT);
+        let put = Write::Put { key: key.clone(), value: record::encode(&root), ttl_ms: None };
+        let batch = Batch { checks: vec![Check::Absent(key)], writes: vec![put], sync: true };
+        self.meta.batch(&[0; 8], batch).await.map(drop)
+    }
+
+    /// A number that no mount ever had, for making others: never an old one again.
+    async fn claim_allocator(&self) -> Result<u32, client::Error> {
+        loop {
+            let n = getrandom::u32().unwrap_or_else(|_| wall_ns() as u32) & 0xff_ffff;
+            let key = record::allocator(n);
+            let put = Write::Put { key: key.clone(), value: Bytes::from_static(&[1]), ttl_ms: None };
+            let batch = Batch { checks: vec![Check::Absent(key)], writes: vec![put], sync: true };
+            if n != 0 && matches!(self.meta.batch(&[0; 8], batch).await?, Outcome::Done { .. }) {
+                return Ok(n);
+            }
+        }
+    }
+
+    /// A fresh number for an inode, link, extent or page: allocator ‖ counter, locality 0.
+    pub(crate) fn fresh(&self) -> u64 {
+        u64::from(self.allocator) << 24 | (self.counter.fetch_add(1, Ordering::Relaxed) & 0xff_ffff)
+    }
+
+    pub(crate) fn next_handle(&self) -> HandleId {
+        self.next_handle.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Ranges of the metadata, all at one moment.
+    pub(crate) async fn read_meta(&self, ranges: Vec<Range>) -> Result<Vec<Rows>, FsError> {
+        Ok(self.meta.read(&[0; 8], ranges).await?)
+    }
+
+    /// One record of the metadata.
+    pub(crate) async fn get(&self, key: Bytes) -> Result<Option<Record>, FsError> {
+        let rows = self.read_meta(vec![Range::key(key)]).await?;
+        Ok(first(rows.into_iter().next()))
+    }
+
+    /// A batch on the metadata. `Ok(None)`: applied. `Ok(Some(i))`: check `i` did not hold. Of a batch whose fate is not
+    /// known the caller finds out by looking again: every operation here can tell its own work.
+    pub(crate) async fn commit(&self, checks: Vec<Check>, writes: Vec<Write>, sync: bool) -> Result<Option<u32>, FsError> {
+        match self.meta.batch(&[0; 8], Batch { checks, writes, sync }).await? {
+            Outcome::Done { .. } => Ok(None),
+            Outcome::Failed(Refusal::Check(index)) => Ok(Some(index)),
+            Outcome::Failed(refusal) => Err(refused(&refusal)),
+            Outcome::Unknown => Err(FsError::Unavailable),
+        }
+    }
+
+    /// Attributes of an inode.
+    pub async fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
+        let rows = self.read_meta(attr_ranges(ino)).await?;
+        let mut attr = to_attr(ino, rows)?.ok_or(FsError::NotFound)?;
+        self.with_dirty(&mut attr);
+        Ok(attr)
+    }
+
+    /// Bytes not committed yet count too, in this mount.
+    pub(crate) fn with_dirty(&self, attr: &mut Attr) {
+        if let Some(end) = lock(&self.open).get(&attr.ino).and_then(|o| o.dirty.last()).map(|(at, b)| at + b.len() as u64) {
+            attr.size = attr.size.max(end);
+        }
+    }
+
+    /// The child of that name.
+    pub async fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Attr, FsError> {
+        check_name(name)?;
+        let (ino, ..) = self.find(dir, name).await?.ok_or(FsError::NotFound)?;
+        self.getattr(ino).await
+    }
+
+    /// The entry of that name: inode, link, kind and the version of its `D`. Of several (two islands made one each) the
+    /// latest shows.
+    pub(crate) async fn find(&self, dir: Ino, name: &[u8]) -> Result<Option<(Ino, u64, Kind, Record)>, FsError> {
+        let rows = self.read_meta(vec![Range::prefix(record::name(dir, name), 16)]).await?;
+        let found = rows.into_iter().flat_map(|r| r.rows).max_by_key(|(_, r)| r.rank());
+        let Some((key, row)) = found else { return Ok(None) };
+        let (_, ino, link) = record::split_entry(&key).ok_or(FsError::Damaged("an entry's key"))?;
+        let kind = record::decode(row.value.as_deref().unwrap_or_default())?;
+        Ok(Some((ino, link, kind, row)))
+    }
+
+    /// Changes attributes.
+    pub async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Attr, FsError> {
+        if let Some(size) = set.size {
+            self.truncate(ino, size).await?;
+        }
+        if set.mtime.is_some() {
+            // What is written later must not set it again.
+            self.flush_inode(ino, false).await?;
+        }
+        for _ in 0..TRIES_MAX {
+            let keys = vec![Range::key(record::inode(ino)), Range::key(record::content(ino))];
+            let mut rows = self.read_meta(keys).await?.into_iter();
+            let i = first(rows.next()).ok_or(FsError::NotFound)?;
+            let c = first(rows.next());
+            let mut inode: Inode = record::decode(i.value.as_deref().unwrap_or_default())?;
+            let (mut checks, mut writes) = (vec![Check::AtVersion(record::inode(ino), i.version)], Vec::new());
+            inode.mode = set.mode.map_or(inode.mode, |m| m & 0o7777);
+            (inode.uid, inode.gid) = (set.uid.unwrap_or(inode.uid), set.gid.unwrap_or(inode.gid));
+            inode.ctime = wall_ns();
+            let (kind, put) = (inode.kind, |key, value| Write::Put { key, value, ttl_ms: None });
+            writes.push(put(record::inode(ino), record::encode(&inode)));
+            if let Some(atime) = set.atime {
+                writes.push(put(record::atime(ino), Bytes::copy_from_slice(&atime.to_be_bytes())));
+            }
+            match (set.mtime, kind, c) {
+                (None, ..) => {}
+                (Some(mtime), Kind::Directory, _) => {
+                    writes.push(put(record::dir_time(ino), Bytes::copy_from_slice(&mtime.to_be_bytes())));
+                }
+                (Some(mtime), _, c) => {
+                    let mut content = to_content(c.as_ref())?;
+                    (content.mtime, content.ctime) = (mtime, wall_ns());
+                    let key = record::content(ino);
+                    checks.push(c.map_or(Check::Absent(key.clone()), |c| Check::AtVersion(key.clone(), c.version)));
+                    writes.push(put(key, record::encode(&content)));
+                }
+            }
+            if self.commit(checks, writes, false).await?.is_none() {
+                return self.getattr(ino).await;
+            }
+        }
+        Err(FsError::Unavailable)
+    }
+
+    /// Where a symbolic link leads.
+    pub async fn readlink(&self, ino: Ino) -> Result<Bytes, FsError> {
+        let row = self.get(record::inode(ino)).await?.ok_or(FsError::NotFound)?;
+        let inode: Inode = record::decode(row.value.as_deref().unwrap_or_default())?;
+        inode.target.ok_or(FsError::Invalid)
+    }
+
+    /// An extended attribute.
+    pub async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Bytes, FsError> {
+        let row = self.get(record::xattr(ino, name)).await?;
+        row.and_then(|r| r.value).map(|v| v.slice(1..)).ok_or(FsError::NoAttribute)
+    }
+
+    /// The names of all extended attributes, each with a zero byte behind it.
+    pub async fn listxattr(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
+        let rows = self.read_meta(vec![Range::prefix(record::xattr(ino, b""), 4096)]).await?;
+        let mut out = Vec::new();
+        for (key, _) in rows.into_iter().flat_map(|r| r.rows) {
+            out.extend_from_slice(&key[9..]);
+            out.push(0);
+        }
+        Ok(out)
+    }
+
+    /// Sets an extended attribute; `create`: it must not be there, `replace`: it must.
+    pub async fn setxattr(&self, ino: Ino, name: &[u8], value: &[u8], create: bool, replace: bool) -> Result<(), FsError> {
+        if name.len() > NAME_BYTES_MAX || value.len() > 65_536 {
+            return Err(FsError::TooLarge);
+        }
+        let key = record::xattr(ino, name);
+        let mut checks = vec![Check::Present(record::inode(ino))];
+        checks.extend(create.then(|| Check::Absent(key.clone())));
+        checks.extend(replace.then(|| Check::Present(key.clone())));
+        // A byte before it, so that an empty value is not a missing one.
+        let stored = [&[1], value].concat().into();
+        match self.commit(checks, vec![Write::Put { key, value: stored, ttl_ms: None }], false).await? {
+            None => Ok(()),
+            Some(0) => Err(FsError::NotFound),
+            Some(_) if create => Err(FsError::Exists),
+            Some(_) => Err(FsError::NoAttribute),
+        }
+    }
+
+    /// Removes an extended attribute.
+    pub async fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<(), FsError> {
+        let key = record::xattr(ino, name);
+        let gone = self.commit(vec![Check::Present(key.clone())], vec![Write::Delete { key }], false).await?;
+        if gone.is_none() { Ok(()) } else { Err(FsError::NoAttribute) }
+    }
+
+    /// Room on this node's disc.
+    pub fn usage(&self) -> Usage {
+        let stat = rustix_statvfs(&self.data_dir);
+        stat.unwrap_or(Usage { total: 0, free: 0 })
+    }
+
+    /// Who else is there, for the decision what may be freed.
+    pub(crate) async fn status(&self) -> Result<Status, FsError> {
+        Ok(self.db.status().await?)
+    }
+
+    pub(crate) fn me(&self) -> (NodeId, u64) {
+        (self.db.handle().me, self.db.handle().incarnation)
+    }
+
+    /// Writes everything out and ends the mount's session.
+    pub async fn unmount(&self) -> Result<(), FsError> {
+        let all: Vec<Ino> = lock(&self.open).keys().copied().collect();
+        let mut result = Ok(());
+        for ino in all {
+            result = result.and(self.flush_inode(ino, true).await);
+        }
+        self.end_session().await?;
+        result
+    }
+}
+
+fn rustix_statvfs(path: &std::path::Path) -> Option<Usage> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    Some(Usage { total: stat.f_blocks * stat.f_frsize, free: stat.f_bavail * stat.f_frsize })
+}
+
+pub(crate) fn refused(refusal: &Refusal) -> FsError {
+    match refusal {
+        Refusal::NoSpace => FsError::NoSpace,
+        Refusal::TooLarge { .. } => FsError::TooLarge,
+        _ => FsError::Unavailable,
+    }
+}
+
+/// The ranges that [`to_attr`] reads.
+pub(crate) fn attr_ranges(ino: Ino) -> Vec<Range> {
+    let keys = [record::inode(ino), record::content(ino), record::dir_time(ino), record::atime(ino)];
+    let mut ranges: Vec<Range> = keys.into_iter().map(Range::key).collect();
+    ranges.push(Range::prefix(record::places(ino), 65_000));
+    ranges
+}
+
+pub(crate) fn first(rows: Option<Rows>) -> Option<Record> {
+    rows.and_then(|r| r.rows.into_iter().next()).map(|(_, record)| record)
+}
+
+pub(crate) fn to_content(row: Option<&Record>) -> Result<Content, FsError> {
+    row.and_then(|r| r.value.as_deref()).map_or_else(|| Ok(Content::default()), record::decode)
+}
+
+fn to_time(row: Option<Record>) -> Option<u64> {
+    Some(u64::from_be_bytes(row?.value?[..].try_into().ok()?))
+}
+
+/// Puts together what [`attr_ranges`] gave; `None`: no such inode.
+pub(crate) fn to_attr(ino: Ino, rows: Vec<Rows>) -> Result<Option<Attr>, FsError> {
+    let mut rows = rows.into_iter();
+    let (i, c, t, a) = (first(rows.next()), first(rows.next()), first(rows.next()), first(rows.next()));
+    let Some(i) = i else { return Ok(None) };
+    let inode: Inode = record::decode(i.value.as_deref().unwrap_or_default())?;
+    let content = to_content(c.as_ref())?;
+    let places = rows.next().unwrap_or_default().rows;
+    let mut ctime = inode.ctime.max(content.ctime);
+    for (_, place) in &places {
+        let place: record::Place = record::decode(place.value.as_deref().unwrap_or_default())?;
+        ctime = ctime.max(place.ctime);
+    }
+    let dir = inode.kind == Kind::Directory;
+    let mtime = match to_time(t) {
+        Some(t) if dir => t,
+        _ if c.is_some() => content.mtime,
+        _ => inode.birth,
+    };
+    let size = match (&inode.target, dir) {
+        (Some(target), _) => target.len() as u64,
+        (None, true) => 4096,
+        (None, false) => content.size,
+    };
+    Ok(Some(Attr {
+        ino,
+        kind: inode.kind,
+        mode: inode.mode,
+        // A directory's is not counted: 1 says so, as on btrfs.
+        nlink: if dir { 1 } else { places.len() as u32 },
+        uid: inode.uid,
+        gid: inode.gid,
+        rdev: inode.rdev,
+        size,
+        atime: to_time(a).unwrap_or(mtime),
+        mtime,
+        ctime: if dir { ctime.max(mtime) } else { ctime },
+        birth: inode.birth,
+    }))
+}
+
+/// A pause before looking again at what others keep changing.
+pub(crate) async fn pause(round: usize) {
+    tokio::time::sleep(Duration::from_micros(200 << round.min(8))).await;
+}

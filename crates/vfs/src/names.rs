@@ -1,0 +1,285 @@
+//! Operations on names: each is one conditional batch. What a check refuses is looked at again.
+
+use crate::error::FsError;
+use crate::fs::{Attr, Fs, Ino, Kind, ROOT, TRIES_MAX, check_name, pause, wall_ns};
+use crate::record::{self, Inode, Place};
+use base::Version;
+use bytes::Bytes;
+use client::{Bump, Check, Range, Write};
+
+/// The most links of one inode.
+const LINKS_MAX: usize = 60_000;
+/// The deepest path that a move of a directory walks up.
+const DEPTH_MAX: usize = 4096;
+
+fn put(key: Bytes, value: Bytes) -> Write {
+    Write::Put { key, value, ttl_ms: None }
+}
+
+fn touch(dir: Ino, now: u64) -> Write {
+    Write::Bump { key: record::dir_time(dir), by: Bump::Max, fields: vec![now] }
+}
+
+/// A name that stands: what an operation on it must know.
+struct Found {
+    ino: Ino,
+    link: u64,
+    kind: Kind,
+    version: Version,
+}
+
+impl Fs {
+    /// Makes an inode under a name. The mode's set-group bit and group follow the directory's, as Linux has it.
+    #[allow(clippy::too_many_arguments)]
+    pub async fn make(
+        &self,
+        dir: Ino,
+        name: &[u8],
+        kind: Kind,
+        mode: u32,
+        owner: (u32, u32),
+        rdev: u32,
+        target: Option<Bytes>,
+    ) -> Result<Attr, FsError> {
+        check_name(name)?;
+        let parent = self.inode(dir).await?;
+        if parent.kind != Kind::Directory {
+            return Err(FsError::NotDirectory);
+        }
+        let (uid, mut gid) = owner;
+        let mut mode = mode & 0o7777;
+        if parent.mode & 0o2000 != 0 {
+            gid = parent.gid;
+            mode |= if kind == Kind::Directory { 0o2000 } else { 0 };
+        }
+        let (ino, link, now) = (self.fresh(), self.fresh(), wall_ns());
+        let inode = Inode { kind, mode, uid, gid, rdev, target, ctime: now, birth: now };
+        let place = Place { parent: dir, name: Bytes::copy_from_slice(name), ctime: now };
+        let checks = vec![
+            Check::Present(record::inode(dir)),
+            Check::Absent(record::orphan(dir)),
+            Check::Count(record::name(dir, name), 0),
+        ];
+        let writes = vec![
+            put(record::inode(ino), record::encode(&inode)),
+            put(record::place(ino, link), record::encode(&place)),
+            put(record::entry(dir, name, ino, link), record::encode(&kind)),
+            touch(dir, now),
+        ];
+        match self.commit(checks, writes, false).await {
+            Ok(None) => {}
+            Ok(Some(2)) => return Err(FsError::Exists),
+            Ok(Some(_)) => return Err(FsError::NotFound),
+            // My own number under the name is my own success.
+            Err(FsError::Unavailable) if self.find(dir, name).await?.is_some_and(|(i, ..)| i == ino) => {}
+            Err(e) => return Err(e),
+        }
+        let size = inode.target.as_ref().map_or(if kind == Kind::Directory { 4096 } else { 0 }, |t| t.len() as u64);
+        let nlink = 1;
+        Ok(Attr { ino, kind, mode, nlink, uid, gid, rdev, size, atime: now, mtime: now, ctime: now, birth: now })
+    }
+
+    pub(crate) async fn inode(&self, ino: Ino) -> Result<Inode, FsError> {
+        let row = self.get(record::inode(ino)).await?.ok_or(FsError::NotFound)?;
+        record::decode(row.value.as_deref().unwrap_or_default())
+    }
+
+    async fn found(&self, dir: Ino, name: &[u8]) -> Result<Option<Found>, FsError> {
+        let found = self.find(dir, name).await?;
+        Ok(found.map(|(ino, link, kind, row)| Found { ino, link, kind, version: row.version }))
+    }
+
+    async fn links(&self, ino: Ino) -> Result<usize, FsError> {
+        let rows = self.read_meta(vec![Range::prefix(record::places(ino), LINKS_MAX as u32 + 1)]).await?;
+        Ok(rows.into_iter().map(|r| r.rows.len()).sum())
+    }
+
+    /// Checks and writes that take a name away; the last one makes its inode an orphan.
+    async fn take(
+        &self,
+        dir: Ino,
+        name: &[u8],
+        found: &Found,
+        now: u64,
+        (checks, writes): (&mut Vec<Check>, &mut Vec<Write>),
+    ) -> Result<(), FsError> {
+        let key = record::entry(dir, name, found.ino, found.link);
+        checks.push(Check::AtVersion(key.clone(), found.version));
+        writes.push(Write::Delete { key });
+        writes.push(Write::Delete { key: record::place(found.ino, found.link) });
+        let links = self.links(found.ino).await?;
+        checks.push(Check::Count(record::places(found.ino), links as u32));
+        if links <= 1 {
+            writes.push(put(record::orphan(found.ino), Bytes::from_static(&[1])));
+        } else {
+            let mut inode = self.inode(found.ino).await?;
+            inode.ctime = now;
+            writes.push(put(record::inode(found.ino), record::encode(&inode)));
+        }
+        Ok(())
+    }
+
+    /// Removes a name; `directory`: of an empty directory, else of anything but a directory.
+    pub async fn remove(&self, dir: Ino, name: &[u8], directory: bool) -> Result<(), FsError> {
+        check_name(name)?;
+        let mut sent = None;
+        for round in 0..TRIES_MAX {
+            let Some(found) = self.found(dir, name).await? else {
+                // Gone after an attempt whose fate was not known: that was mine.
+                return if sent.is_some() { Ok(()) } else { Err(FsError::NotFound) };
+            };
+            match (directory, found.kind) {
+                (true, kind) if kind != Kind::Directory => return Err(FsError::NotDirectory),
+                (false, Kind::Directory) => return Err(FsError::IsDirectory),
+                _ if sent.is_some_and(|ino| ino != found.ino) => return Ok(()),
+                _ => {}
+            }
+            let now = wall_ns();
+            let (mut checks, mut writes) = (Vec::new(), vec![touch(dir, now)]);
+            if directory {
+                checks.push(Check::Count(record::names(found.ino), 0));
+            }
+            self.take(dir, name, &found, now, (&mut checks, &mut writes)).await?;
+            match self.commit(checks, writes, false).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(0)) if directory => return Err(FsError::NotEmpty),
+                Ok(Some(_)) => pause(round).await,
+                Err(FsError::Unavailable) if sent.is_none() => sent = Some(found.ino),
+                Err(e) => return Err(e),
+            }
+        }
+        Err(FsError::Unavailable)
+    }
+
+    /// Another name for a file.
+    pub async fn link(&self, ino: Ino, dir: Ino, name: &[u8]) -> Result<Attr, FsError> {
+        check_name(name)?;
+        let inode = self.inode(ino).await?;
+        if inode.kind == Kind::Directory {
+            return Err(FsError::NotPermitted);
+        }
+        if self.links(ino).await? >= LINKS_MAX {
+            return Err(FsError::TooManyLinks);
+        }
+        let (link, now) = (self.fresh(), wall_ns());
+        let place = Place { parent: dir, name: Bytes::copy_from_slice(name), ctime: now };
+        let checks = vec![
+            Check::Count(record::name(dir, name), 0),
+            Check::Present(record::inode(ino)),
+            Check::Absent(record::orphan(ino)),
+            Check::Present(record::inode(dir)),
+            Check::Absent(record::orphan(dir)),
+        ];
+        let writes = vec![
+            put(record::place(ino, link), record::encode(&place)),
+            put(record::entry(dir, name, ino, link), record::encode(&inode.kind)),
+            touch(dir, now),
+        ];
+        match self.commit(checks, writes, false).await {
+            Ok(None) => {}
+            Ok(Some(0)) => return Err(FsError::Exists),
+            Ok(Some(_)) => return Err(FsError::NotFound),
+            Err(FsError::Unavailable) if self.found(dir, name).await?.is_some_and(|f| f.link == link) => {}
+            Err(e) => return Err(e),
+        }
+        self.getattr(ino).await
+    }
+
+    /// Gives a file or directory another place; what stands there is replaced unless `keep`.
+    pub async fn rename(&self, dir: Ino, name: &[u8], to: Ino, new: &[u8], keep: bool) -> Result<(), FsError> {
+        check_name(name)?;
+        check_name(new)?;
+        let mut sent = None;
+        for round in 0..TRIES_MAX {
+            let (source, target) = (self.found(dir, name).await?, self.found(to, new).await?);
+            let Some(source) = source else {
+                let mine = sent.is_some() && target.is_some_and(|t| Some((t.ino, t.link)) == sent);
+                return if mine { Ok(()) } else { Err(FsError::NotFound) };
+            };
+            if let Some(target) = &target {
+                match (source.kind, target.kind) {
+                    _ if keep => return Err(FsError::Exists),
+                    // Two names of one inode: nothing to do.
+                    _ if source.ino == target.ino => return Ok(()),
+                    (Kind::Directory, Kind::Directory) => {}
+                    (Kind::Directory, _) => return Err(FsError::NotDirectory),
+                    (_, Kind::Directory) => return Err(FsError::IsDirectory),
+                    _ => {}
+                }
+            }
+            match self.move_once(dir, name, to, new, &source, target.as_ref()).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => pause(round).await,
+                Err(FsError::Unavailable) if sent.is_none() => sent = Some((source.ino, source.link)),
+                Err(e) => return Err(e),
+            }
+        }
+        Err(FsError::Unavailable)
+    }
+
+    /// One attempt; `false`: something changed meanwhile.
+    async fn move_once(
+        &self,
+        dir: Ino,
+        name: &[u8],
+        to: Ino,
+        new: &[u8],
+        source: &Found,
+        target: Option<&Found>,
+    ) -> Result<bool, FsError> {
+        let now = wall_ns();
+        let mut checks = vec![
+            Check::Present(record::inode(to)),
+            Check::Absent(record::orphan(to)),
+            Check::Count(target.map_or(record::name(to, new), |t| record::names(t.ino)), 0),
+            Check::AtVersion(record::entry(dir, name, source.ino, source.link), source.version),
+        ];
+        let mut writes = vec![touch(dir, now), touch(to, now)];
+        if source.kind == Kind::Directory && dir != to {
+            checks.push(self.check_move(source.ino, to).await?);
+            writes.push(Write::Bump { key: record::moves(), by: Bump::Add, fields: vec![1] });
+        }
+        if let Some(target) = target {
+            self.take(to, new, target, now, (&mut checks, &mut writes)).await?;
+        }
+        let place = Place { parent: to, name: Bytes::copy_from_slice(new), ctime: now };
+        writes.push(Write::Delete { key: record::entry(dir, name, source.ino, source.link) });
+        writes.push(put(record::entry(to, new, source.ino, source.link), record::encode(&source.kind)));
+        writes.push(put(record::place(source.ino, source.link), record::encode(&place)));
+        match self.commit(checks, writes, false).await? {
+            None => Ok(true),
+            Some(0 | 1) => Err(FsError::NotFound),
+            Some(2) if target.is_some() => Err(FsError::NotEmpty),
+            Some(_) => Ok(false),
+        }
+    }
+
+    /// A directory must not move below itself. The walk up holds as long as no other directory moves: all moves change
+    /// one record, and this check is on it.
+    async fn check_move(&self, moved: Ino, to: Ino) -> Result<Check, FsError> {
+        let moves = self.get(record::moves()).await?;
+        let mut at = to;
+        for _ in 0..DEPTH_MAX {
+            if at == moved {
+                return Err(FsError::Invalid);
+            }
+            if at == ROOT {
+                let key = record::moves();
+                return Ok(moves.map_or(Check::Absent(key.clone()), |r| Check::AtVersion(key, r.version)));
+            }
+            at = self.parent(at).await?;
+        }
+        Err(FsError::Damaged("a path without end"))
+    }
+
+    /// The directory that an inode's first link lies in; the root is its own.
+    pub async fn parent(&self, ino: Ino) -> Result<Ino, FsError> {
+        if ino == ROOT {
+            return Ok(ROOT);
+        }
+        let rows = self.read_meta(vec![Range::prefix(record::places(ino), 1)]).await?;
+        let row = rows.into_iter().flat_map(|r| r.rows).next().ok_or(FsError::NotFound)?;
+        let place: Place = record::decode(row.1.value.as_deref().unwrap_or_default())?;
+        Ok(place.parent)
+    }
+}

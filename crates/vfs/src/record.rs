@@ -1,0 +1,273 @@
+//! Keys and values of a filesystem's tables. Every key begins with an inode number, big-endian; a byte says what follows.
+//!
+//! | key after `ino` | value |
+//! |---|---|
+//! | `I` | [`Inode`]: type, mode, owner |
+//! | `C` | [`Content`]: size, mtime, map: the commit of a file's data |
+//! | `T` | a directory's mtime: one field, merged by `max` |
+//! | `A` | atime, when it was set |
+//! | `P` link | [`Place`]: the truth of one name |
+//! | `D` name 0 ino link | [`Kind`]: the index of `P` in the directory |
+//! | `E` extent | bytes up to 64 KiB, and their checksum |
+//! | `M` page | extents of 16 MiB of a file; never changed |
+//! | `X` name | an extended attribute |
+//!
+//! Under inode 0: `U` ino (unlinked, not freed), `G` id (extents dropped, not freed), `S` session, `H` ino session (a mount
+//! has it open), `N` allocator, `V` (moves of directories, one at a time).
+
+use crate::fs::{Ino, Kind};
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+/// What rarely changes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Inode {
+    /// Its type.
+    pub kind: Kind,
+    /// Permission bits, 12 of them.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number of a special file.
+    pub rdev: u32,
+    /// Where a symbolic link leads.
+    pub target: Option<Bytes>,
+    /// Nanoseconds since 1970 of the last change of this record.
+    pub ctime: u64,
+    /// Of its making.
+    pub birth: u64,
+}
+
+/// Some bytes of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Extent {
+    /// Where in the file they lie.
+    pub at: u64,
+    /// How many.
+    pub len: u32,
+    /// Under what number they are stored.
+    pub id: u64,
+    /// Where in the stored extent they begin.
+    pub skip: u32,
+    /// Stored as one `E` record, not in the blocks table.
+    pub small: bool,
+}
+
+/// The commit of a file's data.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Content {
+    /// Bytes.
+    pub size: u64,
+    /// Nanoseconds since 1970.
+    pub mtime: u64,
+    /// Of the last change of this record.
+    pub ctime: u64,
+    /// The newest extents, which lie above the pages; sorted, apart.
+    pub extents: Vec<Extent>,
+    /// Pages of 16 MiB: which, and under what number.
+    pub pages: Vec<(u32, u64)>,
+}
+
+/// The truth of one name.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Place {
+    /// The directory.
+    pub parent: Ino,
+    /// The name in it.
+    pub name: Bytes,
+    /// When it came there.
+    pub ctime: u64,
+}
+
+/// A mount.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Session {
+    /// On which node.
+    pub node: base::NodeId,
+    /// In which start of it.
+    pub incarnation: u64,
+    /// It has looked at every `U` and `G` up to this stamp.
+    pub seen: u64,
+}
+
+/// Things dropped by a commit: extents (small or not) and pages of an inode.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Dropped {
+    /// Whose.
+    pub ino: Ino,
+    /// Numbers of `E` records.
+    pub small: Vec<u64>,
+    /// Numbers of extents in the blocks table, and their length.
+    pub blocks: Vec<(u64, u32)>,
+    /// Numbers of `M` records.
+    pub pages: Vec<u64>,
+}
+
+/// Encodes a value of this filesystem.
+pub(crate) fn encode<T: Serialize>(value: &T) -> Bytes {
+    // Plain data into memory: cannot fail; an empty value would be reported as damage.
+    postcard::to_stdvec(value).unwrap_or_default().into()
+}
+
+/// Decodes one.
+pub(crate) fn decode<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<T, crate::FsError> {
+    postcard::from_bytes(bytes).map_err(|_| crate::FsError::Damaged("a record cannot be read"))
+}
+
+pub(crate) fn key(ino: Ino, kind: u8, rest: &[&[u8]]) -> Bytes {
+    let mut key = BytesMut::with_capacity(32);
+    key.put_u64(ino);
+    key.put_u8(kind);
+    rest.iter().for_each(|part| key.put_slice(part));
+    key.freeze()
+}
+
+pub(crate) fn inode(ino: Ino) -> Bytes {
+    key(ino, b'I', &[])
+}
+
+pub(crate) fn content(ino: Ino) -> Bytes {
+    key(ino, b'C', &[])
+}
+
+pub(crate) fn dir_time(ino: Ino) -> Bytes {
+    key(ino, b'T', &[])
+}
+
+pub(crate) fn atime(ino: Ino) -> Bytes {
+    key(ino, b'A', &[])
+}
+
+pub(crate) fn places(ino: Ino) -> Bytes {
+    key(ino, b'P', &[])
+}
+
+pub(crate) fn place(ino: Ino, link: u64) -> Bytes {
+    key(ino, b'P', &[&link.to_be_bytes()])
+}
+
+pub(crate) fn names(dir: Ino) -> Bytes {
+    key(dir, b'D', &[])
+}
+
+pub(crate) fn name(dir: Ino, name: &[u8]) -> Bytes {
+    key(dir, b'D', &[name, &[0]])
+}
+
+pub(crate) fn entry(dir: Ino, name: &[u8], ino: Ino, link: u64) -> Bytes {
+    key(dir, b'D', &[name, &[0], &ino.to_be_bytes(), &link.to_be_bytes()])
+}
+
+/// Splits an entry's key into name, inode and link.
+pub(crate) fn split_entry(key: &Bytes) -> Option<(Bytes, Ino, u64)> {
+    let tail = key.len().checked_sub(17).filter(|at| *at >= 9)?;
+    let number = |at: usize| Some(u64::from_be_bytes(key.get(at..at + 8)?.try_into().ok()?));
+    Some((key.slice(9..tail), number(tail + 1)?, number(tail + 9)?))
+}
+
+pub(crate) fn small(ino: Ino, id: u64) -> Bytes {
+    key(ino, b'E', &[&id.to_be_bytes()])
+}
+
+pub(crate) fn page(ino: Ino, id: u64) -> Bytes {
+    key(ino, b'M', &[&id.to_be_bytes()])
+}
+
+pub(crate) fn xattr(ino: Ino, name: &[u8]) -> Bytes {
+    key(ino, b'X', &[name])
+}
+
+/// One 64 KiB piece of an extent in the blocks table.
+pub(crate) fn block(ino: Ino, id: u64, piece: u32) -> Bytes {
+    let mut key = BytesMut::with_capacity(20);
+    key.put_u64(ino);
+    key.put_u64(id);
+    key.put_u32(piece);
+    key.freeze()
+}
+
+pub(crate) fn orphans() -> Bytes {
+    key(0, b'U', &[])
+}
+
+pub(crate) fn orphan(ino: Ino) -> Bytes {
+    key(0, b'U', &[&ino.to_be_bytes()])
+}
+
+pub(crate) fn dropped_all() -> Bytes {
+    key(0, b'G', &[])
+}
+
+pub(crate) fn dropped(id: u64) -> Bytes {
+    key(0, b'G', &[&id.to_be_bytes()])
+}
+
+pub(crate) fn sessions() -> Bytes {
+    key(0, b'S', &[])
+}
+
+pub(crate) fn session(id: u64) -> Bytes {
+    key(0, b'S', &[&id.to_be_bytes()])
+}
+
+pub(crate) fn holds() -> Bytes {
+    key(0, b'H', &[])
+}
+
+pub(crate) fn hold(ino: Ino, session: u64) -> Bytes {
+    key(0, b'H', &[&ino.to_be_bytes(), &session.to_be_bytes()])
+}
+
+pub(crate) fn allocator(n: u32) -> Bytes {
+    key(0, b'N', &[&n.to_be_bytes()])
+}
+
+pub(crate) fn moves() -> Bytes {
+    key(0, b'V', &[])
+}
+
+/// Bytes with their checksum before them, so that damage is told from data.
+pub(crate) fn checked(bytes: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(bytes.len() + 8);
+    out.put_slice(&blake3::hash(bytes).as_bytes()[..8]);
+    out.put_slice(bytes);
+    out.freeze()
+}
+
+/// The inverse of [`checked`].
+pub(crate) fn unchecked(stored: &Bytes) -> Result<Bytes, crate::FsError> {
+    let (sum, bytes) = stored.split_at_checked(8).ok_or(crate::FsError::Damaged("data without checksum"))?;
+    if blake3::hash(bytes).as_bytes()[..8] != *sum {
+        return Err(crate::FsError::Damaged("data whose checksum is wrong"));
+    }
+    Ok(stored.slice(8..))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_split_as_they_were_put_together() {
+        for name in [&b"a"[..], b"name with spaces", &[0xff; 255]] {
+            let key = entry(7, name, u64::MAX, 3);
+            assert_eq!(split_entry(&key), Some((Bytes::copy_from_slice(name), u64::MAX, 3)));
+            assert!(key.starts_with(&super::name(7, name)));
+        }
+        assert_eq!(split_entry(&Bytes::from_static(b"short")), None);
+    }
+
+    #[test]
+    fn altered_data_is_noticed() {
+        let stored = checked(b"bytes");
+        assert_eq!(unchecked(&stored).expect("sound"), Bytes::from_static(b"bytes"));
+        for i in 0..stored.len() {
+            let mut bad = stored.to_vec();
+            bad[i] ^= 1;
+            assert!(unchecked(&bad.into()).is_err());
+        }
+        assert!(unchecked(&Bytes::from_static(b"1234567")).is_err());
+    }
+}
