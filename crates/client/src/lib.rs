@@ -66,6 +66,14 @@ impl Database {
         }
     }
 
+    /// Removes a table. `Unknown`: it may or may not be gone.
+    pub async fn drop_table(&self, name: &str) -> Result<Outcome, Error> {
+        match self.op(Op::DropTable(name.into())).await? {
+            OpReply::Outcome(outcome) => Ok(outcome),
+            _ => Err(Error::Ended),
+        }
+    }
+
     /// A table that is there.
     pub async fn table(&self, name: &str) -> Result<Table, Error> {
         match self.op(Op::Table(name.into())).await? {

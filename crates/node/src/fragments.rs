@@ -7,7 +7,7 @@ use crate::schema::{self, Durability, Storage, TableDef, sys_fragment};
 use base::{FragmentId, Instant, NodeId, Now};
 use membership::RosterEntry;
 use replica::{Config, Copy, Effects, Input, Lead, MemberStatus, Meta, Msg, Reply, Space, Store, Stored, Ticket};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Node {
     /// Feeds one copy and carries its effects out.
@@ -124,6 +124,8 @@ impl Node {
             }
         }
         (self.roster, self.tables) = (roster, tables);
+        let known: BTreeSet<_> = self.tables.values().map(|def| def.id).collect();
+        self.copies.retain(|fragment, _| *fragment == sys_fragment() || known.contains(&fragment.table));
         self.make_copies(now, true);
     }
 

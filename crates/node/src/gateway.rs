@@ -25,6 +25,8 @@ pub enum Op {
     Read(FragmentId, Read, Span),
     /// Make a table; `true`: it may be there already.
     CreateTable(String, TableOptions, bool),
+    /// Remove a table.
+    DropTable(String),
     /// The definition of a table.
     Table(String),
     /// All tables.

@@ -578,6 +578,7 @@ impl Node {
             }
             Op::Read(fragment, read, wait) => (fragment, What::Read(read), wait),
             Op::CreateTable(name, options, may_exist) => return self.create(now, op, name, options, may_exist, out),
+            Op::DropTable(name) => return self.drop_table(now, op, name, out),
             Op::Table(name) => {
                 let reply = match self.tables.get(&name) {
                     Some(def) => OpReply::Table(def.clone()),
@@ -611,7 +612,10 @@ impl Node {
             return self.reply(op, if may_exist { OpReply::Table(def) } else { error }, out);
         }
         let nodes = self.view.iter().copied().chain([self.config.me]).collect();
-        let def = TableDef::new(&name, options.clone(), nodes);
+        let stored = [&[replica::Space::User as u8][..], &schema::dropped_key(&name)].concat();
+        let dropped = self.copies.get(&sys_fragment()).and_then(|c| c.store().get(&stored)?.value.clone());
+        let generation = dropped.and_then(|v| Some(u64::from_be_bytes(v[..].try_into().ok()?))).unwrap_or(0);
+        let def = TableDef::new(&name, options.clone(), generation, nodes);
         let key = schema::table_key(&name);
         let value = wire::encode(&def).unwrap_or_default();
         let checks = vec![Check::Absent(key.clone())];
@@ -622,6 +626,17 @@ impl Node {
             Some(number) => self.attempt(now, number, out),
             None => self.finish(now, op, OpReply::Error(ClientError::Overloaded), out),
         }
+    }
+
+    /// The table's name goes; its records stay on disc until forgetting is built. A later table of that name is another.
+    fn drop_table(&mut self, now: Now, op: OpId, name: String, out: &mut Vec<Effect>) {
+        if !self.tables.contains_key(&name) {
+            return self.reply(op, OpReply::Error(ClientError::NoTable(name)), out);
+        }
+        let key = schema::table_key(&name);
+        let count = Write::Bump { key: schema::dropped_key(&name), by: replica::Bump::Add, fields: vec![1] };
+        let batch = Batch { checks: vec![Check::Present(key.clone())], writes: vec![Write::Delete { key }, count], sync: true };
+        self.on_op(now, op, Op::Write(sys_fragment(), batch, Span::ms(10_000)), out);
     }
 
     /// An operation has ended: its client is told, unless the node itself asked or there is a second half to it.

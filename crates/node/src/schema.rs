@@ -78,9 +78,10 @@ pub struct TableDef {
 
 impl TableDef {
     /// Lays a new table out over these nodes, evenly, copies of one fragment on different nodes.
-    pub fn new(name: &str, options: TableOptions, mut nodes: Vec<NodeId>) -> TableDef {
+    /// `generation`: how many tables of this name were dropped before it.
+    pub fn new(name: &str, options: TableOptions, generation: u64, mut nodes: Vec<NodeId>) -> TableDef {
         nodes.sort_unstable();
-        let shape = (name, options.fragments, options.fragment_by);
+        let shape = (name, options.fragments, options.fragment_by, generation);
         let hash = blake3::derive_key("tombolo 2026 table ids", &postcard::to_stdvec(&shape).unwrap_or_default());
         let id = TableId(first_u64(&hash) | 1);
         let copies = usize::from(options.copies).min(nodes.len());
@@ -170,6 +171,11 @@ pub(crate) fn node_of_key(key: &[u8]) -> Option<NodeId> {
     u64::from_str_radix(hex, 16).ok().map(NodeId)
 }
 
+/// How many tables of that name were dropped.
+pub(crate) fn dropped_key(name: &str) -> Bytes {
+    [b"dropped/", name.as_bytes()].concat().into()
+}
+
 pub(crate) fn table_key(name: &str) -> Bytes {
     [TABLE_PREFIX, name.as_bytes()].concat().into()
 }
@@ -182,7 +188,7 @@ mod tests {
     fn copies_are_even_and_apart() {
         let nodes: Vec<NodeId> = (1..=5).map(NodeId).collect();
         let options = TableOptions { fragments: 10, ..TableOptions::default() };
-        let def = TableDef::new("t", options, nodes.clone());
+        let def = TableDef::new("t", options, 0, nodes.clone());
         for node in nodes {
             assert_eq!(def.founders.iter().filter(|row| row.contains(&node)).count(), 6);
             assert_eq!(def.founders.iter().filter(|row| row.first() == Some(&node)).count(), 2);
@@ -192,11 +198,13 @@ mod tests {
 
     #[test]
     fn islands_that_make_the_same_table_make_one() {
-        let a = TableDef::new("t", TableOptions::default(), vec![NodeId(1)]);
-        let b = TableDef::new("t", TableOptions::default(), vec![NodeId(2), NodeId(3)]);
+        let a = TableDef::new("t", TableOptions::default(), 0, vec![NodeId(1)]);
+        let b = TableDef::new("t", TableOptions::default(), 0, vec![NodeId(2), NodeId(3)]);
         assert_eq!(a.id, b.id);
         let other = TableOptions { fragments: 9, ..TableOptions::default() };
-        assert_ne!(a.id, TableDef::new("t", other, vec![NodeId(1)]).id);
+        assert_ne!(a.id, TableDef::new("t", other, 0, vec![NodeId(1)]).id);
+        // What is made after a drop is another table: the old records do not come back.
+        assert_ne!(a.id, TableDef::new("t", TableOptions::default(), 1, vec![NodeId(1)]).id);
     }
 
     #[test]

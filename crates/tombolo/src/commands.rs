@@ -1,0 +1,408 @@
+//! Each command, from its arguments to its exit status.
+
+use crate::cli::{Cli, Command, FsCommand, Mount, TableCommand};
+use crate::control::{self, Ask, Told};
+use crate::server::Server;
+use crate::{settings, text};
+use anyhow::{Context, Result, anyhow};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use node::{Durability, Status, Storage, TableDef, TableOptions};
+use replica::{Batch, Check, MergePolicy, MergeRule, Outcome, Record, Refusal, Write};
+use std::ffi::OsString;
+use std::io::{Read, Write as _};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use tokio::net::UnixStream;
+use tokio::signal::unix::{SignalKind, signal};
+
+pub(crate) const FAILED: u8 = 1;
+pub(crate) const USAGE: u8 = 2;
+pub(crate) const UNAVAILABLE: u8 = 3;
+pub(crate) const OTHER: u8 = 4;
+pub(crate) const UNKNOWN: u8 = 5;
+
+/// How many rows one question of `scan` asks for.
+const SCAN_PAGE: u32 = 1000;
+
+/// Runs a command; its exit status.
+pub(crate) async fn run(cli: Cli) -> u8 {
+    match command(cli).await {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("tombolo: {e:#}");
+            let usage = e.downcast_ref::<Usage>().is_some();
+            if usage { USAGE } else { e.downcast_ref::<NoNode>().map_or(OTHER, |_| UNAVAILABLE) }
+        }
+    }
+}
+
+/// What the user wrote makes no sense.
+#[derive(Debug)]
+struct Usage(String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// No node runs on the data directory.
+#[derive(Debug)]
+struct NoNode(PathBuf);
+
+impl std::fmt::Display for NoNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let dir = self.0.display();
+        write!(f, "no node runs on the data directory {dir}; start one with `tombolo up`, or name another directory with --data")
+    }
+}
+
+impl std::error::Error for NoNode {}
+
+async fn command(cli: Cli) -> Result<u8> {
+    let data = settings::data_dir(cli.data)?;
+    let data = std::path::absolute(&data).unwrap_or(data);
+    match cli.command {
+        Command::Up(up) => {
+            let (settings, cookie) = settings::load(data, cli.config.as_deref(), up)?;
+            Server::start(settings, cookie, false)?.run().await
+        }
+        Command::Mount(mount) => mount_command(data, cli.config.as_deref(), mount).await,
+        Command::Umount { dir } => umount(&data, &dir).await,
+        Command::Fs(command) => fs_command(&data, command).await,
+        Command::Status { json } => status(&data, json).await,
+        Command::Table(command) => table_command(&data, command).await,
+        Command::Put { table, key, value, if_absent, if_version, ttl } => {
+            let key = argument(key)?;
+            let ttl_ms = ttl.map(|t| text::duration_ms(&t)).transpose().map_err(Usage)?;
+            let mut checks = Vec::new();
+            checks.extend(if_absent.then(|| Check::Absent(key.clone())));
+            if let Some(version) = if_version {
+                let version = version.parse().map_err(|e: &str| Usage(e.into()))?;
+                checks.push(Check::AtVersion(key.clone(), version));
+            }
+            let write = Write::Put { key: key.clone(), value: argument(value)?, ttl_ms };
+            write_command(&data, table, key, checks, write).await
+        }
+        Command::Get { table, key, version } => get(&data, table, argument(key)?, version).await,
+        Command::Del { table, key } => {
+            let key = argument(key)?;
+            let checks = vec![Check::Present(key.clone())];
+            write_command(&data, table, key.clone(), checks, Write::Delete { key }).await
+        }
+        Command::Scan { table, prefix, limit, json } => {
+            scan(&data, table, Bytes::from(prefix.into_vec()), limit.unwrap_or(u64::MAX), json).await
+        }
+        Command::Stop => done(ask(&data, Ask::Stop).await?, None),
+    }
+}
+
+/// An argument's bytes; `-`: those of standard input.
+fn argument(arg: OsString) -> Result<Bytes> {
+    if arg != "-" {
+        return Ok(Bytes::from(arg.into_vec()));
+    }
+    let mut bytes = Vec::new();
+    // One more than can be taken, to be able to say so.
+    std::io::stdin().take(base::VALUE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).context("cannot read standard input")?;
+    Ok(bytes.into())
+}
+
+async fn connect(data: &Path) -> Result<UnixStream> {
+    UnixStream::connect(control::socket_path(data)).await.map_err(|_| anyhow!(NoNode(data.into())))
+}
+
+async fn ask(data: &Path, ask: Ask) -> Result<Told> {
+    let mut stream = connect(data).await?;
+    ask_on(&mut stream, &ask).await
+}
+
+async fn ask_on(stream: &mut UnixStream, ask: &Ask) -> Result<Told> {
+    control::send(stream, ask).await?;
+    control::receive(stream).await?.context("the node ended before it answered")
+}
+
+/// The exit status of an answer that has nothing to show.
+fn done(told: Told, object: Option<&str>) -> Result<u8> {
+    Ok(match told {
+        Told::Failed(code, text) => {
+            eprintln!("tombolo: {text}");
+            code
+        }
+        Told::Outcome(Outcome::Failed(refusal)) => {
+            let object = object.map(|o| format!("{o}: ")).unwrap_or_default();
+            eprintln!("tombolo: {object}{}", plain(&refusal));
+            if matches!(refusal, Refusal::TooLarge { .. }) { USAGE } else { refusal_code(&refusal) }
+        }
+        Told::Outcome(Outcome::Unknown) => {
+            eprintln!("tombolo: whether it was done is not known: the leader went away meanwhile; look again, and repeat it if that does no harm");
+            UNKNOWN
+        }
+        _ => 0,
+    })
+}
+
+fn refusal_code(refusal: &Refusal) -> u8 {
+    match refusal {
+        Refusal::Check(_) | Refusal::NotACounter(_) => FAILED,
+        Refusal::NoSpace => UNAVAILABLE,
+        _ => OTHER,
+    }
+}
+
+fn plain(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Check(_) => "not found, or not as required; nothing was changed".into(),
+        other => other.to_string(),
+    }
+}
+
+async fn write_command(data: &Path, table: String, key: Bytes, checks: Vec<Check>, write: Write) -> Result<u8> {
+    let object = format!("{table} {}", text::escape(&key));
+    let batch = Batch { checks, writes: vec![write], sync: false };
+    if let Err(refusal) = batch.validate() {
+        return Err(Usage(format!("{}: {refusal}", shorten(&object))).into());
+    }
+    done(ask(data, Ask::Write(table, key, batch)).await?, Some(&shorten(&object)))
+}
+
+fn shorten(text: &str) -> String {
+    if text.chars().count() <= 80 { text.into() } else { text.chars().take(77).chain("...".chars()).collect() }
+}
+
+async fn get(data: &Path, table: String, key: Bytes, version: bool) -> Result<u8> {
+    let object = shorten(&format!("{table} {}", text::escape(&key)));
+    match ask(data, Ask::Get(table, key)).await? {
+        Told::Record(Some(record)) => {
+            let mut out = std::io::stdout().lock();
+            if version {
+                writeln!(out, "{}", record.version)?;
+            } else {
+                out.write_all(record.value.as_deref().unwrap_or_default())?;
+            }
+            out.flush()?;
+            Ok(0)
+        }
+        Told::Record(None) => {
+            eprintln!("tombolo: {object}: not found");
+            Ok(FAILED)
+        }
+        other => done(other, Some(&object)),
+    }
+}
+
+async fn scan(data: &Path, table: String, prefix: Bytes, limit: u64, json: bool) -> Result<u8> {
+    let mut stream = connect(data).await?;
+    let to = replica::Range::prefix(prefix.clone(), 0).to;
+    let (mut from, mut left, mut first) = (prefix, limit, true);
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    loop {
+        let limit = u64::from(SCAN_PAGE).min(left) as u32;
+        let told = ask_on(&mut stream, &Ask::Scan { table: table.clone(), from, to: to.clone(), limit }).await?;
+        let Told::Rows(rows, next) = told else { return done(told, None) };
+        left -= (rows.len() as u64).min(left);
+        for (key, record) in rows {
+            show(&mut out, &key, &record, json, &mut first)?;
+        }
+        match next.filter(|_| left > 0) {
+            Some(next) => from = next,
+            None => break,
+        }
+    }
+    if json {
+        out.write_all(if first { b"[]\n" } else { b"\n]\n" })?;
+    }
+    out.flush()?;
+    Ok(0)
+}
+
+fn show(out: &mut impl std::io::Write, key: &[u8], record: &Record, json: bool, first: &mut bool) -> std::io::Result<()> {
+    let value = record.value.as_deref().unwrap_or_default();
+    if json {
+        let row = serde_json::json!({ "key": BASE64.encode(key), "value": BASE64.encode(value) });
+        write!(out, "{}{row}", if *first { "[\n" } else { ",\n" })?;
+    } else {
+        writeln!(out, "{}\t{}", text::escape(key), text::escape(value))?;
+    }
+    *first = false;
+    Ok(())
+}
+
+async fn status(data: &Path, json: bool) -> Result<u8> {
+    match ask(data, Ask::Status).await? {
+        Told::Status(status) if json => println!("{}", serde_json::to_string(&status)?),
+        Told::Status(status) => print_status(&status),
+        other => return done(other, None),
+    }
+    Ok(0)
+}
+
+fn print_status(s: &Status) {
+    println!("{} of group {}: {} ({})", s.node, s.group, s.state, s.why);
+    println!("in this island: {}", s.island.join(", "));
+    if !s.missing.is_empty() {
+        println!("missing: {}", s.missing.join(", "));
+    }
+    println!("{:24} {:8} {:9} {:22} ID", "NODE", "STATUS", "REACHABLE", "ADDRESS");
+    for n in &s.nodes {
+        let reachable = if n.reachable { "yes" } else { "no" };
+        println!("{:24} {:8} {:9} {:22} {}", n.name, n.status, reachable, n.addr, n.id);
+    }
+    if !s.tables.is_empty() {
+        println!("{:24} {:>6} {:>9} {:>4} {:>7}  STORAGE  DURABILITY", "TABLE", "COPIES", "FRAGMENTS", "LED", "IN SYNC");
+    }
+    for t in &s.tables {
+        println!("{:24} {:>6} {:>9} {:>4} {:>7}  {:8} {}", t.name, t.copies, t.fragments, t.led, t.in_sync, t.storage, t.durability);
+    }
+    if s.foreign > 0 {
+        println!("{} nodes with another cookie or group were heard", s.foreign);
+    }
+}
+
+fn table_options(copies: u16, fragments: u16, storage: &str, durability: &str, on_conflict: &str) -> Result<TableOptions, Usage> {
+    let storage = match storage {
+        "disc" => Storage::Disc,
+        "ram" => Storage::Ram,
+        other => return Err(Usage(format!("--storage {other} is not supported; supported are disc and ram"))),
+    };
+    let durability = match durability {
+        "interval" => Durability::Interval,
+        "sync" => Durability::Sync,
+        other => return Err(Usage(format!("--durability {other} is not supported; supported are interval and sync"))),
+    };
+    let default = match on_conflict {
+        "latest" => MergeRule::Latest,
+        "max" => MergeRule::Max,
+        other => return Err(Usage(format!("--on-conflict {other} is not supported; supported are latest and max"))),
+    };
+    let policy = MergePolicy { default, exceptions: Vec::new() };
+    Ok(TableOptions { copies, fragments, storage, durability, policy, ..TableOptions::default() })
+}
+
+async fn table_command(data: &Path, command: TableCommand) -> Result<u8> {
+    match command {
+        TableCommand::Create { name, copies, fragments, storage, durability, on_conflict } => {
+            let options = table_options(copies, fragments, &storage, &durability, &on_conflict)?;
+            done(ask(data, Ask::CreateTable(name, options)).await?, None)
+        }
+        TableCommand::List => match ask(data, Ask::Tables).await? {
+            Told::Tables(tables) => {
+                tables.iter().for_each(print_table);
+                Ok(0)
+            }
+            other => done(other, None),
+        },
+    }
+}
+
+fn print_table(def: &TableDef) {
+    let o = &def.options;
+    let (storage, durability) = (format!("{:?}", o.storage).to_lowercase(), format!("{:?}", o.durability).to_lowercase());
+    let rule = format!("{:?}", o.policy.default).to_lowercase();
+    println!("{}\tcopies={}\tfragments={}\tstorage={storage}\tdurability={durability}\ton-conflict={rule}", def.name, o.copies, o.fragments);
+}
+
+async fn fs_command(data: &Path, command: FsCommand) -> Result<u8> {
+    match command {
+        FsCommand::List => match ask(data, Ask::Tables).await? {
+            Told::Tables(tables) => {
+                vfs::filesystems(tables.iter().map(|t| t.name.as_str())).iter().for_each(|name| println!("{name}"));
+                Ok(0)
+            }
+            other => done(other, None),
+        },
+        FsCommand::Info { fs } => match ask(data, Ask::Status).await? {
+            Told::Status(status) => {
+                let (meta, blocks) = vfs::table_names(&fs);
+                let lines: Vec<_> = status.tables.iter().filter(|t| t.name == meta || t.name == blocks).collect();
+                if lines.is_empty() {
+                    eprintln!("tombolo: there is no filesystem {fs:?}; `tombolo fs list` shows those there are");
+                    return Ok(FAILED);
+                }
+                for t in lines {
+                    println!("{}: {} copies wanted, {} in sync; {} of {} fragments led", t.name, t.copies, t.in_sync, t.led, t.fragments);
+                }
+                Ok(0)
+            }
+            other => done(other, None),
+        },
+        FsCommand::Drop { fs } => match ask(data, Ask::DropFs(fs.clone())).await? {
+            Told::Failed(FAILED, _) => {
+                eprintln!("tombolo: cannot drop the filesystem {fs:?}: it is mounted here, or there is none; see `tombolo fs list`");
+                Ok(FAILED)
+            }
+            other => done(other, Some(&fs)),
+        },
+    }
+}
+
+async fn umount(data: &Path, dir: &Path) -> Result<u8> {
+    let dir = std::path::absolute(dir)?;
+    done(ask(data, Ask::Umount(dir)).await?, None)
+}
+
+async fn mount_command(data: PathBuf, config: Option<&Path>, mount: Mount) -> Result<u8> {
+    let dir = std::path::absolute(&mount.dir)?;
+    fuse::Options::parse(&mount.options).map_err(|e| Usage(e.to_string()))?;
+    if !dir.exists() && std::fs::symlink_metadata(&dir).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
+        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make the mount point {}", dir.display()))?;
+    }
+    if mount.background {
+        return in_background(&data, &dir).await;
+    }
+    let told = |fs: &str| println!("{fs} is mounted on {}. It goes with Ctrl-C or: tombolo umount {0}", dir.display());
+    let Ok(mut stream) = connect(&data).await else {
+        let (settings, cookie) = settings::load(data, config, mount.up)?;
+        let server = Server::start(settings, cookie, true)?;
+        println!("Looking for other nodes ...");
+        if let Err((code, text)) = server.mount(&mount.fs, &dir, &mount.options, mount.copies).await {
+            eprintln!("tombolo: {text}");
+            // Without a mount it ends at once, and cleanly.
+            server.run().await?;
+            return Ok(code);
+        }
+        told(&mount.fs);
+        return server.run().await;
+    };
+    let ask = Ask::Mount { fs: mount.fs.clone(), dir: dir.clone(), options: mount.options, copies: mount.copies };
+    let answer = ask_on(&mut stream, &ask).await?;
+    if !matches!(answer, Told::Done) {
+        return done(answer, Some(&mount.fs));
+    }
+    told(&mount.fs);
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let wait = Ask::WaitUnmounted(dir.clone());
+    tokio::select! {
+        // However it ended: it is over.
+        _ = ask_on(&mut stream, &wait) => Ok(0),
+        _ = term.recv() => umount(&data, &dir).await,
+        _ = int.recv() => umount(&data, &dir).await,
+    }
+}
+
+/// Runs this very command in the foreground of another process, until it has mounted.
+async fn in_background(data: &Path, dir: &Path) -> Result<u8> {
+    std::fs::create_dir_all(data).with_context(|| format!("cannot make the data directory {}", data.display()))?;
+    let log_path = data.join("log");
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(&log_path)?;
+    let start = log.metadata()?.len();
+    let args = std::env::args_os().skip(1).filter(|a| a.as_bytes() != b"--background");
+    let mut command = std::process::Command::new(std::env::current_exe()?);
+    command.args(args).stdin(std::process::Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut child = command.spawn()?;
+    loop {
+        let ended = child.try_wait()?;
+        if ended.is_none() && !fuse::is_mounted(dir) {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            continue;
+        }
+        let said = std::fs::read(&log_path).unwrap_or_default();
+        print!("{}", String::from_utf8_lossy(said.get(start as usize..).unwrap_or_default()));
+        return Ok(ended.map_or(0, |status| status.code().map_or(OTHER, |code| code as u8)));
+    }
+}

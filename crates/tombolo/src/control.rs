@@ -1,0 +1,72 @@
+//! What commands and the node of their data directory say to each other, over a socket in that directory that only its
+//! owner can open.
+
+use base::FRAME_BYTES_MAX;
+use bytes::Bytes;
+use node::{Status, TableDef, TableOptions};
+use replica::{Batch, Outcome, Record};
+use serde::{Deserialize, Serialize};
+use std::io::{Error, ErrorKind, Result};
+use std::path::{Path, PathBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+/// What a command wants.
+#[derive(Serialize, Deserialize, Debug)]
+pub(crate) enum Ask {
+    Status,
+    CreateTable(String, TableOptions),
+    Tables,
+    Write(String, Bytes, Batch),
+    Get(String, Bytes),
+    Scan { table: String, from: Bytes, to: Option<Bytes>, limit: u32 },
+    Mount { fs: String, dir: PathBuf, options: String, copies: u16 },
+    Umount(PathBuf),
+    /// Answered when the mount is gone.
+    WaitUnmounted(PathBuf),
+    DropFs(String),
+    Stop,
+}
+
+/// What it is told.
+#[derive(Serialize, Deserialize, Debug)]
+pub(crate) enum Told {
+    Status(Box<Status>),
+    Tables(Vec<TableDef>),
+    Outcome(Outcome),
+    Record(Option<Record>),
+    Rows(Vec<(Bytes, Record)>, Option<Bytes>),
+    Done,
+    /// Exit status, and what to print.
+    Failed(u8, String),
+}
+
+/// Where the socket of a data directory lies.
+pub(crate) fn socket_path(data: &Path) -> PathBuf {
+    data.join("control.sock")
+}
+
+/// Sends one message.
+pub(crate) async fn send<T: Serialize>(to: &mut UnixStream, message: &T) -> Result<()> {
+    let bytes = postcard::to_stdvec(message).map_err(|e| Error::new(ErrorKind::InvalidData, e))?;
+    if bytes.len() > FRAME_BYTES_MAX {
+        return Err(Error::new(ErrorKind::InvalidData, format!("a message of {} bytes; at most {FRAME_BYTES_MAX} are taken", bytes.len())));
+    }
+    to.write_u32(bytes.len() as u32).await?;
+    to.write_all(&bytes).await
+}
+
+/// Receives one message; `None`: the other side is gone.
+pub(crate) async fn receive<T: for<'a> Deserialize<'a>>(from: &mut UnixStream) -> Result<Option<T>> {
+    let len = match from.read_u32().await {
+        Ok(len) => len as usize,
+        Err(e) if e.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    if len > FRAME_BYTES_MAX {
+        return Err(Error::new(ErrorKind::InvalidData, format!("a message of {len} bytes; at most {FRAME_BYTES_MAX} are taken")));
+    }
+    let mut bytes = vec![0; len];
+    from.read_exact(&mut bytes).await?;
+    postcard::from_bytes(&bytes).map(Some).map_err(|e| Error::new(ErrorKind::InvalidData, e))
+}

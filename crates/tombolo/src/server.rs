@@ -1,0 +1,245 @@
+//! A running node as commands see it: the control socket, the mounts, and the end of both.
+
+use crate::commands::{FAILED, OTHER, UNAVAILABLE, USAGE};
+use crate::control::{self, Ask, Told};
+use crate::settings::NewCookie;
+use anyhow::{Context, Result};
+use client::{Database, Error};
+use node::ClientError;
+use runtime::{Handle, Settings};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use vfs::{Fs, MountOptions};
+
+/// How long a command waits for a leader and its answer.
+const LIMIT: Duration = Duration::from_secs(10);
+/// How long a filesystem call does.
+const FS_LIMIT: Duration = Duration::from_secs(30);
+/// How often mounts are looked after.
+const LOOK: Duration = Duration::from_millis(50);
+
+struct Mount {
+    fs: Arc<Fs>,
+    name: String,
+    mounted: fuse::Mounted,
+}
+
+/// A node that runs in this process.
+pub(crate) struct Server {
+    handle: Handle,
+    data: PathBuf,
+    mounts: Mutex<BTreeMap<PathBuf, Mount>>,
+    /// `mount` became this node: it goes with its last mount.
+    ends_with_mounts: bool,
+}
+
+impl Server {
+    /// Starts the node and its control socket.
+    pub(crate) fn start(settings: Settings, cookie: Option<NewCookie>, ends_with_mounts: bool) -> Result<Arc<Server>> {
+        let (data, name, group) = (settings.data.clone(), settings.name.clone(), settings.group.clone());
+        let handle = runtime::start(settings)?;
+        if let Some(NewCookie(path)) = cookie {
+            println!("A new secret was made in {}.", path.display());
+            println!("To let another machine join, bring that file to the same place there, with mode 0600:");
+            println!("  scp -p {0} OTHER:{0}", path.display());
+        }
+        println!("Node {name} of group {group} listens on {} and is reached at {}.", handle.listen, handle.advertise);
+        let path = control::socket_path(&data);
+        // A crash leaves it behind; the directory is locked, so it is ours.
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).with_context(|| format!("cannot make the control socket {}", path.display()))?;
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        let server = Arc::new(Server { handle, data, mounts: Mutex::default(), ends_with_mounts });
+        tokio::spawn(accept(listener, server.clone()));
+        Ok(server)
+    }
+
+    fn mounts(&self) -> std::sync::MutexGuard<'_, BTreeMap<PathBuf, Mount>> {
+        self.mounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs until a signal, `tombolo stop`, the last mount's end, or a failure; then stops cleanly.
+    pub(crate) async fn run(self: Arc<Server>) -> Result<u8> {
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let handle = self.handle.clone();
+        let ended = handle.ended();
+        tokio::pin!(ended);
+        let mut look = tokio::time::interval(LOOK);
+        let why = loop {
+            tokio::select! {
+                why = &mut ended => break why,
+                _ = term.recv() => { self.stop().await; break ended.await }
+                _ = int.recv() => { self.stop().await; break ended.await }
+                _ = look.tick() => {
+                    self.end_gone_mounts().await;
+                    if self.ends_with_mounts && self.mounts().is_empty() {
+                        self.stop().await;
+                        break ended.await;
+                    }
+                }
+            }
+        };
+        let _ = std::fs::remove_file(control::socket_path(&self.data));
+        match why {
+            None => Ok(0),
+            Some(why) => {
+                eprintln!("tombolo: {why}");
+                Ok(OTHER)
+            }
+        }
+    }
+
+    async fn stop(&self) {
+        let all: Vec<PathBuf> = self.mounts().keys().cloned().collect();
+        for dir in all {
+            self.unmount(&dir).await;
+        }
+        self.handle.stop();
+    }
+
+    async fn end_gone_mounts(&self) {
+        let gone: Vec<PathBuf> = self.mounts().iter().filter(|(_, m)| m.mounted.is_gone()).map(|(d, _)| d.clone()).collect();
+        for dir in gone {
+            self.unmount(&dir).await;
+        }
+    }
+
+    /// `false`: it is not mounted here.
+    async fn unmount(&self, dir: &Path) -> bool {
+        let Some(Mount { fs, mounted, name }) = self.mounts().remove(dir) else { return false };
+        // The kernel asks for what is under way while it unmounts: not on a thread that would have to answer.
+        let _ = tokio::task::spawn_blocking(move || mounted.unmount()).await;
+        if let Err(e) = fs.unmount().await {
+            eprintln!("tombolo: unmounting {name} from {}: {e}; what was written last may be lost", dir.display());
+        }
+        true
+    }
+
+    /// Mounts a filesystem of this node.
+    pub(crate) async fn mount(&self, name: &str, dir: &Path, options: &str, copies: u16) -> Result<(), (u8, String)> {
+        let usage = |e: &dyn std::fmt::Display| (USAGE, e.to_string());
+        let fuse_options = fuse::Options::parse(options).map_err(|e| usage(&e))?;
+        if self.data.starts_with(dir) {
+            return Err((USAGE, format!("the data directory {} would lie in its own mount", self.data.display())));
+        }
+        if self.mounts().contains_key(dir) || fuse::is_mounted(dir) && !is_dead(dir) {
+            return Err((FAILED, format!("{} is a mount point already; unmount it first: tombolo umount {0}", dir.display())));
+        }
+        let db = Database::new(self.handle.clone(), FS_LIMIT);
+        let fs_options = MountOptions { copies, ..MountOptions::default() };
+        let deadline = tokio::time::Instant::now() + FS_LIMIT;
+        let fs = loop {
+            match Fs::mount(db.clone(), name, fs_options.clone(), self.data.clone()).await {
+                Ok(fs) => break fs,
+                // A node that has just started has to find its peers, or find that there are none.
+                Err(e) if e.is_unavailable() && tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                Err(e) => return Err(code(&e)),
+            }
+        };
+        match fuse::mount(fs.clone(), name, dir, &fuse_options) {
+            Ok(mounted) => {
+                self.mounts().insert(dir.into(), Mount { fs, name: name.into(), mounted });
+                Ok(())
+            }
+            Err(e) => {
+                let _ = fs.unmount().await;
+                Err((OTHER, e.to_string()))
+            }
+        }
+    }
+
+    async fn answer(&self, ask: Ask) -> Result<Told, Error> {
+        let db = Database::new(self.handle.clone(), LIMIT);
+        Ok(match ask {
+            Ask::Status => Told::Status(Box::new(db.status().await?)),
+            Ask::CreateTable(name, options) => {
+                db.create_table(&name, options, false).await?;
+                Told::Done
+            }
+            Ask::Tables => Told::Tables(db.tables().await?),
+            Ask::Write(table, key, batch) => Told::Outcome(db.table(&table).await?.batch(&key, batch).await?),
+            Ask::Get(table, key) => Told::Record(db.table(&table).await?.get(&key).await?),
+            Ask::Scan { table, from, to, limit } => {
+                let (rows, next) = db.table(&table).await?.scan(from, to, limit).await?;
+                Told::Rows(rows, next)
+            }
+            Ask::Mount { fs, dir, options, copies } => match self.mount(&fs, &dir, &options, copies).await {
+                Ok(()) => Told::Done,
+                Err((code, text)) => Told::Failed(code, text),
+            },
+            Ask::Umount(dir) if self.unmount(&dir).await => Told::Done,
+            Ask::Umount(dir) => Told::Failed(FAILED, format!("{} is not a mount of this node", dir.display())),
+            Ask::WaitUnmounted(dir) => {
+                while self.mounts().contains_key(&dir) {
+                    tokio::time::sleep(LOOK).await;
+                }
+                Told::Done
+            }
+            Ask::DropFs(name) => self.drop_fs(&db, &name).await?,
+            Ask::Stop => {
+                self.stop().await;
+                Told::Done
+            }
+        })
+    }
+
+    async fn drop_fs(&self, db: &Database, name: &str) -> Result<Told, Error> {
+        if self.mounts().values().any(|m| m.name == name) {
+            return Ok(Told::Failed(FAILED, format!("{name} is mounted here; unmount it first")));
+        }
+        let (meta, blocks) = vfs::table_names(name);
+        let outcome = db.drop_table(&meta).await?;
+        // The blocks of a filesystem without metadata are nobody's; one that never had any is fine.
+        match db.drop_table(&blocks).await {
+            Ok(_) | Err(Error::Node(ClientError::NoTable(_))) => Ok(Told::Outcome(outcome)),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+fn is_dead(dir: &Path) -> bool {
+    std::fs::metadata(dir).is_err()
+}
+
+/// The exit status of an error.
+fn code(e: &Error) -> (u8, String) {
+    let code = match e {
+        Error::Node(ClientError::NoTable(_) | ClientError::TableExists(_)) => FAILED,
+        Error::Node(ClientError::BadTable(_)) => USAGE,
+        Error::Unknown(_) => crate::commands::UNKNOWN,
+        _ => UNAVAILABLE,
+    };
+    (code, e.to_string())
+}
+
+async fn accept(listener: UnixListener, server: Arc<Server>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let server = server.clone();
+        tokio::spawn(async move { drop(serve(stream, &server).await) });
+    }
+}
+
+/// One command's connection. Bytes that make no sense end it.
+async fn serve(mut stream: UnixStream, server: &Server) -> std::io::Result<()> {
+    loop {
+        let ask = match control::receive::<Ask>(&mut stream).await {
+            Ok(Some(ask)) => ask,
+            Ok(None) => return Ok(()),
+            Err(e) => {
+                let told = Told::Failed(USAGE, format!("what was sent cannot be read: {e}"));
+                return control::send(&mut stream, &told).await;
+            }
+        };
+        let told = server.answer(ask).await.unwrap_or_else(|e| {
+            let (code, text) = code(&e);
+            Told::Failed(code, text)
+        });
+        control::send(&mut stream, &told).await?;
+    }
+}

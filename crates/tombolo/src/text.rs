@@ -1,0 +1,54 @@
+//! Small things between bytes and people.
+
+use std::fmt::Write;
+
+/// Shows bytes on one line: text as it is, the rest as \t \n \\ \xNN.
+pub(crate) fn escape(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\t' => out.push_str("\\t"),
+                '\n' => out.push_str("\\n"),
+                '\\' => out.push_str("\\\\"),
+                c if c.is_control() => c.to_string().bytes().for_each(|b| hex(&mut out, b)),
+                c => out.push(c),
+            }
+        }
+        chunk.invalid().iter().for_each(|b| hex(&mut out, *b));
+    }
+    out
+}
+
+fn hex(out: &mut String, byte: u8) {
+    let _ = write!(out, "\\x{byte:02x}");
+}
+
+/// Reads 500ms, 30s, 10m, 2h, 7d as milliseconds.
+pub(crate) fn duration_ms(text: &str) -> Result<u64, String> {
+    let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+    let read = units.iter().find_map(|(unit, ms)| {
+        let n: u64 = text.strip_suffix(unit)?.parse().ok()?;
+        n.checked_mul(*ms)
+    });
+    read.filter(|ms| *ms > 0).ok_or_else(|| format!("{text:?} is not a duration; write 500ms, 30s, 10m, 2h or 7d"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_stay_on_one_line_and_can_be_told_apart() {
+        assert_eq!(escape(b"a\tb\nc\\d\xff\x01 \xc3\xbc"), "a\\tb\\nc\\\\d\\xff\\x01 ü");
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration_ms("500ms"), Ok(500));
+        assert_eq!(duration_ms("2h"), Ok(7_200_000));
+        for bad in ["", "5", "s", "-1s", "0s", "99999999999999999999d"] {
+            assert!(duration_ms(bad).is_err(), "{bad}");
+        }
+    }
+}
