@@ -161,6 +161,7 @@ impl Node {
         let config = Config {
             fragment,
             me: self.config.me,
+            incarnation: self.config.incarnation,
             founders,
             ram: def.options.storage == Storage::Ram,
             sync: def.options.durability == Durability::Sync,

@@ -69,6 +69,8 @@ pub struct Config {
     pub fragment: FragmentId,
     /// On which node.
     pub me: NodeId,
+    /// The node's how-manieth start.
+    pub incarnation: u64,
     /// Who shall hold copies, as long as the fragment's own list is empty.
     pub founders: Vec<NodeId>,
     /// Records are not kept on disc.
@@ -131,6 +133,8 @@ pub struct Copy {
     pub(crate) gate: Gate,
     pub(crate) rng: StdRng,
     pub(crate) full: bool,
+    /// How many times this copy has asked to join.
+    pub(crate) sessions: u64,
     said: Option<Status>,
     said_at: Instant,
     ticked: Instant,
@@ -183,6 +187,7 @@ impl Copy {
             gate: Gate::default(),
             rng,
             full: false,
+            sessions: 0,
             said: None,
             said_at: Instant(0),
             ticked: now.mono,
@@ -349,9 +354,9 @@ impl Copy {
                     self.on_join(now, from, session, heads, promised, fx);
                 }
             }
-            Msg::Sync { ballot, session, no, h0, records, last } => {
+            Msg::Sync { ballot, session, no, h0, records, last, upto } => {
                 if self.follows(from, ballot, fx) {
-                    self.on_sync(now, from, session, no, h0, records, last, fx);
+                    self.on_sync(now, from, session, no, h0, records, (last, upto), fx);
                 }
             }
             Msg::SyncAck { session, no } => self.on_sync_ack(now, from, session, no, fx),

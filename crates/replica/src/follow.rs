@@ -7,8 +7,10 @@ use crate::mutant;
 use crate::record::{Entry, Record};
 use base::{Ballot, Heads, Instant, NodeId, Now, Version};
 use bytes::Bytes;
-use rand::RngExt;
 use std::collections::BTreeMap;
+
+/// How many bytes of appends a joiner keeps while its delta comes; beyond that it begins anew.
+const TAIL_BYTES_MAX: usize = 512 * 1024 * 1024;
 
 /// A session with one leader, from asking to join until anything goes wrong.
 pub(crate) struct Following {
@@ -23,6 +25,10 @@ pub(crate) struct Following {
     chunks: Option<u32>,
     /// Appends that came meanwhile.
     tail: BTreeMap<u64, Entry>,
+    tail_bytes: usize,
+    /// The leader's heads when the session began, and its last entry when the newest chunk was cut.
+    h0: Heads,
+    upto: u64,
     /// The last entry applied.
     seq: u64,
     pub commit: u64,
@@ -32,7 +38,9 @@ pub(crate) struct Following {
 impl Copy {
     /// Asks a leader to be let in.
     pub(crate) fn follow(&mut self, now: Now, leader: NodeId, lead: Lead, fx: &mut Effects) {
-        let session = self.rng.random();
+        // Grows with every request of this copy, over restarts too.
+        self.sessions += 1;
+        let session = self.config.incarnation << 32 | self.sessions;
         let heads = self.store.heads().clone();
         let promised = self.meta.promised;
         fx.sends.push((leader, Msg::Join { ballot: lead.ballot, branch: lead.branch, session, heads, promised }));
@@ -48,6 +56,9 @@ impl Copy {
             inbox: BTreeMap::new(),
             chunks: None,
             tail: BTreeMap::new(),
+            tail_bytes: 0,
+            h0: Heads::default(),
+            upto: 0,
             seq: 0,
             commit: 0,
             heard: now.mono,
@@ -92,7 +103,7 @@ impl Copy {
         no: u32,
         h0: Heads,
         records: Vec<(Bytes, Record)>,
-        last: bool,
+        (last, upto): (bool, u64),
         fx: &mut Effects,
     ) {
         let unstaged = mutant!(self, SyncUnstaged);
@@ -105,19 +116,33 @@ impl Copy {
         if last {
             f.chunks = Some(no + 1);
         }
+        f.upto = f.upto.max(upto);
+        f.h0 = h0;
         let early = if unstaged { records.clone() } else { Vec::new() };
         f.inbox.insert(no, records);
-        let complete = f.chunks == Some(f.inbox.len() as u32);
         if unstaged {
             let batch = self.store.apply(Vec::new(), early);
             self.persist(batch, false, fx);
         }
-        if complete {
+        self.try_switch(now, fx);
+    }
+
+    /// Is the whole delta here, and every entry up to where its last chunk was cut? A record that was overwritten before its
+    /// chunk was cut is in no chunk: only the overwriting entry tells of it.
+    fn try_switch(&mut self, now: Now, fx: &mut Effects) {
+        let early = mutant!(self, SwitchEarly);
+        let Role::Following(f) = &mut self.role else { return };
+        if f.chunks != Some(f.inbox.len() as u32) {
+            return;
+        }
+        let first = f.h0.seq(f.lead.branch) + 1;
+        if early || (first..=f.upto).all(|seq| f.tail.contains_key(&seq)) {
+            let h0 = std::mem::take(&mut f.h0);
             self.switch_on(now, h0, fx);
         }
     }
 
-    /// The whole delta is here: records, heads and the word to the leader become true in one step.
+    /// Records, heads and the word to the leader become true in one step.
     fn switch_on(&mut self, now: Now, h0: Heads, fx: &mut Effects) {
         let outcomes_stay = mutant!(self, OutcomesStay);
         let Role::Following(f) = &mut self.role else { return };
@@ -134,6 +159,7 @@ impl Copy {
                 f.seq += 1;
                 puts.extend(entry.puts);
             } else if entry.seq > f.seq {
+                // One was lost on the way.
                 return self.rejoin(now, fx);
             }
         }
@@ -166,7 +192,12 @@ impl Copy {
         f.heard = now.mono;
         f.commit = f.commit.max(commit);
         if !f.joined {
-            return f.tail.extend(entries.into_iter().map(|e| (e.seq, e)));
+            f.tail_bytes += entries.iter().flat_map(|e| &e.puts).map(|(k, r)| r.weight(k)).sum::<usize>();
+            f.tail.extend(entries.into_iter().map(|e| (e.seq, e)));
+            if f.tail_bytes > TAIL_BYTES_MAX {
+                return self.rejoin(now, fx);
+            }
+            return self.try_switch(now, fx);
         }
         let (mut puts, mut sync, branch) = (Vec::new(), false, f.lead.branch);
         for entry in entries {

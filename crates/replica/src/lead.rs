@@ -17,7 +17,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 /// commits only when it has caught up, so the bound is about stalls, not safety.
 const LAG_ENTRIES_MAX: u64 = 64;
 /// How many entries may be uncommitted before writers are told to wait.
-pub(crate) const PENDING_ENTRIES_MAX: usize = 4096;
+const PENDING_ENTRIES_MAX: usize = 4096;
+/// And how many bytes.
+const PENDING_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 pub(crate) enum Progress {
     Syncing(Box<Delta>),
@@ -62,17 +64,21 @@ pub(crate) struct Leading {
     pub set: BTreeSet<NodeId>,
     sets: VecDeque<(u64, BTreeSet<NodeId>)>,
     pub followers: BTreeMap<NodeId, Follower>,
-    /// Every session that was ever let in to this branch.
-    pub sessions: BTreeSet<(NodeId, u64)>,
+    /// The newest session that each copy asked for.
+    pub sessions: BTreeMap<NodeId, u64>,
     /// Nothing is acknowledged or read before this.
     not_before: Instant,
     /// Until then, or until these copies follow, answers are held back.
     settle: (Instant, BTreeSet<NodeId>),
     out: Vec<Entry>,
-    uncommitted: VecDeque<(u64, Vec<Bytes>)>,
+    uncommitted: VecDeque<(u64, Vec<Bytes>, usize)>,
+    uncommitted_bytes: usize,
     before: BTreeMap<Bytes, Before>,
     pub waits: BTreeMap<u64, Vec<(Ticket, Answer)>>,
-    pub refused: BTreeMap<(crate::SessionId, u64), crate::Refusal>,
+    /// What was refused, and the last entry that the refusal saw.
+    pub refused: BTreeMap<(crate::SessionId, u64), (crate::Refusal, u64)>,
+    /// Below this, a session's requests are finished: the highest it ever said to this branch.
+    pub floors: BTreeMap<crate::SessionId, u64>,
     pub reads: Reads,
     returns: BTreeMap<NodeId, (Instant, Span)>,
     pub rival_since: Option<Instant>,
@@ -98,14 +104,16 @@ impl Leading {
             sets: [(1, set.clone())].into(),
             set,
             followers: BTreeMap::new(),
-            sessions: BTreeSet::new(),
+            sessions: BTreeMap::new(),
             not_before,
             settle,
             out: Vec::new(),
             uncommitted: VecDeque::new(),
+            uncommitted_bytes: 0,
             before: BTreeMap::new(),
             waits: BTreeMap::new(),
             refused: BTreeMap::new(),
+            floors: BTreeMap::new(),
             reads: Reads::default(),
             returns: BTreeMap::new(),
             rival_since: None,
@@ -120,8 +128,9 @@ impl Leading {
         self.commit == self.last && followers && set && self.waits.is_empty() && self.reads.is_empty()
     }
 
-    pub(crate) fn pending(&self) -> usize {
-        self.uncommitted.len()
+    /// Too much waits for the in-sync set: writers must wait too.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.uncommitted.len() >= PENDING_ENTRIES_MAX || self.uncommitted_bytes >= PENDING_BYTES_MAX
     }
 
     /// May answers go out?
@@ -171,8 +180,9 @@ impl Leading {
 
     /// Forgets what entries up to `commit` had replaced.
     fn settle_before(&mut self) {
-        while self.uncommitted.front().is_some_and(|(seq, _)| *seq <= self.commit) {
-            let Some((_, keys)) = self.uncommitted.pop_front() else { return };
+        while self.uncommitted.front().is_some_and(|(seq, ..)| *seq <= self.commit) {
+            let Some((_, keys, bytes)) = self.uncommitted.pop_front() else { return };
+            self.uncommitted_bytes -= bytes;
             for key in keys {
                 let Some(before) = self.before.get_mut(&key) else { continue };
                 while before.front().is_some_and(|(seq, _)| *seq <= self.commit) {
@@ -199,7 +209,9 @@ impl Copy {
         for (key, _) in &puts {
             l.before.entry(key.clone()).or_default().push_back((l.last, self.store.get(key).cloned()));
         }
-        l.uncommitted.push_back((l.last, puts.iter().map(|(key, _)| key.clone()).collect()));
+        let bytes = puts.iter().map(|(k, r)| r.weight(k)).sum();
+        l.uncommitted_bytes += bytes;
+        l.uncommitted.push_back((l.last, puts.iter().map(|(key, _)| key.clone()).collect(), bytes));
         l.out.push(Entry { seq: l.last, sync, puts: puts.clone() });
         self.write(now, vec![version], puts, sync, fx);
         self.gate.push(Then::SelfAck(version.branch, version.seq));

@@ -53,6 +53,8 @@ pub(crate) struct Merge<'a> {
     hlc: Hlc,
     heads: Heads,
     puts: BTreeMap<Bytes, Record>,
+    /// What stands unchanged in a record that this merge made, by key: lost only if that record loses.
+    within: BTreeMap<Bytes, Vec<Record>>,
     pub conflicts: u64,
     pub taken: u64,
     pub no_ledger: bool,
@@ -62,9 +64,9 @@ pub(crate) struct Merge<'a> {
 impl<'a> Merge<'a> {
     pub(crate) fn new(store: &'a Store, policy: &'a MergePolicy, version: Version, hlc: Hlc) -> Self {
         let heads = store.heads().clone();
-        let puts = BTreeMap::new();
+        let (puts, within) = (BTreeMap::new(), BTreeMap::new());
         let (no_ledger, false_conflicts) = (false, false);
-        Merge { store, policy, version, hlc, heads, puts, conflicts: 0, taken: 0, no_ledger, false_conflicts }
+        Merge { store, policy, version, hlc, heads, puts, within, conflicts: 0, taken: 0, no_ledger, false_conflicts }
     }
 
     /// Folds in what a copy with these heads had beyond those I had told it of.
@@ -122,7 +124,13 @@ impl<'a> Merge<'a> {
             && let Some(value) = field_max(&winner, &loser)
         {
             // Values that stand in the result unchanged have lost nothing.
-            [&winner, &loser].into_iter().filter(|x| x.value.as_ref() != Some(&value)).for_each(|x| self.lose(&key, x));
+            for x in [&winner, &loser] {
+                if x.value.as_ref() != Some(&value) {
+                    self.lose(&key, x);
+                } else if x.version != self.version {
+                    self.within.entry(key.clone()).or_default().push(x.clone());
+                }
+            }
             let merged = Record { version: self.version, hlc: self.hlc, value: Some(value), ..winner };
             return self.take(key, merged);
         }
@@ -134,9 +142,13 @@ impl<'a> Merge<'a> {
 
     /// The ledger row of a losing record: a pure function of that record, but for the version that carries it.
     fn lose(&mut self, key: &Bytes, loser: &Record) {
-        // What this very merge made a moment ago was never anybody's value.
-        if self.no_ledger || loser.version == self.version {
+        if self.no_ledger {
             return;
+        }
+        if loser.version == self.version {
+            // Made by this very merge, and never anybody's value; but it stood for values that were.
+            let stood = self.within.remove(key).unwrap_or_default();
+            return stood.iter().for_each(|x| self.lose(key, x));
         }
         let value = Some(key::encode(loser));
         let row = Record { version: self.version, hlc: loser.hlc, expires: None, value };

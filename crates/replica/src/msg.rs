@@ -48,7 +48,8 @@ pub enum Msg {
     Join { ballot: Ballot, branch: BranchId, session: u64, heads: Heads, promised: Ballot },
     /// Leader to joiner: chunk `no` of what it lacked of `h0`, the leader's heads when the session began. Entries after
     /// `h0` come as appends meanwhile.
-    Sync { ballot: Ballot, session: u64, no: u32, h0: Heads, records: Vec<(Bytes, Record)>, last: bool },
+    /// `upto`: the leader's last entry when the chunk was cut; what it overwrote is missing here and comes as an append.
+    Sync { ballot: Ballot, session: u64, no: u32, h0: Heads, records: Vec<(Bytes, Record)>, last: bool, upto: u64 },
     /// Joiner to leader: chunk `no` has arrived, send more.
     SyncAck { session: u64, no: u32 },
     /// Leader to follower: the entries after the last ones sent, in order, and how far all is committed.

@@ -5,6 +5,8 @@
 pub enum Mutant {
     /// D1: records are applied as they arrive, before the heads that cover them (H2).
     SyncUnstaged,
+    /// A joiner does not wait for the entries that overwrote what its delta left out (H3: heads are complete).
+    SwitchEarly,
     /// D2: outcomes are left out of what a copy pulls or syncs (invariant 4).
     OutcomesStay,
     /// D3, invariant 1: the loser of a conflict is not kept.

@@ -16,9 +16,10 @@ pub struct Record {
 }
 
 impl Record {
-    /// The order of true conflicts: it extends causality, since a write is stamped above what it overwrites.
-    pub fn rank(&self) -> (Hlc, Version) {
-        (self.hlc, self.version)
+    /// The order of true conflicts: it extends causality, since a write is stamped above what it overwrites. An expiry
+    /// tombstone has its victim's stamp, and sorts right after it.
+    pub fn rank(&self) -> (Hlc, bool, Version) {
+        (self.hlc, self.value.is_none(), self.version)
     }
 
     /// The value, unless deleted or expired.

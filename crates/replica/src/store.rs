@@ -91,6 +91,10 @@ impl Store {
             self.put(key.clone(), record.clone());
             batch.puts.push((key, record));
         }
+        if !batch.removes.is_empty() {
+            // A batch never both puts and removes a key: the disc may do the two in either order.
+            batch.puts.retain(|(key, _)| self.records.contains_key(key));
+        }
         batch
     }
 

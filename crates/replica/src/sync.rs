@@ -42,8 +42,13 @@ impl Copy {
         if promised > l.ballot || (!heads.within(self.store.heads()) && !unchecked) {
             return self.open(now, fx);
         }
-        // A doubled request must not begin a second delta under the name of the first.
-        if !l.sessions.insert((from, session)) || !l.may_return(from, now) {
+        // Neither a doubled request nor one that a later one overtook means anything any more.
+        let newest = l.sessions.entry(from).or_insert(0);
+        if session <= *newest {
+            return;
+        }
+        *newest = session;
+        if !l.may_return(from, now) {
             return;
         }
         if l.set.contains(&from) {
@@ -78,7 +83,7 @@ impl Copy {
 
     fn send_chunks(&mut self, now: Now, to: NodeId, fx: &mut Effects) {
         let Role::Leading(l) = &mut self.role else { return };
-        let ballot = l.ballot;
+        let (ballot, upto) = (l.ballot, l.last);
         let Some(follower) = l.followers.get_mut(&to) else { return };
         let session = follower.session;
         follower.owes = Some(now.mono);
@@ -91,7 +96,7 @@ impl Copy {
             (delta.after, delta.done) = (after, last);
             delta.sent += 1;
             let h0 = delta.h0.clone();
-            fx.sends.push((to, Msg::Sync { ballot, session, no, h0, records, last }));
+            fx.sends.push((to, Msg::Sync { ballot, session, no, h0, records, last, upto }));
         }
     }
 }

@@ -4,7 +4,6 @@ use crate::batch::{Answer, Batch, Bump, Check, Outcome, Refusal, Request, Write}
 use crate::copy::{Copy, Role};
 use crate::gate::{Effects, Reply, Ticket};
 use crate::key;
-use crate::lead::PENDING_ENTRIES_MAX;
 use crate::merge::{fields, unfields};
 use crate::mutant;
 use crate::record::Record;
@@ -42,18 +41,23 @@ impl Copy {
         if request.branches.last() != Some(&branch) {
             return Some(Answer::Moved(branch));
         }
-        l.refused.retain(|(session, number), _| *session != id.0 || *number >= request.done_through);
+        let floor = l.floors.entry(id.0).or_insert(0);
+        if request.done_through > *floor {
+            *floor = request.done_through;
+            let gone: Vec<_> = l.refused.range((id.0, 0)..(id.0, *floor)).map(|(id, _)| *id).collect();
+            gone.iter().for_each(|id| drop(l.refused.remove(id)));
+        }
+        let floor = *floor;
         if let Some(record) = self.store.get(&key::outcome(id.0, id.1)) {
             let (version, hlc) = (record.version, record.hlc);
             let pending = version.branch == branch && !mutant!(self, PendingAnswered);
             let seq = if pending { version.seq } else { 0 };
             return self.wait(ticket, seq, Outcome::Done { version, hlc });
         }
-        if let Some(refusal) = l.refused.get(&id) {
-            let refusal = refusal.clone();
-            return self.wait(ticket, 0, Outcome::Failed(refusal));
+        if let Some((refusal, seen)) = l.refused.get(&id).cloned() {
+            return self.wait(ticket, seen, Outcome::Failed(refusal));
         }
-        if request.number < self.store.done_through(&key::session(id.0)) {
+        if request.number < floor.max(self.store.done_through(&key::session(id.0))) {
             return Some(Answer::Outcome(Outcome::Failed(Refusal::Finished), branch));
         }
         // May it have been applied where I cannot see it? [R1]
@@ -61,7 +65,7 @@ impl Copy {
         if !request.branches.iter().all(|b| settled(b) || (first_only && Some(b) != request.branches.first())) {
             return Some(Answer::Outcome(Outcome::Unknown, branch));
         }
-        if l.pending() >= PENDING_ENTRIES_MAX {
+        if l.is_busy() {
             return Some(Answer::Busy);
         }
         let full = self.full && !request.batch.frees();
@@ -71,10 +75,10 @@ impl Copy {
             Err(refusal) => {
                 let forget = mutant!(self, RefusalForgotten);
                 let Role::Leading(l) = &mut self.role else { return Some(Answer::NotLeading) };
-                if !forget {
-                    l.refused.insert(id, refusal.clone());
-                }
                 let seen = l.last;
+                if !forget {
+                    l.refused.insert(id, (refusal.clone(), seen));
+                }
                 self.wait(ticket, seen, Outcome::Failed(refusal))
             }
         }
@@ -125,7 +129,8 @@ impl Copy {
             let live = old.and_then(|r| r.live(now.wall));
             let (value, ttl) = match write {
                 Write::Put { value, ttl_ms, .. } => (Some(value.clone()), *ttl_ms),
-                Write::Delete { .. } if live.is_none() => continue,
+                // One that has expired still needs its tombstone: another leader's clock may run behind.
+                Write::Delete { .. } if old.is_none_or(|r| r.value.is_none()) => continue,
                 Write::Delete { .. } => (None, None),
                 Write::Bump { by, fields, .. } => {
                     (Some(bump(live, *by, fields).ok_or(Refusal::NotACounter(index))?), None)
@@ -156,18 +161,21 @@ impl Copy {
         }
     }
 
-    /// Turns expired records into tombstones, which sort right after their victims and so lose to every later write.
+    /// Turns expired records into tombstones with their victims' stamps, so that they lose to every later write.
     pub(crate) fn sweep(&mut self, now: Now, fx: &mut Effects) {
         let Role::Leading(l) = &mut self.role else { return };
-        if now.mono - l.swept < SWEEP_EVERY || l.pending() > 0 {
+        if now.mono - l.swept < SWEEP_EVERY || l.is_busy() {
             return;
         }
-        l.swept = now.mono;
         let gone = self.store.expired(now.wall, SWEEP_RECORDS_MAX);
+        // A full sweep goes on with the next tick.
+        if gone.len() < SWEEP_RECORDS_MAX {
+            l.swept = now.mono;
+        }
         if !gone.is_empty() {
             let mut puts = Vec::new();
             for (stored, hlc) in gone {
-                puts.push((stored, Record { hlc: hlc.next(), ..self.next_record(now, None) }));
+                puts.push((stored, Record { hlc, ..self.next_record(now, None) }));
             }
             self.append(now, puts, false, fx);
         }

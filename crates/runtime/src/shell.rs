@@ -196,9 +196,13 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
     let transport = open_sockets(bound, keys, hello, settings.multicast, packets)?;
     let shell = Shell { clock, node, writer, transport, clients: HashMap::new(), handle: handle.clone(), dir };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(StartError::System)?;
+    let guarded = handle.clone();
     std::thread::Builder::new()
         .name("node".into())
-        .spawn(move || runtime.block_on(shell.run(woken, arrived)))
+        .spawn(move || {
+            let _guard = EndGuard(guarded);
+            runtime.block_on(shell.run(woken, arrived));
+        })
         .map_err(StartError::System)?;
     Ok(handle)
 }
@@ -211,6 +215,20 @@ fn open_sockets(
     packets: mpsc::Sender<transport::Event>,
 ) -> Result<Transport, StartError> {
     Transport::start(bound, keys, hello, multicast, packets).map_err(StartError::System)
+}
+
+/// A node whose thread dies of a bug has ended, and its process must know.
+struct EndGuard(Handle);
+
+impl Drop for EndGuard {
+    fn drop(&mut self) {
+        let mut ended = self.0.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if ended.is_none() {
+            let why = Some("the node failed for a reason that it did not expect; what it acknowledged is safe".to_string());
+            *ended = Some(why.clone());
+            let _ = self.0.events.send(Event::Ended(why));
+        }
+    }
 }
 
 struct Shell {

@@ -22,6 +22,7 @@ macro_rules! mutants {
 
 mutants! {
     d1_sync_unstaged SyncUnstaged 100
+    h3_switch_early SwitchEarly 3000
     d2_outcomes_stay OutcomesStay 3000
     d3_no_ledger NoLedger 100
     d4_promise_forgotten PromiseForgotten 100

@@ -100,6 +100,8 @@ pub struct Transport {
     shared: Arc<Shared>,
     udp: Arc<UdpSocket>,
     multicast: Option<Arc<multicast::Sender>>,
+    /// Sockets live where the transport was started, whoever calls.
+    runtime: tokio::runtime::Handle,
 }
 
 impl Transport {
@@ -123,13 +125,13 @@ impl Transport {
         } else {
             None
         };
-        Ok(Transport { shared, udp, multicast: sender })
+        Ok(Transport { shared, udp, multicast: sender, runtime: tokio::runtime::Handle::current() })
     }
 
     /// Connects; what became of it comes as an event.
     pub fn dial(&self, addr: SocketAddr) {
         let shared = self.shared.clone();
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             let tried = tokio::time::timeout(HANDSHAKE_TIME, TcpStream::connect(addr)).await;
             let failed = |refused| Event::DialFailed { addr, refused };
             let event = match tried {

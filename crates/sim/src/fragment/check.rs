@@ -102,11 +102,11 @@ impl Checker {
     }
 
     pub(crate) fn before(&mut self, _node: usize, copy: &Copy) {
-        let known = (0..KEYS).map(|k| stored(k)).map(|k| (k.clone(), self.knows(copy.store(), &k))).collect();
+        let known = (0..KEYS).map(stored).map(|k| (k.clone(), self.knows(copy.store(), &k))).collect();
         self.knew_before = known;
     }
 
-    /// H1, H2 and invariant 7 after a step, and the ground truth of what it wrote.
+    /// H1, H2, H3 and invariant 7 after a step, and the ground truth of what it wrote.
     pub(crate) fn after(&mut self, node: usize, copy: &Copy, fx: &Effects) -> Option<String> {
         for persist in &fx.persists {
             self.learn(node, copy, &persist.batch.puts);
@@ -118,7 +118,31 @@ impl Checker {
         let fresh: Vec<(Bytes, Record)> =
             copy.store().all().filter(|(_, r)| r.version.branch.node == id(node)).map(clone).collect();
         self.learn(node, copy, &fresh);
-        self.holds(node, copy)
+        let moved = fx.persists.iter().any(|p| !p.batch.heads.is_empty());
+        self.holds(node, copy).or_else(|| if moved { self.complete(node, copy) } else { None })
+    }
+
+    /// H3: whatever the heads claim is there, superseded by one that knew it, or in the ledger.
+    fn complete(&self, node: usize, copy: &Copy) -> Option<String> {
+        let store = copy.store();
+        for key in (0..KEYS).map(stored) {
+            let claimed = |(wid, w): &(usize, &Wrote)| {
+                w.key == key
+                    && store.heads().covers(w.version)
+                    && self.by_version.get(&(w.version, key.clone())) == Some(wid)
+            };
+            let missed = |known: &BTreeSet<usize>| {
+                let all = self.writes.iter().enumerate().filter(claimed);
+                all.filter(|(wid, _)| !known.contains(wid)).map(|(_, w)| w.version).next()
+            };
+            let known = self.knows(store, &key);
+            if missed(&known).is_some()
+                && let Some(version) = missed(&self.with_equals(known, &key))
+            {
+                return Some(format!("H3: copy {node} claims {version:?} of {key:?} and has it nowhere"));
+            }
+        }
+        None
     }
 
     fn learn(&mut self, node: usize, copy: &Copy, puts: &[(Bytes, Record)]) {

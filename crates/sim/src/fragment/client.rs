@@ -48,7 +48,8 @@ impl World {
         };
         let number = self.pending.len() as u64;
         let value = Bytes::copy_from_slice(&number.to_be_bytes());
-        let put = |k: u8| Write::Put { key: key(k), value: value.clone(), ttl_ms: None };
+        let ttl_ms = self.rng.random_bool(0.1).then(|| self.rng.random_range(1..3000));
+        let put = |k: u8| Write::Put { key: key(k), value: value.clone(), ttl_ms };
         let (checks, writes) = match op {
             Op::Put => (vec![], vec![put(k)]),
             Op::Delete => (vec![], vec![Write::Delete { key: key(k) }]),
@@ -70,14 +71,29 @@ impl World {
         let request = Request {
             session: SessionId { node: id(home), incarnation: 1 },
             number,
-            done_through: 0,
+            done_through: self.done_through(home),
             branches: Vec::new(),
             batch: Batch { checks, writes, sync },
         };
         self.pending.push(Pending { op, request, tries: 0, outcome: None, home });
         self.at(0, Event::Retry(number as usize));
-        let after = self.rng.random_range(2..50) * 1000;
+        // Now and then many come at once.
+        let burst = self.rng.random_bool(if self.bursts { 0.8 } else { 0.0 });
+        let after = if burst { self.rng.random_range(10..200) } else { self.rng.random_range(2..50) * 1000 };
         self.at(after, Event::Client);
+    }
+
+    /// The number below which all requests of this home are finished.
+    fn done_through(&self, home: usize) -> u64 {
+        let open = |p: &&Pending| p.home == home && p.op != Op::Read && p.outcome.is_none() && p.tries < TRIES_MAX;
+        self.pending.iter().find(open).map_or(self.pending.len() as u64, |p| p.request.number)
+    }
+
+    /// An attempt that was made before arrives again.
+    pub(crate) fn ghost(&mut self, leader: usize, request: Request) {
+        if self.nodes[leader].copy.is_some() && self.nodes[leader].paused <= self.now {
+            self.step(leader, Input::Write(u64::MAX, request));
+        }
     }
 
     /// Sends a request to whoever its node believes to lead, and comes back later.
@@ -109,9 +125,17 @@ impl World {
         } else {
             Input::Write(ticket, pending.request.clone())
         };
+        let ghost = match &input {
+            Input::Write(_, request) if self.rng.random_bool(0.1) => Some(request.clone()),
+            _ => None,
+        };
         if self.nodes[leader].copy.is_some() && self.nodes[leader].paused <= self.now {
             self.tickets.insert((leader, ticket), (which, self.now));
             self.step(leader, input);
+            if let Some(request) = ghost {
+                let after = self.rng.random_range(0..1_500_000);
+                self.at(after, Event::Ghost(leader, request));
+            }
         }
     }
 

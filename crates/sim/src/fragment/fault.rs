@@ -6,7 +6,7 @@ impl World {
     pub(crate) fn fault(&mut self) {
         let n = self.nodes.len();
         let (a, b) = (self.rng.random_range(0..n), self.rng.random_range(0..n));
-        match self.rng.random_range(0..11) {
+        match self.rng.random_range(0..12) {
             0 | 1 => {
                 let sides: u32 = self.rng.random_range(0..1 << n);
                 self.trace(|| format!("split {sides:b}"));
@@ -28,6 +28,10 @@ impl World {
             8 => {
                 self.nodes[a].paused = self.now + self.rng.random_range(60..900) * 1000;
                 self.trace(|| format!("pause {a} until {}", self.nodes[a].paused / 1000));
+            }
+            10 => {
+                self.trace(|| format!("{a} resigns"));
+                self.step(a, replica::Input::Resign);
             }
             9 => {
                 self.nodes[a].skew = self.rng.random_range(-8000..8000);

@@ -51,6 +51,9 @@ pub(crate) enum Event {
     Fault,
     Client,
     Retry(usize),
+    Ghost(usize, replica::Request),
+    /// The last node, no founder, is taken in as a copy.
+    Invite,
 }
 
 pub(crate) struct Node {
@@ -83,6 +86,10 @@ pub(crate) struct World {
     pub ram: bool,
     pub sync: bool,
     pub max: bool,
+    /// Requests come in bursts.
+    pub bursts: bool,
+    /// How many of the nodes begin with copies.
+    founders: usize,
     pub check: Checker,
     pub report: Report,
     pub pending: Vec<Pending>,
@@ -112,6 +119,8 @@ impl World {
         let loss = [0, 0, 2, 5][rng.random_range(0..4)];
         let (wild, ram, sync) = (rng.random_bool(0.25), rng.random_bool(0.15), rng.random_bool(0.7));
         let max = rng.random_bool(0.1);
+        let bursts = rng.random_bool(0.1);
+        let founders = if rng.random_bool(0.2) { n - 1 } else { n };
         let nodes = (0..n)
             .map(|_| Node {
                 copy: None,
@@ -141,6 +150,8 @@ impl World {
             ram,
             sync,
             max,
+            bursts,
+            founders,
             check: Checker::new(n, sync && !ram),
             report: Report::default(),
             pending: Vec::new(),
@@ -152,11 +163,15 @@ impl World {
         }
         world.at(1_500_000, Event::Fault);
         world.at(300_000, Event::Client);
+        if founders < n {
+            let at = world.rng.random_range(500_000..2_000_000);
+            world.at(at, Event::Invite);
+        }
         world
     }
 
     pub(crate) fn boot(&mut self, node: usize, meta: Meta, store: Store) {
-        let all = (0..self.nodes.len()).map(id).collect();
+        let all = (0..self.founders).map(id).collect();
         let timing = Timing {
             tick: Span::ms(50),
             stable_view: Span::ms(300),
@@ -175,6 +190,7 @@ impl World {
         let config = Config {
             fragment: FragmentId { table: TableId(1), index: 0 },
             me: id(node),
+            incarnation: self.nodes[node].life + 1,
             founders: all,
             ram: self.ram,
             sync: self.sync && !self.ram,
@@ -287,9 +303,21 @@ impl World {
             }
             Event::Client if self.load => self.client(),
             Event::Retry(request) => self.retry(request),
+            Event::Ghost(leader, request) => self.ghost(leader, request),
+            Event::Invite => self.invite(),
             _ => {}
         }
         self.check.separate(self.now, &self.nodes, &self.wired);
+    }
+
+    /// Whoever leads takes the last node in; again until it is in.
+    fn invite(&mut self) {
+        let last = self.nodes.len() - 1;
+        let leads = |n: &Node| n.copy.as_ref().is_some_and(|c| c.lead().is_some());
+        for node in (0..last).filter(|n| leads(&self.nodes[*n])).collect::<Vec<_>>() {
+            self.step(node, Input::AddMember(id(last)));
+        }
+        self.at(700_000, Event::Invite);
     }
 
     fn tick(&mut self, node: usize) {
