@@ -1,7 +1,7 @@
 //! Multicast on IPv4, as nodefinder did it: a socket to send and another to receive, so that every system sends from the
 //! right address.
 
-use crate::{Event, PORT};
+use crate::Event;
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -10,6 +10,8 @@ use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 74, 74);
+/// Below the ports that nodes listen on, so that it is shared by all nodes of a host and taken by none.
+const PORT: u16 = 7473;
 /// Beacons stay on the local network.
 const TTL: u32 = 1;
 /// How often interfaces are looked at anew.

@@ -1,7 +1,7 @@
 use crate::TransportError;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
-/// The default port, TCP and UDP, and of multicast.
+/// The default port, TCP and UDP.
 pub const PORT: u16 = 7474;
 /// How many ports after it are tried when none was asked for.
 const PORTS_TRIED: u16 = 100;
