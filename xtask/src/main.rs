@@ -1,1 +1,76 @@
-fn main() {}
+//! `cargo xtask verify` is the gate that CI runs; `test` is its last part and the README's test command; `fix` mends what can
+//! be mended; `mutants` proves that the checkers see known bugs; `soak` runs as many histories as it is told.
+
+mod tidy;
+
+use anyhow::{Context, Result, bail};
+use std::process::Command;
+use std::time::Instant;
+
+/// Crates whose code and dependencies hold no clock, socket, thread, engine or system randomness.
+const PURE: [&str; 6] = ["base", "wire", "discovery", "membership", "replica", "node"];
+/// What their dependency closure must not hold.
+const FORBIDDEN: [&str; 9] = ["tokio", "mio", "socket2", "fuser", "fjall", "getrandom", "rustix", "libc", "snow"];
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["verify"] => verify(),
+        ["test"] => test(),
+        ["tidy"] => tidy::check(),
+        ["purity"] => purity(),
+        ["fix"] => cargo(&["fmt", "--all"]),
+        ["mutants"] => cargo(&["test", "--release", "-p", "sim", "--test", "mutants", "--", "--nocapture"]),
+        ["soak", seeds] => cargo(&["run", "--release", "-p", "sim", "--", "--seeds", seeds]),
+        _ => bail!("usage: cargo xtask verify | test | tidy | purity | fix | mutants | soak SEEDS"),
+    }
+}
+
+fn cargo(args: &[&str]) -> Result<()> {
+    let status = Command::new("cargo").args(args).status().context("cannot run cargo")?;
+    if status.success() { Ok(()) } else { bail!("cargo {} failed", args.join(" ")) }
+}
+
+/// Runs one part and prints how long it took.
+fn part(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    println!("== {name}");
+    let start = Instant::now();
+    work()?;
+    println!("== {name}: {} s", start.elapsed().as_secs());
+    Ok(())
+}
+
+fn verify() -> Result<()> {
+    part("format", || cargo(&["fmt", "--all", "--check"]))?;
+    part("tidy", tidy::check)?;
+    part("purity", purity)?;
+    part("clippy", || cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
+    test()
+}
+
+fn test() -> Result<()> {
+    part("unit tests and simulation", || {
+        cargo(&["test", "--release", "--workspace", "--exclude", "tombolo", "--locked"])
+    })?;
+    // One at a time: each is a cluster of its own on this machine.
+    part("clusters and files", || cargo(&["test", "--release", "-p", "tombolo", "--locked", "--", "--test-threads=1"]))
+}
+
+/// Purity is a build failure: what the pure crates could reach, by name.
+fn purity() -> Result<()> {
+    for name in PURE {
+        let args = ["tree", "--locked", "-p", name, "-e", "normal", "--prefix", "none", "--format", "{p}"];
+        let out = Command::new("cargo").args(args).output().context("cannot run cargo tree")?;
+        if !out.status.success() {
+            bail!("cargo tree -p {name} failed: {}", String::from_utf8_lossy(&out.stderr));
+        }
+        let tree = String::from_utf8_lossy(&out.stdout).into_owned();
+        for line in tree.lines() {
+            let krate = line.split(' ').next().unwrap_or_default();
+            if FORBIDDEN.contains(&krate) {
+                bail!("the pure crate {name} depends on {krate}: move what needs it to an outer crate");
+            }
+        }
+    }
+    Ok(())
+}

@@ -140,7 +140,12 @@ impl Table {
 
     /// Up to about `limit` rows from `from` on, before `to`, in key order over all fragments; and where to go on, if there
     /// may be more. Each fragment is read at one moment, the fragments at different ones.
-    pub async fn scan(&self, from: Bytes, to: Option<Bytes>, limit: u32) -> Result<(Vec<(Bytes, Record)>, Option<Bytes>), Error> {
+    pub async fn scan(
+        &self,
+        from: Bytes,
+        to: Option<Bytes>,
+        limit: u32,
+    ) -> Result<(Vec<(Bytes, Record)>, Option<Bytes>), Error> {
         let range = Range { space: Space::User, from, to, limit };
         let reads = self.def.all().map(|fragment| {
             let (table, range) = (self.clone(), range.clone());

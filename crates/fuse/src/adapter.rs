@@ -205,16 +205,7 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn mknod(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        rdev: u32,
-        reply: ReplyEntry,
-    ) {
+    fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
         let (name, owner) = (name.as_bytes().to_vec(), (req.uid(), req.gid()));
         let Some(kind) = kind_of_mode(mode) else { return reply.error(Errno::EINVAL) };
         self.spawn(|fs| async move {
@@ -376,7 +367,8 @@ impl Filesystem for Adapter {
             match fs.listing(fh.0, offset == 0).await {
                 Ok(listing) => {
                     for (i, e) in listing.iter().enumerate().skip(offset as usize) {
-                        let full = reply.add(INodeNo(e.ino), i as u64 + 1, file_type(e.kind), OsStr::from_bytes(&e.name));
+                        let full =
+                            reply.add(INodeNo(e.ino), i as u64 + 1, file_type(e.kind), OsStr::from_bytes(&e.name));
                         if full {
                             break;
                         }

@@ -37,7 +37,9 @@ pub enum MountError {
         path: PathBuf,
     },
     /// The kernel or fusermount3 said no.
-    #[error("cannot mount on {path}: {source}; /dev/fuse must be there, and for users other than root fusermount3 (Debian: fuse3)")]
+    #[error(
+        "cannot mount on {path}: {source}; /dev/fuse must be there, and for users other than root fusermount3 (Debian: fuse3)"
+    )]
     Refused {
         /// Where.
         path: PathBuf,
@@ -99,7 +101,8 @@ pub fn mount(fs: Arc<Fs>, name: &str, path: &Path, options: &Options) -> Result<
 
 /// After a crash every call on the mount point says ENOTCONN, and mounting over it fails.
 fn clear_dead(path: &Path) {
-    let dead = std::fs::metadata(path).is_err_and(|e| e.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()));
+    let dead =
+        std::fs::metadata(path).is_err_and(|e| e.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()));
     if dead && unmount(path, UnmountFlags::DETACH).is_err() {
         let _ = std::process::Command::new("fusermount3").args(["-u", "-z"]).arg(path).status();
     }

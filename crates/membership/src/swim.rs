@@ -61,8 +61,8 @@ pub enum Input {
 pub enum Effect {
     /// To be sealed and sent.
     Send(Identity, Vec<u8>),
-    /// Answers, directly or through others.
-    Up(NodeId),
+    /// Answers, directly or through others; and where it is.
+    Up(NodeId, SocketAddr),
     /// Does not answer, even through others.
     Down(NodeId),
 }
@@ -80,7 +80,7 @@ struct Pending {
 impl foca::Runtime<Identity> for &mut Pending {
     fn notify(&mut self, notification: Notification<'_, Identity>) {
         match notification.to_owned() {
-            OwnedNotification::MemberUp(id) => self.out.push_back(Effect::Up(id.node)),
+            OwnedNotification::MemberUp(id) => self.out.push_back(Effect::Up(id.node, id.addr)),
             OwnedNotification::MemberDown(id) => self.out.push_back(Effect::Down(id.node)),
             _ => {}
         }
@@ -212,16 +212,16 @@ mod tests {
         let seen = run(&mut nodes, 0, 3000, |_, _| false);
         for by in 1..=3 {
             for of in (1..=3).filter(|of| *of != by) {
-                assert!(alone(&seen, by, Effect::Up(NodeId(of))).is_some(), "{by} sees {of}");
+                assert!(alone(&seen, by, Effect::Up(NodeId(of), id(of).addr)).is_some(), "{by} sees {of}");
             }
         }
         let seen = run(&mut nodes, 3000, 8000, |a, b| a == 3 || b == 3);
         let down = alone(&seen, 1, Effect::Down(NodeId(3))).expect("noticed");
         assert!(down <= 6000, "down at {down}");
         let seen = run(&mut nodes, 8000, 13000, |_, _| false);
-        let up = alone(&seen, 1, Effect::Up(NodeId(3))).expect("met again");
+        let up = alone(&seen, 1, Effect::Up(NodeId(3), id(3).addr)).expect("met again");
         assert!(up <= 12000, "up at {up}");
-        assert!(alone(&seen, 3, Effect::Up(NodeId(1))).is_some());
+        assert!(alone(&seen, 3, Effect::Up(NodeId(1), id(1).addr)).is_some());
     }
 
     #[test]

@@ -74,7 +74,14 @@ impl Node {
     }
 
     /// A message for a copy, which this node may hold or not.
-    pub(crate) fn on_copy_msg(&mut self, now: Now, from: NodeId, fragment: FragmentId, msg: Msg, out: &mut Vec<Effect>) {
+    pub(crate) fn on_copy_msg(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        fragment: FragmentId,
+        msg: Msg,
+        out: &mut Vec<Effect>,
+    ) {
         if self.copies.contains_key(&fragment) {
             return self.feed(now, fragment, Input::Msg(from, msg), out);
         }

@@ -56,7 +56,9 @@ pub enum OpReply {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum ClientError {
     /// Nobody in this island leads the fragment, and nobody came to within the time limit.
-    #[error("no copy of fragment {index} of table {table} answers here: its nodes are down or on the other side of a cut; see `tombolo status`")]
+    #[error(
+        "no copy of fragment {index} of table {table} answers here: its nodes are down or on the other side of a cut; see `tombolo status`"
+    )]
     Unavailable {
         /// Which table.
         table: String,
@@ -121,7 +123,14 @@ impl Gateway {
     }
 
     /// Takes an operation in; its number, or `None` when there are too many.
-    pub(crate) fn begin(&mut self, now: Instant, op: OpId, fragment: FragmentId, what: What, wait: Span) -> Option<u64> {
+    pub(crate) fn begin(
+        &mut self,
+        now: Instant,
+        op: OpId,
+        fragment: FragmentId,
+        what: What,
+        wait: Span,
+    ) -> Option<u64> {
         if self.pending.len() >= OPS_MAX {
             return None;
         }

@@ -458,7 +458,14 @@ impl Node {
     }
 
     /// Opens and judges a packet; foreign and replayed ones are silence.
-    fn opened(&mut self, now: Now, kind: Kind, from: SocketAddr, bytes: &[u8], out: &mut Vec<Effect>) -> Option<(Header, Vec<u8>)> {
+    fn opened(
+        &mut self,
+        now: Now,
+        kind: Kind,
+        from: SocketAddr,
+        bytes: &[u8],
+        out: &mut Vec<Effect>,
+    ) -> Option<(Header, Vec<u8>)> {
         match wire::open(&self.config.keys, kind, bytes) {
             Opened::Ours(header, payload) => {
                 let fresh = header.node != self.config.me && self.replay.judge(now.wall, &header) == Verdict::Fresh;
@@ -524,8 +531,10 @@ impl Node {
                     let packet = self.seal(now, Kind::Swim, &data);
                     out.push(Effect::Datagram(to.addr, packet));
                 }
-                membership::Effect::Up(node) => {
+                membership::Effect::Up(node, addr) => {
                     self.peers.swim(node, true);
+                    // Gossip brings news of nodes that were not met yet: everybody links with everybody.
+                    self.discover(now, discovery::Input::Found(node, addr), out);
                 }
                 membership::Effect::Down(node) => {
                     out.extend(self.peers.swim(node, false).into_iter().map(Effect::Close));
@@ -635,7 +644,8 @@ impl Node {
         }
         let key = schema::table_key(&name);
         let count = Write::Bump { key: schema::dropped_key(&name), by: replica::Bump::Add, fields: vec![1] };
-        let batch = Batch { checks: vec![Check::Present(key.clone())], writes: vec![Write::Delete { key }, count], sync: true };
+        let batch =
+            Batch { checks: vec![Check::Present(key.clone())], writes: vec![Write::Delete { key }, count], sync: true };
         self.on_op(now, op, Op::Write(sys_fragment(), batch, Span::ms(10_000)), out);
     }
 

@@ -35,6 +35,8 @@ impl Peer {
 pub(crate) struct Peers {
     all: BTreeMap<NodeId, Peer>,
     by_link: BTreeMap<LinkId, NodeId>,
+    /// Whom SWIM called up last, whether a link stood then or not.
+    up: BTreeSet<NodeId>,
 }
 
 impl Peers {
@@ -65,7 +67,8 @@ impl Peers {
         if restarted {
             close.extend(peer.links.drain(..).map(|(id, _)| id));
         }
-        (peer.hello, peer.addr, peer.swim, peer.refused, peer.bye) = (hello, addr, None, false, false);
+        let swim = self.up.contains(&node).then_some(true);
+        (peer.hello, peer.addr, peer.swim, peer.refused, peer.bye) = (hello, addr, swim, false, false);
         peer.links.push((link, dialled));
         let good = |(_, dialled): &(LinkId, bool)| *dialled == (me < node);
         let keep = peer.links.iter().rfind(|l| good(l)).or(peer.links.last()).map(|(id, _)| *id);
@@ -95,6 +98,11 @@ impl Peers {
 
     /// SWIM's word; returns the links of a peer that is down, to be closed.
     pub(crate) fn swim(&mut self, node: NodeId, up: bool) -> Vec<LinkId> {
+        if up {
+            self.up.insert(node);
+        } else {
+            self.up.remove(&node);
+        }
         let Some(peer) = self.all.get_mut(&node) else { return Vec::new() };
         // One whose datagrams never got through is judged by its link alone.
         if !up && peer.swim.is_none() {
@@ -193,5 +201,9 @@ mod tests {
         peers.swim(NodeId(2), true);
         assert_eq!(peers.swim(NodeId(2), false), vec![7]);
         assert_eq!(peers.view(Instant(0)).len(), 0);
+        // Called up before its link stood: it counts from the start.
+        peers.swim(NodeId(3), true);
+        peers.linked(NodeId(1), 8, true, addr(), hello(3, 1));
+        assert_eq!(peers.swim(NodeId(3), false), vec![8]);
     }
 }

@@ -117,7 +117,9 @@ impl TableDef {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum BadTable {
     /// The name.
-    #[error("the table name {0:?} must have 1 to {NAME_BYTES_MAX} letters, digits, '.', '-' or '_', and not begin with \"sys.\"")]
+    #[error(
+        "the table name {0:?} must have 1 to {NAME_BYTES_MAX} letters, digits, '.', '-' or '_', and not begin with \"sys.\""
+    )]
     Name(String),
     /// Copies or fragments.
     #[error("table {0}: copies must be 1 to 64 and fragments 1 to {FRAGMENTS_MAX}")]

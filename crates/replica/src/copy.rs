@@ -96,12 +96,17 @@ pub struct Config {
 /// What the copy is doing.
 pub(crate) enum Role {
     /// Nothing, since then; opens after that wait if nobody leads.
-    Idle { since: Instant, wait: Span },
+    Idle {
+        since: Instant,
+        wait: Span,
+    },
     Opening(Box<Opening>),
     Leading(Box<Leading>),
     Following(Box<Following>),
     /// Has promised, and waits for the opener.
-    Promised { at: Instant },
+    Promised {
+        at: Instant,
+    },
 }
 
 /// [`Role`] by name, for people and checkers.
@@ -167,11 +172,8 @@ impl Copy {
             meta.n = 0;
         }
         #[cfg(feature = "mutants")]
-        let store = if config.mutant == Some(crate::Mutant::RestartCloses) {
-            close_all(config.me, store)
-        } else {
-            store
-        };
+        let store =
+            if config.mutant == Some(crate::Mutant::RestartCloses) { close_all(config.me, store) } else { store };
         let rng = StdRng::seed_from_u64(config.seed ^ config.me.0 ^ config.fragment.table.0);
         let mut copy = Copy {
             meta,
@@ -292,7 +294,9 @@ impl Copy {
     /// Who leads, as far as this copy knows: itself, its leader, or whoever says so with the highest ballot.
     pub fn leader(&self) -> Option<(NodeId, Lead)> {
         if let Role::Following(f) = &self.role {
-            return Some((f.leader, f.lead));
+            // What it last said of itself, if that is still the same lead.
+            let said = self.statuses.get(&f.leader).and_then(|s| s.lead).filter(|l| l.ballot == f.lead.ballot);
+            return Some((f.leader, said.unwrap_or(f.lead)));
         }
         self.lead().map(|lead| (self.config.me, lead)).or_else(|| self.foreign_lead())
     }
@@ -480,7 +484,14 @@ impl Copy {
     }
 
     /// Applies records and heads to the store and hands them to the disc, with the clock's ceiling if they pass it.
-    pub(crate) fn write(&mut self, now: Now, heads: Vec<Version>, puts: Vec<(Bytes, Record)>, sync: bool, fx: &mut Effects) {
+    pub(crate) fn write(
+        &mut self,
+        now: Now,
+        heads: Vec<Version>,
+        puts: Vec<(Bytes, Record)>,
+        sync: bool,
+        fx: &mut Effects,
+    ) {
         let bound = Hlc::from_wall(base::WallMs(now.wall.0 + self.config.timing.skew_max.as_ms()));
         let top = puts.iter().map(|(_, r)| r.hlc).filter(|hlc| *hlc <= bound).max().unwrap_or_default();
         self.hlc = self.hlc.max(top);

@@ -110,14 +110,22 @@ impl<'a> Merge<'a> {
             Some(Space::Set) => return,
             Some(Space::Session) => {
                 let done = |x: &Record| (x.value.as_ref().and_then(|v| key::decode::<u64>(v)).unwrap_or(0), x.version);
-                return if done(&r) > done(&m) { self.take(key, r) };
+                return if done(&r) > done(&m) {
+                    self.take(key, r)
+                };
             }
-            _ => return if r.rank() > m.rank() { self.take(key, r) },
+            _ => {
+                return if r.rank() > m.rank() {
+                    self.take(key, r)
+                };
+            }
         }
         let take = r.rank() > m.rank();
         let (winner, loser) = if take { (r, m) } else { (m, r) };
         if winner.value == loser.value && winner.expires == loser.expires {
-            return if take { self.take(key, winner) };
+            return if take {
+                self.take(key, winner)
+            };
         }
         self.conflicts += 1;
         if self.policy.rule(&key[1..]) == MergeRule::Max

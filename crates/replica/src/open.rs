@@ -171,7 +171,15 @@ impl Copy {
     }
 
     /// A promiser's heads stand still, so that a cursor is enough.
-    pub(crate) fn on_pull(&mut self, from: NodeId, ballot: Ballot, have: Heads, no: u32, after: Cursor, fx: &mut Effects) {
+    pub(crate) fn on_pull(
+        &mut self,
+        from: NodeId,
+        ballot: Ballot,
+        have: Heads,
+        no: u32,
+        after: Cursor,
+        fx: &mut Effects,
+    ) {
         let promised = self.meta.promised;
         if ballot != promised {
             fx.sends.push((from, Msg::Refuse { ballot, promised }));
@@ -242,7 +250,8 @@ impl Copy {
         let record = |value| Record { version: first, hlc, expires: None, value: Some(value) };
         puts.insert(key::branch(branch), record(key::encode(&BranchInfo { ballot: o.ballot, base })));
         puts.insert(key::set(), record(key::encode(&BTreeSet::from([me]))));
-        let listed = |node: NodeId| puts.contains_key(&key::member(node)) || self.store.get(&key::member(node)).is_some();
+        let listed =
+            |node: NodeId| puts.contains_key(&key::member(node)) || self.store.get(&key::member(node)).is_some();
         if !self.config.founders.iter().any(|n| listed(*n)) && !listed(me) {
             for node in self.config.founders.iter().filter(|n| **n != me) {
                 puts.insert(key::member(*node), record(key::encode(&MemberStatus::Joining)));
@@ -265,11 +274,7 @@ impl Copy {
     /// Until when a new leader stays silent: an in-sync copy that did not promise may still serve its old leader until a
     /// lease after it left this view; and copies that did promise get a moment to follow, so that what is acknowledged
     /// first does not stand on one copy.
-    fn opening_waits(
-        &self,
-        now: Now,
-        answers: &BTreeMap<NodeId, Promised>,
-    ) -> (Instant, (Instant, BTreeSet<NodeId>)) {
+    fn opening_waits(&self, now: Now, answers: &BTreeMap<NodeId, Promised>) -> (Instant, (Instant, BTreeSet<NodeId>)) {
         let timing = self.config.timing;
         let mut set = self.known_set();
         answers.values().for_each(|p| set.extend(&p.set));

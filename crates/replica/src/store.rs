@@ -147,7 +147,13 @@ impl Store {
     }
 
     /// Up to about `bytes` of the records that `upto` covers and `have` does not, in the order of their versions.
-    pub(crate) fn delta(&self, have: &Heads, upto: &Heads, after: Cursor, bytes: usize) -> (Vec<(Bytes, Record)>, Cursor) {
+    pub(crate) fn delta(
+        &self,
+        have: &Heads,
+        upto: &Heads,
+        after: Cursor,
+        bytes: usize,
+    ) -> (Vec<(Bytes, Record)>, Cursor) {
         let (mut out, mut size) = (Vec::new(), 0);
         for head in upto.iter() {
             if after.as_ref().is_some_and(|(version, _)| version.branch > head.branch) {

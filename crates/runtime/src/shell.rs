@@ -224,7 +224,8 @@ impl Drop for EndGuard {
     fn drop(&mut self) {
         let mut ended = self.0.ended.lock().unwrap_or_else(PoisonError::into_inner);
         if ended.is_none() {
-            let why = Some("the node failed for a reason that it did not expect; what it acknowledged is safe".to_string());
+            let why =
+                Some("the node failed for a reason that it did not expect; what it acknowledged is safe".to_string());
             *ended = Some(why.clone());
             let _ = self.0.events.send(Event::Ended(why));
         }

@@ -37,7 +37,9 @@ fn main() -> ExitCode {
     let seconds = begun.elapsed().as_secs_f64();
     println!("{} histories, {bad} bad, {:.0} a second", args.seeds, args.seeds as f64 / seconds);
     let Report { done, failed, unknown, reads, conflicts, opened, crashes, .. } = sum;
-    println!("{done} done, {failed} refused, {unknown} unknown, {reads} reads, {conflicts} conflicts, {opened} openings, {crashes} crashes");
+    println!(
+        "{done} done, {failed} refused, {unknown} unknown, {reads} reads, {conflicts} conflicts, {opened} openings, {crashes} crashes"
+    );
     if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -30,8 +30,7 @@ impl DataDir {
             fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(io)?;
         }
         let file = path.join("lock");
-        let mut lock =
-            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(file).map_err(io)?;
+        let mut lock = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(file).map_err(io)?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             let mut pid = String::new();
             let _ = lock.read_to_string(&mut pid);

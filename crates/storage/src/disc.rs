@@ -134,7 +134,8 @@ impl Disc {
         let mut out = self.db.batch();
         let mut size = 0;
         for (fragment, persist) in group {
-            let bytes: usize = persist.batch.puts.iter().map(|(k, r)| k.len() + r.value.as_ref().map_or(0, Bytes::len)).sum();
+            let bytes: usize =
+                persist.batch.puts.iter().map(|(k, r)| k.len() + r.value.as_ref().map_or(0, Bytes::len)).sum();
             if bytes > PIECE_BYTES {
                 out.commit().map_err(|e| self.failed(e))?;
                 self.write_large(*fragment, &persist.batch)?;
@@ -158,7 +159,12 @@ impl Disc {
         self.db.persist(mode).map_err(|e| self.failed(e))
     }
 
-    fn fill(&self, out: &mut fjall::OwnedWriteBatch, fragment: FragmentId, batch: &WriteBatch) -> Result<(), StorageError> {
+    fn fill(
+        &self,
+        out: &mut fjall::OwnedWriteBatch,
+        fragment: FragmentId,
+        batch: &WriteBatch,
+    ) -> Result<(), StorageError> {
         for (key, record) in &batch.puts {
             let value = postcard::to_stdvec(record).map_err(|e| self.damaged(e))?;
             out.insert(&self.records, with(fragment, &[key]), value);
@@ -169,7 +175,12 @@ impl Disc {
         self.fill_state(out, fragment, batch)
     }
 
-    fn fill_state(&self, out: &mut fjall::OwnedWriteBatch, fragment: FragmentId, batch: &WriteBatch) -> Result<(), StorageError> {
+    fn fill_state(
+        &self,
+        out: &mut fjall::OwnedWriteBatch,
+        fragment: FragmentId,
+        batch: &WriteBatch,
+    ) -> Result<(), StorageError> {
         for head in &batch.heads {
             out.insert(&self.state, head_key(fragment, head.branch), head.seq.to_be_bytes());
         }

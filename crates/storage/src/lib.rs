@@ -17,7 +17,9 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// Another process has it.
-    #[error("the data directory {path} is in use by process {pid}; stop that node, or give another directory with --data")]
+    #[error(
+        "the data directory {path} is in use by process {pid}; stop that node, or give another directory with --data"
+    )]
     InUse {
         /// Which directory.
         path: PathBuf,
@@ -33,7 +35,9 @@ pub enum StorageError {
         source: std::io::Error,
     },
     /// What is in it cannot be understood.
-    #[error("the data in {path} is damaged ({what}); move the directory aside and start again: the other nodes' copies will fill it, and nothing in it was changed")]
+    #[error(
+        "the data in {path} is damaged ({what}); move the directory aside and start again: the other nodes' copies will fill it, and nothing in it was changed"
+    )]
     Damaged {
         /// Which directory.
         path: PathBuf,
@@ -41,7 +45,9 @@ pub enum StorageError {
         what: String,
     },
     /// A write failed.
-    #[error("writing to {path} failed ({what}); the node stops, what it acknowledged is on disc or on other nodes: give the disc room, then start again")]
+    #[error(
+        "writing to {path} failed ({what}); the node stops, what it acknowledged is on disc or on other nodes: give the disc room, then start again"
+    )]
     Write {
         /// Which directory.
         path: PathBuf,

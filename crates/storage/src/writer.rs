@@ -85,7 +85,8 @@ fn work(disc: &Disc, jobs: &Receiver<(FragmentId, Persist)>, tell: &impl Fn(Even
         disc.write(&group, sync)?;
         unflushed = if sync { None } else { unflushed.or(Some(Instant::now())) };
         if sync {
-            let marks: BTreeMap<FragmentId, u64> = group.iter().filter(|(_, p)| p.sync).map(|(f, p)| (*f, p.mark)).collect();
+            let marks: BTreeMap<FragmentId, u64> =
+                group.iter().filter(|(_, p)| p.sync).map(|(f, p)| (*f, p.mark)).collect();
             marks.into_iter().for_each(|(fragment, mark)| tell(Event::Durable(fragment, mark)));
         }
     }
@@ -156,7 +157,8 @@ mod tests {
     fn damage_is_said_and_nothing_is_changed() {
         let dir = tempfile::tempdir().expect("dir");
         let (disc, _) = open(dir.path());
-        disc.write(&[(fragment(0), Persist { batch: batch(1, 200, 100), mark: 1, sync: true })], true).expect("written");
+        disc.write(&[(fragment(0), Persist { batch: batch(1, 200, 100), mark: 1, sync: true })], true)
+            .expect("written");
         drop(disc);
         // Overwrite the middle of every file of some size.
         let mut stack = vec![dir.path().to_path_buf()];

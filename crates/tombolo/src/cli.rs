@@ -8,7 +8,11 @@ use std::path::PathBuf;
 /// Start it on each machine with the same secret; they form one database, serve on both sides of any network cut, and join
 /// again by themselves.
 #[derive(Parser)]
-#[command(name = "tombolo", version, after_help = "Exit status: 0 done, 1 not found or check failed, 2 usage, 3 unavailable, 4 anything else, 5 outcome unknown.\nLimits: key 1 KiB, value 1 MiB, batch 4 MiB, frame 8 MiB.")]
+#[command(
+    name = "tombolo",
+    version,
+    after_help = "Exit status: 0 done, 1 not found or check failed, 2 usage, 3 unavailable, 4 anything else, 5 outcome unknown.\nLimits: key 1 KiB, value 1 MiB, batch 4 MiB, frame 8 MiB."
+)]
 pub(crate) struct Cli {
     /// The data directory of the node to run or to talk to [default: ~/.local/share/tombolo].
     #[arg(long, global = true, env = "TOMBOLO_DATA", value_name = "DIR")]

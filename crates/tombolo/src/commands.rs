@@ -23,6 +23,8 @@ pub(crate) const UNAVAILABLE: u8 = 3;
 pub(crate) const OTHER: u8 = 4;
 pub(crate) const UNKNOWN: u8 = 5;
 
+/// What `mount` says when it has.
+const MOUNTED: &str = " is mounted on ";
 /// How many rows one question of `scan` asks for.
 const SCAN_PAGE: u32 = 1000;
 
@@ -57,7 +59,10 @@ struct NoNode(PathBuf);
 impl std::fmt::Display for NoNode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let dir = self.0.display();
-        write!(f, "no node runs on the data directory {dir}; start one with `tombolo up`, or name another directory with --data")
+        write!(
+            f,
+            "no node runs on the data directory {dir}; start one with `tombolo up`, or name another directory with --data"
+        )
     }
 }
 
@@ -108,7 +113,10 @@ fn argument(arg: OsString) -> Result<Bytes> {
     }
     let mut bytes = Vec::new();
     // One more than can be taken, to be able to say so.
-    std::io::stdin().take(base::VALUE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).context("cannot read standard input")?;
+    std::io::stdin()
+        .take(base::VALUE_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut bytes)
+        .context("cannot read standard input")?;
     Ok(bytes.into())
 }
 
@@ -139,7 +147,9 @@ fn done(told: Told, object: Option<&str>) -> Result<u8> {
             if matches!(refusal, Refusal::TooLarge { .. }) { USAGE } else { refusal_code(&refusal) }
         }
         Told::Outcome(Outcome::Unknown) => {
-            eprintln!("tombolo: whether it was done is not known: the leader went away meanwhile; look again, and repeat it if that does no harm");
+            eprintln!(
+                "tombolo: whether it was done is not known: the leader went away meanwhile; look again, and repeat it if that does no harm"
+            );
             UNKNOWN
         }
         _ => 0,
@@ -220,7 +230,13 @@ async fn scan(data: &Path, table: String, prefix: Bytes, limit: u64, json: bool)
     Ok(0)
 }
 
-fn show(out: &mut impl std::io::Write, key: &[u8], record: &Record, json: bool, first: &mut bool) -> std::io::Result<()> {
+fn show(
+    out: &mut impl std::io::Write,
+    key: &[u8],
+    record: &Record,
+    json: bool,
+    first: &mut bool,
+) -> std::io::Result<()> {
     let value = record.value.as_deref().unwrap_or_default();
     if json {
         let row = serde_json::json!({ "key": BASE64.encode(key), "value": BASE64.encode(value) });
@@ -253,17 +269,29 @@ fn print_status(s: &Status) {
         println!("{:24} {:8} {:9} {:22} {}", n.name, n.status, reachable, n.addr, n.id);
     }
     if !s.tables.is_empty() {
-        println!("{:24} {:>6} {:>9} {:>4} {:>7}  STORAGE  DURABILITY", "TABLE", "COPIES", "FRAGMENTS", "LED", "IN SYNC");
+        println!(
+            "{:24} {:>6} {:>9} {:>4} {:>7}  STORAGE  DURABILITY",
+            "TABLE", "COPIES", "FRAGMENTS", "LED", "IN SYNC"
+        );
     }
     for t in &s.tables {
-        println!("{:24} {:>6} {:>9} {:>4} {:>7}  {:8} {}", t.name, t.copies, t.fragments, t.led, t.in_sync, t.storage, t.durability);
+        println!(
+            "{:24} {:>6} {:>9} {:>4} {:>7}  {:8} {}",
+            t.name, t.copies, t.fragments, t.led, t.in_sync, t.storage, t.durability
+        );
     }
     if s.foreign > 0 {
         println!("{} nodes with another cookie or group were heard", s.foreign);
     }
 }
 
-fn table_options(copies: u16, fragments: u16, storage: &str, durability: &str, on_conflict: &str) -> Result<TableOptions, Usage> {
+fn table_options(
+    copies: u16,
+    fragments: u16,
+    storage: &str,
+    durability: &str,
+    on_conflict: &str,
+) -> Result<TableOptions, Usage> {
     let storage = match storage {
         "disc" => Storage::Disc,
         "ram" => Storage::Ram,
@@ -301,9 +329,13 @@ async fn table_command(data: &Path, command: TableCommand) -> Result<u8> {
 
 fn print_table(def: &TableDef) {
     let o = &def.options;
-    let (storage, durability) = (format!("{:?}", o.storage).to_lowercase(), format!("{:?}", o.durability).to_lowercase());
+    let (storage, durability) =
+        (format!("{:?}", o.storage).to_lowercase(), format!("{:?}", o.durability).to_lowercase());
     let rule = format!("{:?}", o.policy.default).to_lowercase();
-    println!("{}\tcopies={}\tfragments={}\tstorage={storage}\tdurability={durability}\ton-conflict={rule}", def.name, o.copies, o.fragments);
+    println!(
+        "{}\tcopies={}\tfragments={}\tstorage={storage}\tdurability={durability}\ton-conflict={rule}",
+        def.name, o.copies, o.fragments
+    );
 }
 
 async fn fs_command(data: &Path, command: FsCommand) -> Result<u8> {
@@ -324,7 +356,10 @@ async fn fs_command(data: &Path, command: FsCommand) -> Result<u8> {
                     return Ok(FAILED);
                 }
                 for t in lines {
-                    println!("{}: {} copies wanted, {} in sync; {} of {} fragments led", t.name, t.copies, t.in_sync, t.led, t.fragments);
+                    println!(
+                        "{}: {} copies wanted, {} in sync; {} of {} fragments led",
+                        t.name, t.copies, t.in_sync, t.led, t.fragments
+                    );
                 }
                 Ok(0)
             }
@@ -332,7 +367,9 @@ async fn fs_command(data: &Path, command: FsCommand) -> Result<u8> {
         },
         FsCommand::Drop { fs } => match ask(data, Ask::DropFs(fs.clone())).await? {
             Told::Failed(FAILED, _) => {
-                eprintln!("tombolo: cannot drop the filesystem {fs:?}: it is mounted here, or there is none; see `tombolo fs list`");
+                eprintln!(
+                    "tombolo: cannot drop the filesystem {fs:?}: it is mounted here, or there is none; see `tombolo fs list`"
+                );
                 Ok(FAILED)
             }
             other => done(other, Some(&fs)),
@@ -352,9 +389,9 @@ async fn mount_command(data: PathBuf, config: Option<&Path>, mount: Mount) -> Re
         std::fs::create_dir_all(&dir).with_context(|| format!("cannot make the mount point {}", dir.display()))?;
     }
     if mount.background {
-        return in_background(&data, &dir).await;
+        return in_background(&data).await;
     }
-    let told = |fs: &str| println!("{fs} is mounted on {}. It goes with Ctrl-C or: tombolo umount {0}", dir.display());
+    let told = |fs: &str| println!("{fs}{MOUNTED}{}. It goes with Ctrl-C or: tombolo umount {0}", dir.display());
     let Ok(mut stream) = connect(&data).await else {
         let (settings, cookie) = settings::load(data, config, mount.up)?;
         let server = Server::start(settings, cookie, true)?;
@@ -385,7 +422,7 @@ async fn mount_command(data: PathBuf, config: Option<&Path>, mount: Mount) -> Re
 }
 
 /// Runs this very command in the foreground of another process, until it has mounted.
-async fn in_background(data: &Path, dir: &Path) -> Result<u8> {
+async fn in_background(data: &Path) -> Result<u8> {
     std::fs::create_dir_all(data).with_context(|| format!("cannot make the data directory {}", data.display()))?;
     let log_path = data.join("log");
     let log = std::fs::OpenOptions::new().create(true).append(true).open(&log_path)?;
@@ -397,12 +434,14 @@ async fn in_background(data: &Path, dir: &Path) -> Result<u8> {
     let mut child = command.spawn()?;
     loop {
         let ended = child.try_wait()?;
-        if ended.is_none() && !fuse::is_mounted(dir) {
+        let said = std::fs::read(&log_path).unwrap_or_default();
+        let said = String::from_utf8_lossy(said.get(start as usize..).unwrap_or_default()).into_owned();
+        // Its own word, not the kernel's list: a dead mount point stands in that too.
+        if ended.is_none() && !said.contains(MOUNTED) {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             continue;
         }
-        let said = std::fs::read(&log_path).unwrap_or_default();
-        print!("{}", String::from_utf8_lossy(said.get(start as usize..).unwrap_or_default()));
+        print!("{said}");
         return Ok(ended.map_or(0, |status| status.code().map_or(OTHER, |code| code as u8)));
     }
 }

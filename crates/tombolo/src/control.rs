@@ -19,8 +19,18 @@ pub(crate) enum Ask {
     Tables,
     Write(String, Bytes, Batch),
     Get(String, Bytes),
-    Scan { table: String, from: Bytes, to: Option<Bytes>, limit: u32 },
-    Mount { fs: String, dir: PathBuf, options: String, copies: u16 },
+    Scan {
+        table: String,
+        from: Bytes,
+        to: Option<Bytes>,
+        limit: u32,
+    },
+    Mount {
+        fs: String,
+        dir: PathBuf,
+        options: String,
+        copies: u16,
+    },
     Umount(PathBuf),
     /// Answered when the mount is gone.
     WaitUnmounted(PathBuf),
@@ -50,7 +60,10 @@ pub(crate) fn socket_path(data: &Path) -> PathBuf {
 pub(crate) async fn send<T: Serialize>(to: &mut UnixStream, message: &T) -> Result<()> {
     let bytes = postcard::to_stdvec(message).map_err(|e| Error::new(ErrorKind::InvalidData, e))?;
     if bytes.len() > FRAME_BYTES_MAX {
-        return Err(Error::new(ErrorKind::InvalidData, format!("a message of {} bytes; at most {FRAME_BYTES_MAX} are taken", bytes.len())));
+        return Err(Error::new(
+            ErrorKind::InvalidData,
+            format!("a message of {} bytes; at most {FRAME_BYTES_MAX} are taken", bytes.len()),
+        ));
     }
     to.write_u32(bytes.len() as u32).await?;
     to.write_all(&bytes).await
@@ -64,7 +77,10 @@ pub(crate) async fn receive<T: for<'a> Deserialize<'a>>(from: &mut UnixStream) -
         Err(e) => return Err(e),
     };
     if len > FRAME_BYTES_MAX {
-        return Err(Error::new(ErrorKind::InvalidData, format!("a message of {len} bytes; at most {FRAME_BYTES_MAX} are taken")));
+        return Err(Error::new(
+            ErrorKind::InvalidData,
+            format!("a message of {len} bytes; at most {FRAME_BYTES_MAX} are taken"),
+        ));
     }
     let mut bytes = vec![0; len];
     from.read_exact(&mut bytes).await?;

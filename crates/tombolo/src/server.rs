@@ -51,7 +51,8 @@ impl Server {
         let path = control::socket_path(&data);
         // A crash leaves it behind; the directory is locked, so it is ours.
         let _ = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(&path).with_context(|| format!("cannot make the control socket {}", path.display()))?;
+        let listener =
+            UnixListener::bind(&path).with_context(|| format!("cannot make the control socket {}", path.display()))?;
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
         let server = Arc::new(Server { handle, data, mounts: Mutex::default(), ends_with_mounts });
         tokio::spawn(accept(listener, server.clone()));
@@ -102,7 +103,8 @@ impl Server {
     }
 
     async fn end_gone_mounts(&self) {
-        let gone: Vec<PathBuf> = self.mounts().iter().filter(|(_, m)| m.mounted.is_gone()).map(|(d, _)| d.clone()).collect();
+        let gone: Vec<PathBuf> =
+            self.mounts().iter().filter(|(_, m)| m.mounted.is_gone()).map(|(d, _)| d.clone()).collect();
         for dir in gone {
             self.unmount(&dir).await;
         }
@@ -127,7 +129,10 @@ impl Server {
             return Err((USAGE, format!("the data directory {} would lie in its own mount", self.data.display())));
         }
         if self.mounts().contains_key(dir) || fuse::is_mounted(dir) && !is_dead(dir) {
-            return Err((FAILED, format!("{} is a mount point already; unmount it first: tombolo umount {0}", dir.display())));
+            return Err((
+                FAILED,
+                format!("{} is a mount point already; unmount it first: tombolo umount {0}", dir.display()),
+            ));
         }
         let db = Database::new(self.handle.clone(), FS_LIMIT);
         let fs_options = MountOptions { copies, ..MountOptions::default() };

@@ -46,7 +46,8 @@ pub(crate) struct NewCookie(pub PathBuf);
 pub(crate) fn load(data: PathBuf, config: Option<&Path>, up: Up) -> Result<(Settings, Option<NewCookie>)> {
     let file = match config {
         Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the config file {}", path.display()))?;
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read the config file {}", path.display()))?;
             toml::from_str(&text).with_context(|| format!("in the config file {}", path.display()))?
         }
         None => File::default(),

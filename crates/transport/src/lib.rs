@@ -33,7 +33,9 @@ const HANDSHAKES_MAX: usize = 256;
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
     /// The port is taken, or the address is not ours.
-    #[error("cannot listen on {addr}: {source}; give another address with --listen, or none to take the next free port")]
+    #[error(
+        "cannot listen on {addr}: {source}; give another address with --listen, or none to take the next free port"
+    )]
     Listen {
         /// What was asked for.
         addr: SocketAddr,
@@ -106,7 +108,13 @@ pub struct Transport {
 
 impl Transport {
     /// Starts to listen. `hello` is the first frame on every link.
-    pub fn start(bound: Bound, keys: Keys, hello: Bytes, multicast: bool, events: mpsc::Sender<Event>) -> std::io::Result<Transport> {
+    pub fn start(
+        bound: Bound,
+        keys: Keys,
+        hello: Bytes,
+        multicast: bool,
+        events: mpsc::Sender<Event>,
+    ) -> std::io::Result<Transport> {
         let shared = Arc::new(Shared {
             keys,
             hello,

@@ -8,12 +8,15 @@ use std::io::{Error, ErrorKind, Result};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 
 const NOISE: &str = "Noise_NNpsk0_25519_AESGCM_SHA256";
+/// How long the other machine may be silent.
+const SILENCE: Duration = Duration::from_secs(3);
 /// The largest Noise message.
 const PACKET_BYTES_MAX: usize = 65_535;
 /// What encryption adds.
@@ -43,6 +46,7 @@ impl Link {
 /// Runs a connection to its end. `false`: it never became a link.
 pub(crate) async fn run(mut stream: TcpStream, addr: SocketAddr, dialled: bool, shared: &Arc<Shared>) -> bool {
     let _ = stream.set_nodelay(true);
+    mind_silence(&stream);
     let proved = tokio::time::timeout(HANDSHAKE_TIME, handshake(&mut stream, dialled, shared)).await;
     // Wrong cookie, wrong program, too slow: closed without a word.
     let Ok(Ok((noise, mut input, hello))) = proved else { return false };
@@ -61,6 +65,14 @@ pub(crate) async fn run(mut stream: TcpStream, addr: SocketAddr, dialled: bool, 
     shared.links().remove(&link);
     let _ = shared.events.send(Event::Unlinked(link)).await;
     true
+}
+
+/// A cut wire ends a link, whether anything is being sent or not: also where datagrams do not get through, and SWIM is blind.
+fn mind_silence(stream: &TcpStream) {
+    let socket = socket2::SockRef::from(stream);
+    let probes = socket2::TcpKeepalive::new().with_time(SILENCE / 3).with_interval(SILENCE / 3).with_retries(2);
+    let _ = socket.set_tcp_keepalive(&probes);
+    let _ = socket.set_tcp_user_timeout(Some(SILENCE));
 }
 
 fn noise_error(e: snow::Error) -> Error {
@@ -105,7 +117,10 @@ async fn handshake(
     let mut input = Input { socket: None, plain: BytesMut::new(), nonce: 0 };
     loop {
         let packet = read_packet(stream).await?;
-        if let Some(hello) = { input.open(&noise, &packet)?; input.frame()? } {
+        if let Some(hello) = {
+            input.open(&noise, &packet)?;
+            input.frame()?
+        } {
             return Ok((noise, input, hello));
         }
     }

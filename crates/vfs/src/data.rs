@@ -172,7 +172,13 @@ impl Fs {
     }
 
     /// Writes ranges as extents, then commits them; if another mount committed meanwhile, lays them over its map instead.
-    async fn commit_ranges(&self, ino: Ino, ranges: Vec<(u64, Vec<u8>)>, sync: bool, append: bool) -> Result<(), FsError> {
+    async fn commit_ranges(
+        &self,
+        ino: Ino,
+        ranges: Vec<(u64, Vec<u8>)>,
+        sync: bool,
+        append: bool,
+    ) -> Result<(), FsError> {
         let total: u64 = ranges.iter().map(|(_, b)| b.len() as u64).sum();
         let small = total <= SMALL_MAX;
         for round in 0..TRIES_MAX {
@@ -281,7 +287,13 @@ impl Fs {
     }
 
     /// Moves the extents that `C` holds into new pages.
-    async fn fold(&self, ino: Ino, content: &mut Content, dropped: &mut Dropped, writes: &mut Vec<Write>) -> Result<(), FsError> {
+    async fn fold(
+        &self,
+        ino: Ino,
+        content: &mut Content,
+        dropped: &mut Dropped,
+        writes: &mut Vec<Write>,
+    ) -> Result<(), FsError> {
         let mut by_page: BTreeMap<u32, Vec<Extent>> = BTreeMap::new();
         for extent in content.extents.drain(..) {
             by_page.entry((extent.at / PAGE) as u32).or_default().push(extent);
@@ -299,7 +311,15 @@ impl Fs {
     }
 
     /// Replaces a page; an empty one is left out.
-    fn put_page(&self, ino: Ino, content: &mut Content, n: u32, extents: &[Extent], dropped: &mut Dropped, writes: &mut Vec<Write>) {
+    fn put_page(
+        &self,
+        ino: Ino,
+        content: &mut Content,
+        n: u32,
+        extents: &[Extent],
+        dropped: &mut Dropped,
+        writes: &mut Vec<Write>,
+    ) {
         dropped.pages.extend(content.pages.iter().filter(|(i, _)| *i == n).map(|(_, id)| *id));
         content.pages.retain(|(i, _)| *i != n);
         if !extents.is_empty() {
@@ -311,7 +331,12 @@ impl Fs {
     }
 
     /// The extents of those pages that are asked for.
-    async fn pages(&self, ino: Ino, content: &Content, want: impl Fn(u32) -> bool) -> Result<BTreeMap<u32, Vec<Extent>>, FsError> {
+    async fn pages(
+        &self,
+        ino: Ino,
+        content: &Content,
+        want: impl Fn(u32) -> bool,
+    ) -> Result<BTreeMap<u32, Vec<Extent>>, FsError> {
         let wanted: Vec<(u32, u64)> = content.pages.iter().filter(|(n, _)| want(*n)).copied().collect();
         if wanted.is_empty() {
             return Ok(BTreeMap::new());
@@ -428,7 +453,13 @@ impl Fs {
         Ok(out.freeze())
     }
 
-    async fn read_blocks(&self, ino: Ino, at: u64, group: &mut Vec<(Extent, u32)>, out: &mut BytesMut) -> Result<(), FsError> {
+    async fn read_blocks(
+        &self,
+        ino: Ino,
+        at: u64,
+        group: &mut Vec<(Extent, u32)>,
+        out: &mut BytesMut,
+    ) -> Result<(), FsError> {
         if group.is_empty() {
             return Ok(());
         }

@@ -157,12 +157,24 @@ pub(crate) fn check_name(name: &[u8]) -> Result<(), FsError> {
 
 impl Fs {
     /// Mounts a filesystem, and makes it if it is not there.
-    pub async fn mount(db: Database, name: &str, options: MountOptions, data_dir: std::path::PathBuf) -> Result<Arc<Fs>, client::Error> {
+    pub async fn mount(
+        db: Database,
+        name: &str,
+        options: MountOptions,
+        data_dir: std::path::PathBuf,
+    ) -> Result<Arc<Fs>, client::Error> {
         let (meta_name, blocks_name) = table_names(name);
         // Directory times merge by `max`: two islands that made files in one directory are no conflict.
         let policy = MergePolicy { default: MergeRule::Latest, exceptions: vec![(8, b'T', MergeRule::Max)] };
-        let meta = TableOptions { copies: options.copies, fragments: 1, policy, fragment_by: FragmentBy::Prefix(2), ..TableOptions::default() };
-        let blocks = TableOptions { copies: options.copies, fragment_by: FragmentBy::Prefix(8), ..TableOptions::default() };
+        let meta = TableOptions {
+            copies: options.copies,
+            fragments: 1,
+            policy,
+            fragment_by: FragmentBy::Prefix(2),
+            ..TableOptions::default()
+        };
+        let blocks =
+            TableOptions { copies: options.copies, fragment_by: FragmentBy::Prefix(8), ..TableOptions::default() };
         let meta = db.create_table(&meta_name, meta, true).await?;
         let blocks = db.create_table(&blocks_name, blocks, true).await?;
         let mut fs = Fs {
@@ -191,7 +203,8 @@ impl Fs {
 
     async fn make_root(&self) -> Result<(), client::Error> {
         // The same bytes whoever makes it: two islands that do are no conflict.
-        let root = Inode { kind: Kind::Directory, mode: 0o755, uid: 0, gid: 0, rdev: 0, target: None, ctime: 0, birth: 0 };
+        let root =
+            Inode { kind: Kind::Directory, mode: 0o755, uid: 0, gid: 0, rdev: 0, target: None, ctime: 0, birth: 0 };
         let key = record::inode(ROOT);
         let put = Write::Put { key: key.clone(), value: record::encode(&root), ttl_ms: None };
         let batch = Batch { checks: vec![Check::Absent(key)], writes: vec![put], sync: true };
@@ -233,7 +246,12 @@ impl Fs {
 
     /// A batch on the metadata. `Ok(None)`: applied. `Ok(Some(i))`: check `i` did not hold. Of a batch whose fate is not
     /// known the caller finds out by looking again: every operation here can tell its own work.
-    pub(crate) async fn commit(&self, checks: Vec<Check>, writes: Vec<Write>, sync: bool) -> Result<Option<u32>, FsError> {
+    pub(crate) async fn commit(
+        &self,
+        checks: Vec<Check>,
+        writes: Vec<Write>,
+        sync: bool,
+    ) -> Result<Option<u32>, FsError> {
         match self.meta.batch(&[0; 8], Batch { checks, writes, sync }).await? {
             Outcome::Done { .. } => Ok(None),
             Outcome::Failed(Refusal::Check(index)) => Ok(Some(index)),
@@ -252,7 +270,9 @@ impl Fs {
 
     /// Bytes not committed yet count too, in this mount.
     pub(crate) fn with_dirty(&self, attr: &mut Attr) {
-        if let Some(end) = lock(&self.open).get(&attr.ino).and_then(|o| o.dirty.last()).map(|(at, b)| at + b.len() as u64) {
+        if let Some(end) =
+            lock(&self.open).get(&attr.ino).and_then(|o| o.dirty.last()).map(|(at, b)| at + b.len() as u64)
+        {
             attr.size = attr.size.max(end);
         }
     }
@@ -344,7 +364,14 @@ impl Fs {
     }
 
     /// Sets an extended attribute; `create`: it must not be there, `replace`: it must.
-    pub async fn setxattr(&self, ino: Ino, name: &[u8], value: &[u8], create: bool, replace: bool) -> Result<(), FsError> {
+    pub async fn setxattr(
+        &self,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        create: bool,
+        replace: bool,
+    ) -> Result<(), FsError> {
         if name.len() > NAME_BYTES_MAX || value.len() > 65_536 {
             return Err(FsError::TooLarge);
         }

@@ -73,7 +73,8 @@ impl Fs {
         if orphans.is_empty() && dropped.is_empty() {
             return Ok(());
         }
-        let orphans: BTreeMap<Ino, Record> = orphans.into_iter().filter_map(|(k, r)| Some((number(&k, 9)?, r))).collect();
+        let orphans: BTreeMap<Ino, Record> =
+            orphans.into_iter().filter_map(|(k, r)| Some((number(&k, 9)?, r))).collect();
         self.say_seen(&orphans, &dropped, &sessions, &holds).await?;
         let sessions = self.live_sessions(sessions).await?;
         let first = sessions.keys().next() == Some(&self.session);
@@ -176,7 +177,12 @@ impl Fs {
             }
         }
         loop {
-            let range = Range { space: Space::User, from: Bytes::copy_from_slice(&ino.to_be_bytes()), to: to.clone(), limit: REAP_MAX };
+            let range = Range {
+                space: Space::User,
+                from: Bytes::copy_from_slice(&ino.to_be_bytes()),
+                to: to.clone(),
+                limit: REAP_MAX,
+            };
             let rows = self.read_meta(vec![range]).await?.into_iter().next().unwrap_or_default();
             let more = rows.more;
             self.delete_meta(rows.rows.into_iter().map(|(k, _)| k).collect()).await?;

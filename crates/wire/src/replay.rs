@@ -41,7 +41,11 @@ impl ReplayWindow {
         if let Some(sender) = self.senders.get_mut(&header.node)
             && header.incarnation <= sender.incarnation
         {
-            return if header.incarnation < sender.incarnation { Verdict::Replayed } else { sender.judge(header, heard) };
+            return if header.incarnation < sender.incarnation {
+                Verdict::Replayed
+            } else {
+                sender.judge(header, heard)
+            };
         }
         if now.0.abs_diff(header.sent.0) > WINDOW_MS {
             return Verdict::OutOfTime;

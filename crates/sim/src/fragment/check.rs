@@ -79,7 +79,9 @@ impl Checker {
             add(record.version);
         }
         let prefix = &stored[1..];
-        for (k, _) in store.space(Space::Ledger).filter(|(k, _)| k.len() == 25 + prefix.len() && k[1..].starts_with(prefix)) {
+        for (k, _) in
+            store.space(Space::Ledger).filter(|(k, _)| k.len() == 25 + prefix.len() && k[1..].starts_with(prefix))
+        {
             add(ledger_version(k));
         }
         known
@@ -251,7 +253,9 @@ impl Checker {
                 self.writes[*wid].acked.get_or_insert(Acked { at: now, branch, set: set.clone() });
             }
             let mut known = match shown {
-                Some(version) => self.by_version.get(&(version, stored.clone())).map(|w| self.writes[*w].knew.clone())?,
+                Some(version) => {
+                    self.by_version.get(&(version, stored.clone())).map(|w| self.writes[*w].knew.clone())?
+                }
                 // Deleted or never there: what the copy knows is the best that can be said.
                 None => self.knows(store, &stored),
             };
@@ -272,7 +276,9 @@ impl Checker {
                 }
                 if let Some(why) = self.one_side(node, branch, set, acked, self.lost.get(&w.version)) {
                     let w = format!("{:?} acknowledged at {} under {:?}", w.version, acked.at / 1000, acked.branch);
-                    return Some(format!("invariant 2: a read at {node} under {branch:?} of key {k} missed {w}: {why}"));
+                    return Some(format!(
+                        "invariant 2: a read at {node} under {branch:?} of key {k} missed {w}: {why}"
+                    ));
                 }
             }
         }

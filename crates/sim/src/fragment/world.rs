@@ -4,7 +4,9 @@ use super::disc::Disc;
 use base::{FragmentId, Instant, NodeId, Now, Span, TableId, WallMs};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use replica::{Config, Copy, Effects, Input, Meta, MergePolicy, MergeRule, Msg, Mutant, Reply, RoleName, Store, Timing};
+use replica::{
+    Config, Copy, Effects, Input, MergePolicy, MergeRule, Meta, Msg, Mutant, Reply, RoleName, Store, Timing,
+};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
@@ -43,7 +45,12 @@ pub struct Report {
 
 pub(crate) enum Event {
     Tick(usize, u64),
-    Deliver { from: usize, to: usize, life: (u64, u64), msg: Msg },
+    Deliver {
+        from: usize,
+        to: usize,
+        life: (u64, u64),
+        msg: Msg,
+    },
     Flushed(usize, u64, u64),
     Flush(usize, u64),
     View(usize),

@@ -10,10 +10,15 @@ use std::time::{Duration, Instant};
 pub const BIN: &str = env!("CARGO_BIN_EXE_tombolo");
 
 /// Waits until a condition holds; a test never sleeps and hopes.
-pub fn wait(what: impl Display, seconds: u64, mut holds: impl FnMut() -> bool) {
+pub fn wait(what: impl Display, seconds: u64, holds: impl FnMut() -> bool) {
+    wait_or(|| what.to_string(), seconds, holds);
+}
+
+/// The same; what to say is found out when it has not come true.
+pub fn wait_or(what: impl Fn() -> String, seconds: u64, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(seconds);
     while !holds() {
-        assert!(Instant::now() < end, "not within {seconds} s: {what}");
+        assert!(Instant::now() < end, "not within {seconds} s: {}", what());
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -210,8 +215,8 @@ impl Node {
 
     /// Waits until it sees so many nodes, itself included.
     pub fn sees(&self, nodes: usize, seconds: u64) {
-        let why = format!("{nodes} nodes in view of {}: {}", self.data.display(), self.status());
-        wait(why, seconds, || {
+        let why = || format!("{nodes} nodes in view: {}\n{}", self.status(), self.log());
+        wait_or(why, seconds, || {
             let status = self.status();
             let state = if nodes == 1 { "" } else { "\"state\":\"whole\"" };
             status.contains(state) && status.matches("\"reachable\":true").count() == nodes
@@ -220,16 +225,23 @@ impl Node {
 
     /// Waits until every table has so many copies in sync.
     pub fn in_sync(&self, copies: usize, seconds: u64) {
-        wait(format!("{copies} copies in sync: {}", self.status()), seconds, || {
-            let status = self.status();
-            let tables = status.matches("\"in_sync\":").count();
-            tables > 0 && status.matches(&format!("\"in_sync\":{copies}")).count() == tables && !status.contains("\"led\":0")
-        });
+        wait_or(
+            || format!("{copies} copies in sync: {}\n{}", self.status(), self.log()),
+            seconds,
+            || {
+                let status = self.status();
+                let tables = status.matches("\"in_sync\":").count();
+                tables > 0
+                    && status.matches(&format!("\"in_sync\":{copies}")).count() == tables
+                    && !status.contains("\"led\":0")
+            },
+        );
     }
 
     /// Mounts a filesystem, and unmounts it when this value goes.
     pub fn mount(&mut self, fs: &str, dir: &Path) {
-        std::fs::create_dir_all(dir).unwrap();
+        // Left over from a crash it cannot be made, and need not.
+        let _ = std::fs::create_dir(dir);
         let out = self.tell(&["mount", fs, &dir.to_string_lossy(), "--background"]);
         assert!(out.contains("is mounted on"), "{out}");
         self.mounts.push(dir.into());
