@@ -45,7 +45,9 @@ impl Copy {
         if request.done_through > *floor {
             *floor = request.done_through;
             let gone: Vec<_> = l.refused.range((id.0, 0)..(id.0, *floor)).map(|(id, _)| *id).collect();
-            gone.iter().for_each(|id| drop(l.refused.remove(id)));
+            for id in gone {
+                l.refused.remove(&id);
+            }
         }
         let floor = *floor;
         if let Some(record) = self.store.get(&key::outcome(id.0, id.1)) {

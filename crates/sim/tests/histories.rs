@@ -1,5 +1,7 @@
 //! The histories that CI runs: `cargo run --release -p sim -- --seeds N` runs as many as there is time for.
 
+#![allow(clippy::panic)]
+
 use sim::fragment::{Options, run};
 
 fn clean(from: u64, to: u64) {

@@ -1,6 +1,8 @@
 //! Known bugs are put back one by one; the checkers must notice each within so many histories. What does not fail here
 //! would be a rule without evidence.
 
+#![allow(clippy::panic)]
+
 use replica::Mutant;
 use sim::fragment::{Options, run};
 

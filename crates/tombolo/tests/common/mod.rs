@@ -1,5 +1,5 @@
 //! Real processes on a network of namespaces, all of it gone when a test ends, however it ends.
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
