@@ -38,7 +38,7 @@ pub enum MountError {
     },
     /// The kernel or fusermount3 said no.
     #[error(
-        "cannot mount on {path}: {source}; /dev/fuse must be there, and for users other than root fusermount3 (Debian: fuse3)"
+        "cannot mount on {path}; /dev/fuse must be there, and for users other than root fusermount3 (Debian: fuse3)"
     )]
     Refused {
         /// Where.

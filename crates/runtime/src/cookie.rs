@@ -26,7 +26,7 @@ pub enum CookieError {
     #[error("the cookie file {0} is empty; remove it to have one made, or put the cluster's secret in it")]
     Empty(PathBuf),
     /// It cannot be read or made.
-    #[error("cannot use the cookie file {path}: {source}; give another with --cookie-file")]
+    #[error("cannot use the cookie file {path}; give another with --cookie-file")]
     Io {
         /// Which file.
         path: PathBuf,

@@ -154,7 +154,7 @@ impl Server {
             }
             Err(e) => {
                 let _ = fs.unmount().await;
-                Err((OTHER, e.to_string()))
+                Err((OTHER, format!("{:#}", anyhow::Error::from(e))))
             }
         }
     }

@@ -34,7 +34,7 @@ const HANDSHAKES_MAX: usize = 256;
 pub enum TransportError {
     /// The port is taken, or the address is not ours.
     #[error(
-        "cannot listen on {addr}: {source}; give another address with --listen, or none to take the next free port"
+        "cannot listen on {addr}; give another address with --listen, or none to take the next free port"
     )]
     Listen {
         /// What was asked for.
