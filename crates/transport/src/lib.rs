@@ -33,9 +33,7 @@ const HANDSHAKES_MAX: usize = 256;
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
     /// The port is taken, or the address is not ours.
-    #[error(
-        "cannot listen on {addr}; give another address with --listen, or none to take the next free port"
-    )]
+    #[error("cannot listen on {addr}; give another address with --listen, or none to take the next free port")]
     Listen {
         /// What was asked for.
         addr: SocketAddr,
