@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Files on three nodes of this machine, 3 copies, durability interval: creates from 1 and 4 processes, 256 MiB written and read.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+cargo build --release --quiet
+dir=$(mktemp -d); pids=()
+finish() { umount -l "$dir/mnt" 2>/dev/null || true; for p in "${pids[@]}"; do kill "$p" 2>/dev/null || true; done; wait 2>/dev/null || true; rm -rf "$dir"; }
+trap finish EXIT
+for n in 1 2 3; do
+  target/release/tombolo --data "$dir/$n" up --name "n$n" --cookie-file "$dir/cookie" --no-multicast \
+    --listen 127.0.0.1:1777$n --join 127.0.0.1:17771 >"$dir/$n.log" 2>&1 & pids+=($!)
+  sleep 1
+done
+sleep 3
+mkdir "$dir/mnt"
+target/release/tombolo --data "$dir/1" mount shared "$dir/mnt" --background >/dev/null
+create() { python3 - "$1" "$2" "$3" <<'P'
+import os, sys
+for i in range(int(sys.argv[3])): os.close(os.open(f"{sys.argv[1]}/{sys.argv[2]}-{i}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+P
+}
+for procs in 1 4; do
+  mkdir "$dir/mnt/d$procs"; each=$((2000 / procs)); start=$(date +%s.%N); jobs_=()
+  for p in $(seq $procs); do create "$dir/mnt/d$procs" "$p" $each & jobs_+=($!); done
+  wait "${jobs_[@]}"
+  echo "creates from $procs processes: $(echo "2000 / ($(date +%s.%N) - $start)" | bc) per s"
+done
+start=$(date +%s.%N); dd if=/dev/zero of="$dir/mnt/big" bs=1M count=256 conv=fsync status=none
+echo "write of 256 MiB with fsync: $(echo "256 / ($(date +%s.%N) - $start)" | bc) MiB/s"
+echo 3 >/proc/sys/vm/drop_caches; start=$(date +%s.%N); dd if="$dir/mnt/big" of=/dev/null bs=1M status=none
+echo "read of 256 MiB: $(echo "256 / ($(date +%s.%N) - $start)" | bc) MiB/s"

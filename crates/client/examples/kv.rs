@@ -1,0 +1,133 @@
+//! Load from inside a node: the driver is one of the nodes, as an embedding program would be.
+//!
+//! `cargo run --release -p client --example kv -- --data DIR --cookie-file FILE --join IP:PORT --op put --clients 64`
+
+use bytes::Bytes;
+use clap::Parser;
+use client::{Batch, Check, Database, Outcome, Table, Write};
+use node::{Storage, TableOptions};
+use runtime::{Cookie, Settings};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+#[derive(Parser)]
+struct Args {
+    /// Where this node keeps its data.
+    #[arg(long)]
+    data: std::path::PathBuf,
+    /// The cluster's secret.
+    #[arg(long)]
+    cookie_file: std::path::PathBuf,
+    /// The other nodes.
+    #[arg(long)]
+    join: Vec<std::net::SocketAddr>,
+    /// How many nodes there must be, this one included, before it begins.
+    #[arg(long, default_value_t = 3)]
+    nodes: usize,
+    /// put, put-if-absent, or fill (so many records, then stay).
+    #[arg(long, default_value = "put")]
+    op: String,
+    /// Clients at once.
+    #[arg(long, default_value_t = 1)]
+    clients: u64,
+    /// Bytes of each value.
+    #[arg(long, default_value_t = 1024)]
+    value_size: usize,
+    /// Copies.
+    #[arg(long, default_value_t = 3)]
+    copies: u16,
+    /// How long, or how many records for `fill`.
+    #[arg(long, default_value_t = 5)]
+    amount: u64,
+}
+
+type Failed = Box<dyn std::error::Error>;
+
+/// A node of the cluster in this process, and a table that all nodes hold in sync.
+async fn begin(args: &Args) -> Result<(runtime::Handle, Table), Failed> {
+    let settings = Settings {
+        data: args.data.clone(),
+        name: "driver".into(),
+        group: "default".into(),
+        cookie: Cookie::load_or_make(&args.cookie_file)?.bytes,
+        listen: Some(([127, 0, 0, 1], 0).into()),
+        advertise: None,
+        join: args.join.clone(),
+        multicast: false,
+        zone: None,
+        discover_delay: Duration::from_secs(3),
+    };
+    let handle = runtime::start(settings)?;
+    let db = Database::new(handle.clone(), Duration::from_secs(20));
+    while db.status().await?.nodes.iter().filter(|n| n.reachable).count() < args.nodes {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let options = TableOptions { copies: args.copies, storage: Storage::Ram, ..TableOptions::default() };
+    let table = db.create_table("load", options, true).await?;
+    let ready = |line: &node::TableLine| line.led == line.fragments && usize::from(line.in_sync) >= args.nodes;
+    while !db.status().await?.tables.iter().any(|t| t.name == "load" && ready(t)) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok((handle, table))
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Failed> {
+    let args = Args::parse();
+    let (handle, table) = begin(&args).await?;
+    let fill = args.op == "fill";
+    let absent = args.op == "put-if-absent";
+    let value = Bytes::from(vec![b'x'; args.value_size]);
+    let (next, begun) = (Arc::new(AtomicU64::new(0)), Instant::now());
+    let end = begun + Duration::from_secs(if fill { 3600 } else { args.amount });
+    let salt = begun.elapsed().as_nanos() as u64 ^ u64::from(std::process::id()) << 32;
+    let clients = (0..args.clients).map(|_| {
+        let (table, value, next) = (table.clone(), value.clone(), next.clone());
+        tokio::spawn(async move {
+            let mut took = Vec::new();
+            while Instant::now() < end {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                if fill && n >= args.amount {
+                    break;
+                }
+                // Fresh keys where they must be absent, 100,000 otherwise.
+                let key = match (fill, absent) {
+                    (true, _) => n,
+                    (_, true) => n ^ salt,
+                    _ => n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % 100_000,
+                };
+                let key = Bytes::copy_from_slice(&key.to_be_bytes());
+                let checks = if absent { vec![Check::Absent(key.clone())] } else { Vec::new() };
+                let writes = vec![Write::Put { key: key.clone(), value: value.clone(), ttl_ms: None }];
+                let start = Instant::now();
+                match table.batch(&key, Batch { checks, writes, sync: false }).await {
+                    Ok(Outcome::Done { .. }) => took.push(start.elapsed().as_micros() as u64),
+                    other => eprintln!("{other:?}"),
+                }
+            }
+            took
+        })
+    });
+    let mut took = Vec::new();
+    for client in clients.collect::<Vec<_>>() {
+        took.extend(client.await?);
+    }
+    took.sort_unstable();
+    let at = |part: f64| took.get((took.len() as f64 * part) as usize).copied().unwrap_or(0);
+    let rate = took.len() as f64 / begun.elapsed().as_secs_f64();
+    println!(
+        "{{\"op\":\"{}\",\"clients\":{},\"ops_s\":{rate:.0},\"p50_us\":{},\"p99_us\":{}}}",
+        args.op,
+        args.clients,
+        at(0.5),
+        at(0.99)
+    );
+    if fill {
+        // The records stay as long as this node does.
+        tokio::signal::ctrl_c().await?;
+    }
+    handle.stop();
+    handle.ended().await;
+    Ok(())
+}
