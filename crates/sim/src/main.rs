@@ -14,6 +14,9 @@ struct Args {
     /// How many.
     #[arg(long, default_value_t = 1)]
     seeds: u64,
+    /// Histories of whole nodes instead of one fragment's copies.
+    #[arg(long)]
+    cluster: bool,
     /// Print what happens.
     #[arg(long)]
     trace: bool,
@@ -49,7 +52,12 @@ fn work(args: &Args, next: &AtomicU64, sum: &Mutex<(Report, u64)>) {
         if seed >= args.seed + args.seeds {
             return;
         }
-        let report = run(seed, Options { trace: args.trace, mutant: None });
+        let report = if args.cluster {
+            let done = sim::cluster::run(seed);
+            Report { violation: done.clone().err(), done: done.unwrap_or(0), ..Report::default() }
+        } else {
+            run(seed, Options { trace: args.trace, mutant: None })
+        };
         let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(what) = &report.violation {
             println!("seed {seed}: {what}\n  replay: cargo run --release -p sim -- --seed {seed} --trace");

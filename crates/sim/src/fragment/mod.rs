@@ -2,7 +2,7 @@
 
 mod check;
 mod client;
-mod disc;
+pub(crate) mod disc;
 mod fault;
 mod world;
 

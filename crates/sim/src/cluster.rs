@@ -1,0 +1,374 @@
+//! Whole nodes on a simulated network: they find each other by beacons, form one cluster, make a table, and are cut,
+//! crashed and started again under writes. At rest all are whole, and every acknowledged write is there.
+
+use crate::fragment::disc::Disc;
+use base::{FragmentId, Instant, NodeId, Now, Span, WallMs};
+use bytes::Bytes;
+use node::{Config, Effect, Frame, Input, Node, Op, OpReply, TableDef, TableOptions};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use replica::{Batch, Outcome, Range, Stored, Write};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::net::SocketAddr;
+use wire::Keys;
+
+/// How long the faultless second phase lasts, in microseconds.
+const QUIET_US: u64 = 40_000_000;
+/// A broken wire is noticed by the machines themselves after this.
+const SILENCE_US: u64 = 3_000_000;
+
+enum Event {
+    Tick(usize, u64),
+    Deliver(usize, u64, Input),
+    /// A frame on a link of the receiver.
+    Frame(usize, u64, Bytes),
+    Durable(usize, u64, FragmentId, u64),
+    Fault,
+    Client,
+    Restart(usize),
+    Broken(u64),
+}
+
+struct Machine {
+    node: Option<Node>,
+    discs: BTreeMap<FragmentId, Disc>,
+    life: u64,
+}
+
+/// One history of a cluster of three to four nodes; what must not be, if it was.
+pub fn run(seed: u64) -> Result<u64, String> {
+    World::new(seed).run()
+}
+
+struct World {
+    rng: StdRng,
+    now: u64,
+    queue: BinaryHeap<Reverse<(u64, u64)>>,
+    events: BTreeMap<u64, Event>,
+    next: u64,
+    machines: Vec<Machine>,
+    wired: Vec<Vec<bool>>,
+    /// Link -> (its owner, the other end's link).
+    links: BTreeMap<u64, (usize, u64)>,
+    arrivals: BTreeMap<u64, u64>,
+    next_link: u64,
+    next_op: u64,
+    puts: BTreeMap<u64, Bytes>,
+    acknowledged: BTreeSet<Bytes>,
+    def: Option<TableDef>,
+    reads: BTreeMap<u64, Bytes>,
+    found: BTreeSet<Bytes>,
+    faults: bool,
+}
+
+fn addr(machine: usize) -> SocketAddr {
+    ([10, 0, 0, machine as u8 + 1], 7474).into()
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let n = rng.random_range(3..=4);
+        let machine = |_| Machine { node: None, discs: BTreeMap::new(), life: 0 };
+        let mut world = World {
+            rng,
+            now: 0,
+            queue: BinaryHeap::new(),
+            events: BTreeMap::new(),
+            next: 0,
+            machines: (0..n).map(machine).collect(),
+            wired: vec![vec![true; n]; n],
+            links: BTreeMap::new(),
+            arrivals: BTreeMap::new(),
+            next_link: 0,
+            next_op: 0,
+            puts: BTreeMap::new(),
+            acknowledged: BTreeSet::new(),
+            def: None,
+            reads: BTreeMap::new(),
+            found: BTreeSet::new(),
+            faults: true,
+        };
+        for machine in 0..n {
+            let after = world.rng.random_range(0..4_000_000);
+            world.at(after, Event::Restart(machine));
+        }
+        world.at(9_000_000, Event::Client);
+        world.at(14_000_000, Event::Fault);
+        world
+    }
+
+    fn at(&mut self, after: u64, event: Event) {
+        self.next += 1;
+        self.queue.push(Reverse((self.now + after, self.next)));
+        self.events.insert(self.next, event);
+    }
+
+    fn clock(&self) -> Now {
+        Now { mono: Instant((self.now + 1_000_000) * 1000), wall: WallMs(1_000_000_000 + self.now / 1000) }
+    }
+
+    fn run(mut self) -> Result<u64, String> {
+        let stop = self.rng.random_range(16_000_000..34_000_000);
+        while let Some(Reverse((at, key))) = self.queue.pop() {
+            if at > stop && self.faults {
+                self.faults = false;
+                self.wire(|_, _| true);
+            }
+            if at > stop + QUIET_US {
+                break;
+            }
+            self.now = at;
+            if let Some(event) = self.events.remove(&key) {
+                self.event(event);
+            }
+        }
+        self.check()
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Tick(m, life) if self.machines[m].life == life => {
+                self.step(m, Input::Tick);
+                self.at(20_000, Event::Tick(m, life));
+            }
+            Event::Deliver(m, life, input) if self.machines[m].life == life => self.step(m, input),
+            Event::Frame(m, link, bytes) if self.links.contains_key(&link) => {
+                if let Ok(frame) = wire::decode::<Frame>(&bytes) {
+                    self.step(m, Input::Frame(link, frame));
+                }
+            }
+            Event::Durable(m, life, fragment, mark) if self.machines[m].life == life => {
+                if let Some(disc) = self.machines[m].discs.get_mut(&fragment) {
+                    disc.flush(mark);
+                }
+                self.step(m, Input::Durable(fragment, mark));
+            }
+            Event::Fault if self.faults => self.fault(),
+            Event::Client => self.client(),
+            Event::Restart(m) if self.machines[m].node.is_none() => self.boot(m),
+            Event::Broken(link) => self.unlink(link),
+            _ => {}
+        }
+    }
+
+    fn boot(&mut self, m: usize) {
+        let machine = &mut self.machines[m];
+        machine.life += 1;
+        let images = machine.discs.iter_mut().map(|(fragment, disc)| (*fragment, disc.crash(usize::MAX)));
+        let stored = images.map(|(f, image)| (f, Stored { meta: image.meta, store: image.store() })).collect();
+        let (life, seed) = (machine.life, self.rng.random());
+        let config = Config {
+            me: NodeId(m as u64 + 1),
+            incarnation: life,
+            name: format!("m{m}"),
+            group: "sim".into(),
+            advertise: addr(m),
+            zone: None,
+            keys: Keys::derive(b"sim", "sim"),
+            join: Vec::new(),
+            discover_delay: Span::ms(3000),
+            timing: replica::Timing::default(),
+            seed,
+        };
+        self.machines[m].node = Some(Node::new(self.clock(), config, stored));
+        self.at(0, Event::Tick(m, life));
+    }
+
+    fn step(&mut self, m: usize, input: Input) {
+        let now = self.clock();
+        let Some(node) = self.machines[m].node.as_mut() else { return };
+        let mut out = Vec::new();
+        node.handle(now, input, &mut out);
+        node.flush(now, &mut out);
+        let life = self.machines[m].life;
+        for effect in out {
+            self.perform(m, life, effect);
+        }
+    }
+
+    fn perform(&mut self, m: usize, life: u64, effect: Effect) {
+        match effect {
+            Effect::Persist(fragment, persist) => {
+                let (mark, sync) = (persist.mark, persist.sync);
+                self.machines[m].discs.entry(fragment).or_default().write(persist);
+                if sync {
+                    let after = self.rng.random_range(1..6) * 1000;
+                    self.at(after, Event::Durable(m, life, fragment, mark));
+                }
+            }
+            Effect::Frame(link, frame) => {
+                let Some((_, other)) = self.links.get(&link).copied() else { return };
+                let Some((to, _)) = self.links.get(&other).copied() else { return };
+                if let Ok(bytes) = wire::encode(&frame)
+                    && self.wired[m][to]
+                {
+                    let at = self.now + self.rng.random_range(200..3000);
+                    let last = self.arrivals.entry(other).or_insert(0);
+                    *last = at.max(*last + 1);
+                    let after = *last - self.now;
+                    self.at(after, Event::Frame(to, other, bytes));
+                }
+            }
+            Effect::Datagram(to, bytes) => {
+                let to = (0..self.machines.len()).find(|i| addr(*i) == to);
+                to.into_iter().for_each(|to| self.packet(m, to, Input::Datagram(addr(m), bytes.clone().into())));
+            }
+            Effect::Multicast(bytes) => {
+                for to in 0..self.machines.len() {
+                    self.packet(m, to, Input::Beacon(addr(m), bytes.clone().into()));
+                }
+            }
+            Effect::Dial(to) => self.dial(m, life, to),
+            Effect::Close(link) => self.unlink(link),
+            Effect::Reply(op, reply) => self.replied(op, reply),
+            Effect::Notice(_) | Effect::Stopped => {}
+        }
+    }
+
+    fn packet(&mut self, from: usize, to: usize, input: Input) {
+        if self.wired[from][to] && self.rng.random_bool(0.98) {
+            let (after, life) = (self.rng.random_range(200..5000), self.machines[to].life);
+            self.at(after, Event::Deliver(to, life, input));
+        }
+    }
+
+    fn dial(&mut self, m: usize, life: u64, to: SocketAddr) {
+        let target = (0..self.machines.len()).find(|i| addr(*i) == to && self.wired[m][*i] && self.wired[*i][m]);
+        let Some(target) = target else {
+            let failed = Input::DialFailed { addr: to, refused: false };
+            return self.at(SILENCE_US, Event::Deliver(m, life, failed));
+        };
+        let hello = self.machines[target].node.as_ref().map(Node::hello);
+        let mine = self.machines[m].node.as_ref().map(Node::hello);
+        let (Some(theirs), Some(mine)) = (hello, mine) else {
+            return self.at(500, Event::Deliver(m, life, Input::DialFailed { addr: to, refused: true }));
+        };
+        let (a, b) = (self.next_link + 1, self.next_link + 2);
+        self.next_link += 2;
+        self.links.insert(a, (m, b));
+        self.links.insert(b, (target, a));
+        let other = self.machines[target].life;
+        self.at(1000, Event::Deliver(m, life, Input::Linked { link: a, dialled: true, addr: to, hello: theirs }));
+        let from = SocketAddr::new(addr(m).ip(), 40_000);
+        self.at(
+            1000,
+            Event::Deliver(target, other, Input::Linked { link: b, dialled: false, addr: from, hello: mine }),
+        );
+    }
+
+    fn unlink(&mut self, link: u64) {
+        let Some((a, other)) = self.links.remove(&link) else { return };
+        let both = [Some((a, link)), self.links.remove(&other).map(|(b, _)| (b, other))];
+        for (m, link) in both.into_iter().flatten() {
+            let life = self.machines[m].life;
+            self.at(1001, Event::Deliver(m, life, Input::Unlinked(link)));
+        }
+    }
+
+    fn wire(&mut self, on: impl Fn(usize, usize) -> bool) {
+        for a in 0..self.machines.len() {
+            for b in 0..self.machines.len() {
+                self.wired[a][b] = on(a, b);
+            }
+        }
+        let cut = |(a, other): &(usize, u64)| self.links.get(other).is_some_and(|(b, _)| !self.wired[*a][*b]);
+        let broken: Vec<u64> = self.links.iter().filter(|(_, l)| cut(l)).map(|(id, _)| *id).collect();
+        broken.into_iter().for_each(|link| self.at(SILENCE_US, Event::Broken(link)));
+    }
+
+    fn fault(&mut self) {
+        let n = self.machines.len();
+        match self.rng.random_range(0..4) {
+            0 => {
+                let sides: u32 = self.rng.random_range(0..1 << n);
+                self.wire(|a, b| (sides >> a & 1) == (sides >> b & 1));
+            }
+            1 => self.wire(|_, _| true),
+            _ => {
+                let m = self.rng.random_range(0..n);
+                if self.machines[m].node.take().is_some() {
+                    self.machines[m].life += 1;
+                    for disc in self.machines[m].discs.values_mut() {
+                        let kept = self.rng.random_range(0..=disc.at_risk());
+                        let _ = disc.crash(kept);
+                    }
+                    let mine: Vec<u64> = self.links.iter().filter(|(_, (o, _))| *o == m).map(|(l, _)| *l).collect();
+                    mine.into_iter().for_each(|link| self.unlink(link));
+                    let after = self.rng.random_range(100_000..6_000_000);
+                    self.at(after, Event::Restart(m));
+                }
+            }
+        }
+        let after = self.rng.random_range(500_000..6_000_000);
+        self.at(after, Event::Fault);
+    }
+
+    fn op(&mut self, m: usize, op: Op) -> u64 {
+        self.next_op += 1;
+        let id = self.next_op;
+        self.step(m, Input::Op(id, op));
+        id
+    }
+
+    /// First makes the table, then puts fresh keys, and at rest reads all that were acknowledged.
+    fn client(&mut self) {
+        self.at(60_000, Event::Client);
+        let m = self.rng.random_range(0..self.machines.len());
+        let Some(def) = self.def.clone() else {
+            let options = TableOptions { fragments: 2, durability: node::Durability::Sync, ..TableOptions::default() };
+            self.op(m, Op::CreateTable("t".into(), options, true));
+            return;
+        };
+        if self.faults {
+            let key = Bytes::copy_from_slice(&(self.puts.len() as u64).to_be_bytes());
+            let write = Write::Put { key: key.clone(), value: key.clone(), ttl_ms: None };
+            let batch = Batch { writes: vec![write], ..Batch::default() };
+            self.puts.insert(self.next_op + 1, key.clone());
+            self.op(m, Op::Write(def.fragment(&key), batch, Span::ms(4000)));
+        } else if let Some(key) = self.acknowledged.difference(&self.found).next().cloned() {
+            self.reads.insert(self.next_op + 1, key.clone());
+            self.op(m, Op::Read(def.fragment(&key), vec![Range::key(key)], Span::ms(4000)));
+        }
+    }
+
+    fn replied(&mut self, op: u64, reply: OpReply) {
+        match reply {
+            OpReply::Table(def) => self.def = Some(def),
+            OpReply::Outcome(Outcome::Done { .. }) => self.acknowledged.extend(self.puts.get(&op).cloned()),
+            OpReply::Rows(rows) if rows.iter().any(|r| !r.rows.is_empty()) => {
+                self.found.extend(self.reads.get(&op).cloned());
+            }
+            _ => {}
+        }
+    }
+
+    fn check(&self) -> Result<u64, String> {
+        let now = self.clock();
+        for (m, machine) in self.machines.iter().enumerate() {
+            let Some(node) = &machine.node else { return Err(format!("machine {m} is down at rest")) };
+            let status = node.status(now);
+            if status.state != "whole" || status.nodes.len() != self.machines.len() {
+                return Err(format!("machine {m} at rest: {} ({}), {:?}", status.state, status.why, status.nodes));
+            }
+            if status.nodes.iter().any(|n| n.status != "up") {
+                return Err(format!("machine {m} at rest knows nodes that are not up: {:?}", status.nodes));
+            }
+            let copies = self.machines.len().min(3) as u16;
+            if self.def.is_some() && !status.tables.iter().all(|t| t.led == 2 && t.in_sync >= copies) {
+                return Err(format!("machine {m} at rest: tables {:?}", status.tables));
+            }
+        }
+        let copy = |key: &Bytes| {
+            let def = self.def.as_ref()?;
+            let fragment = def.fragment(key);
+            let stored = [&[replica::Space::User as u8][..], key].concat();
+            let copies = self.machines.iter().filter_map(|m| m.node.as_ref()?.copies().find(|(f, _)| **f == fragment));
+            Some(copies.filter(|(_, c)| c.store().get(&stored).is_some()).count())
+        };
+        match self.acknowledged.iter().find(|key| copy(key).is_none_or(|n| n < 3)) {
+            Some(key) => Err(format!("acknowledged {key:?} is not at every copy")),
+            None => Ok(self.acknowledged.len() as u64),
+        }
+    }
+}
