@@ -19,7 +19,8 @@ impl Cluster {
     /// Nodes on loopback that know the first.
     fn new(count: u16) -> Cluster {
         let scratch = Scratch::new();
-        let first = 20_000 + (std::process::id() % 20_000) as u16;
+        // Below the ports that the system hands out by itself.
+        let first = 12_000 + (std::process::id() % 20_000) as u16;
         let join = format!("127.0.0.1:{first}");
         let nodes = (0..count).map(|i| {
             let listen = format!("127.0.0.1:{}", first + i);
