@@ -85,10 +85,11 @@ impl Node {
         nodes.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         let mut names: Vec<String> = view.iter().chain([&self.config.me]).map(|n| name(*n)).collect();
         names.sort();
-        let missing = match &island {
+        let mut missing: Vec<String> = match &island {
             Island::Partitioned(missing) => missing.iter().map(|n| name(*n)).collect(),
             _ => Vec::new(),
         };
+        missing.sort();
         Status {
             node: name(self.config.me),
             group: self.config.group.clone(),
