@@ -13,12 +13,18 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let level = match cli.verbose {
-        0 => "warn,runtime=info,transport=info,tombolo=info,vfs=info",
+        0 => "warn,fuser=error,runtime=info,transport=info,tombolo=info,vfs=info",
         1 => "debug,fjall=warn,lsm_tree=warn,fuser=info",
         _ => "trace",
     };
+    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let filter = tracing_subscriber::EnvFilter::try_from_env("TOMBOLO_LOG").unwrap_or_else(|_| level.into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colour)
+        .with_target(false)
+        .init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
