@@ -1,4 +1,3 @@
-use crate::batch::Range;
 use crate::follow::Following;
 use crate::gate::{Effects, Gate, Input, Notice, Persist, Then};
 use crate::key::{self, LedgerRow, MemberStatus, Space};
@@ -8,7 +7,7 @@ use crate::msg::{Lead, Msg, Status};
 use crate::open::Opening;
 use crate::record::{Meta, Record, WriteBatch};
 use crate::store::Store;
-use crate::{Rows, mutant};
+use crate::mutant;
 use base::{Ballot, FragmentId, Hlc, Instant, NodeId, Now, Span, Version};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -506,11 +505,6 @@ impl Copy {
     /// Keeps a changed meta durably.
     pub(crate) fn write_meta(&mut self, fx: &mut Effects) {
         self.persist(WriteBatch { meta: Some(self.meta), ..WriteBatch::default() }, true, fx);
-    }
-
-    /// The live rows of a range, as this copy holds them: committed or not.
-    pub fn rows(&self, now: Now, range: &Range) -> Rows {
-        self.read_range(now, range, None)
     }
 
     pub(crate) fn note(&self, notice: Notice, fx: &mut Effects) {

@@ -2,9 +2,7 @@
 
 use crate::record::Extent;
 
-/// What a change of the map no longer refers to at all is the caller's to find, by [`unreferenced`].
-///
-/// Lays `new` over the sorted `map`: what it covers is cut away.
+/// Lays `new` over the sorted `map`: what it covers is cut away. What nothing refers to any more, [`unreferenced`] finds.
 pub(crate) fn lay(map: &mut Vec<Extent>, new: Extent) {
     cut(map, new.at, new.at + u64::from(new.len));
     let at = map.partition_point(|e| e.at < new.at);
