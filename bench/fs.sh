@@ -1,16 +1,8 @@
 #!/usr/bin/env bash
 # Files on three nodes of this machine, 3 copies, durability interval: creates from 1 and 4 processes, 256 MiB written and read.
-set -euo pipefail
-cd "$(dirname "$0")/.."
-cargo build --release --quiet
-dir=$(mktemp -d); pids=()
-finish() { umount -l "$dir/mnt" 2>/dev/null || true; for p in "${pids[@]}"; do kill "$p" 2>/dev/null || true; done; wait 2>/dev/null || true; rm -rf "$dir"; }
-trap finish EXIT
-for n in 1 2 3; do
-  target/release/tombolo --data "$dir/$n" up --name "n$n" --cookie-file "$dir/cookie" --no-multicast \
-    --listen 127.0.0.1:1777$n --join 127.0.0.1:17771 >"$dir/$n.log" 2>&1 & pids+=($!)
-  sleep 1
-done
+port0=17770
+. "$(dirname "$0")/lib.sh"
+for n in 1 2 3; do up $n; sleep 1; done
 sleep 3
 mkdir "$dir/mnt"
 target/release/tombolo --data "$dir/1" mount shared "$dir/mnt" --background >/dev/null

@@ -1,19 +1,11 @@
 #!/usr/bin/env bash
 # Seconds until a fourth node has an in-sync copy of 200,000 records of 1 KiB (ram), and until a killed node is back in sync.
 # usage: bench/join.sh [RECORDS]
-set -euo pipefail
-cd "$(dirname "$0")/.."
-cargo build --release --quiet
-cargo build --release --quiet -p client --example kv
-dir=$(mktemp -d); pids=()
-finish() { for p in "${pids[@]}"; do kill "$p" 2>/dev/null || true; done; wait 2>/dev/null || true; rm -rf "$dir"; }
-trap finish EXIT
-up() { target/release/tombolo --data "$dir/$1" up --name "n$1" --cookie-file "$dir/cookie" --no-multicast \
-  --listen 127.0.0.1:1776$1 --join 127.0.0.1:17761 >>"$dir/$1.log" 2>&1 & pids+=($!); last=$!; }
+port0=17760
+. "$(dirname "$0")/lib.sh"
 in_sync() { until target/release/tombolo --data "$dir/1" status --json 2>/dev/null | grep -q "\"name\":\"load\".*\"in_sync\":$1"; do sleep 0.02; done; }
 up 1; sleep 1; up 2; sleep 1
-target/release/examples/kv --data "$dir/driver" --cookie-file "$dir/cookie" --join 127.0.0.1:17761 --join 127.0.0.1:17762 \
-  --op fill --copies 4 --clients 64 --amount "${1:-200000}" >"$dir/fill" & pids+=($!)
+"${driver[@]}" --op fill --copies 4 --clients 64 --amount "${1:-200000}" >"$dir/fill" & pids+=($!)
 until [ -s "$dir/fill" ]; do sleep 0.1; done
 start=$(date +%s.%N); up 3; fourth=$last; in_sync 4
 echo "fourth node in sync after $(echo "$(date +%s.%N) - $start" | bc) s"
