@@ -17,8 +17,11 @@ use wire::Keys;
 const BURST_MAX: usize = 256;
 /// How many inputs of peers and clients may wait.
 const QUEUE_MAX: usize = 4096;
-/// With less room than this on its disc, a node takes no more writes but those that free some.
-const FREE_BYTES_MIN: u64 = 64 * 1024 * 1024;
+/// With less room than this on its disc, a node takes no more writes but those that free some. The engine writes what its
+/// journal holds (up to 128 MiB) a second time, and needs room to do so.
+const FREE_BYTES_MIN: u64 = 192 * 1024 * 1024;
+/// The room is looked at again after so many bytes written, however soon that is.
+const LOOK_BYTES: usize = 4 * 1024 * 1024;
 /// How often the room is looked at.
 const FREE_LOOK: Duration = Duration::from_millis(500);
 
@@ -194,7 +197,8 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
     let writer = Writer::start(disc, move |e| drop(tell.send(Wake::Disc(e)))).map_err(StartError::System)?;
     let hello = wire::encode(&node.hello()).unwrap_or_default();
     let transport = open_sockets(bound, keys, hello, settings.multicast, packets)?;
-    let shell = Shell { clock, node, writer, transport, clients: HashMap::new(), handle: handle.clone(), dir };
+    let shell =
+        Shell { clock, node, writer, transport, clients: HashMap::new(), handle: handle.clone(), dir, unlooked: 0 };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(StartError::System)?;
     let guarded = handle.clone();
     std::thread::Builder::new()
@@ -240,6 +244,8 @@ struct Shell {
     clients: HashMap<OpId, oneshot::Sender<OpReply>>,
     handle: Handle,
     dir: DataDir,
+    /// Bytes written since the room was looked at.
+    unlooked: usize,
 }
 
 impl Shell {
@@ -273,6 +279,10 @@ impl Shell {
             self.node.flush(now, &mut out);
             if self.perform(&mut out) {
                 break None;
+            }
+            if self.unlooked >= LOOK_BYTES {
+                // Not left to the timer, whose turn a steady load would put off.
+                self.look_at_room(&full, &mut wakes);
             }
         };
         self.end(ended).await;
@@ -342,7 +352,11 @@ impl Shell {
         let mut done = false;
         for effect in out.drain(..) {
             match effect {
-                Effect::Persist(fragment, persist) => self.writer.write(fragment, persist),
+                Effect::Persist(fragment, persist) => {
+                    let value = |(_, r): &(Bytes, replica::Record)| r.value.as_ref().map_or(0, Bytes::len);
+                    self.unlooked += persist.batch.puts.iter().map(value).sum::<usize>();
+                    self.writer.write(fragment, persist);
+                }
                 Effect::Frame(link, frame) => match wire::encode(&frame) {
                     Ok(bytes) => self.transport.send(link, bytes),
                     Err(e) => tracing::error!("a frame of our own cannot be sent: {e}"),
@@ -385,7 +399,8 @@ impl Shell {
         let _ = self.handle.events.send(Event::Notice(notice));
     }
 
-    fn look_at_room(&self, full: &AtomicBool, wakes: &mut Vec<Wake>) {
+    fn look_at_room(&mut self, full: &AtomicBool, wakes: &mut Vec<Wake>) {
+        self.unlooked = 0;
         let Some(free) = self.dir.free_bytes() else { return };
         let now = free < FREE_BYTES_MIN;
         if full.swap(now, Ordering::Relaxed) != now {

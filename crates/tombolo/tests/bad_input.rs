@@ -203,7 +203,7 @@ fn a_full_disc_refuses_writes_and_loses_nothing() {
     let scratch = Scratch::new();
     let small = scratch.path("small");
     std::fs::create_dir(&small).unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=160m", "tmpfs"]).arg(&small).status().unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=500m", "tmpfs"]).arg(&small).status().unwrap();
     assert!(mounted.success());
     struct Unmount(std::path::PathBuf);
     impl Drop for Unmount {
@@ -223,7 +223,7 @@ fn a_full_disc_refuses_writes_and_loses_nothing() {
         command.arg("--data").arg(&node.data).args(["put", "t", key, "-"]).stdin(value).output().unwrap()
     };
     let mut kept = Vec::new();
-    let refused = (0..200).find_map(|i| {
+    let refused = (0..500).find_map(|i| {
         let key = format!("fill{i}");
         let out = fill(&key);
         if out.status.success() {
