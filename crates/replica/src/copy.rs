@@ -229,7 +229,8 @@ impl Copy {
     /// When to call with [`Input::Tick`] at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         let busy = match &self.role {
-            Role::Leading(l) => !l.at_rest(&self.view),
+            // A rival is met as soon as the view has stood for long enough.
+            Role::Leading(l) => !l.at_rest(&self.view) || self.foreign_lead().is_some(),
             Role::Following(f) => !f.joined,
             _ => true,
         };
@@ -431,6 +432,9 @@ impl Copy {
         let first = self.config.founders.first() == Some(&self.config.me);
         let entitled = !self.store.heads().is_empty() || self.config.founders.contains(&self.config.me);
         let stable = self.view_is_stable(now) || (self.config.eager && new && first);
+        if mutant!(self, RestartedWaits) && !new && self.sessions == 0 {
+            return false;
+        }
         entitled && stable && now.mono >= self.config.opens_after
     }
 

@@ -17,6 +17,8 @@ pub enum Mutant {
     FirstBranchOnly,
     /// D9: branch numbers start over at a restart (invariant 1).
     BranchReused,
+    /// D10: only a copy that was in sync during this very run opens (liveness).
+    RestartedWaits,
     /// D11: a dropped copy is not told and does not notice (liveness).
     DropUntold,
     /// A joiner's heads are not looked at (invariant 1).

@@ -46,7 +46,7 @@ impl Copy {
         self.step_down(now, fx);
         let counter = self.heard.max(self.meta.promised).counter + 1;
         let ballot = Ballot { counter, node: self.config.me };
-        self.heard = ballot;
+        self.hear(ballot);
         self.meta.promised = ballot;
         self.role = Role::Opening(Box::new(Opening {
             ballot,
@@ -295,5 +295,49 @@ impl Copy {
         if self.hlc > self.meta.ceiling {
             self.meta.ceiling = base::Hlc::from_wall(base::WallMs(self.hlc.wall().0 + 1000));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Config, Copy, Input, MergePolicy, Meta, Status, Store, Timing};
+    use base::{FragmentId, TableId, WallMs};
+
+    fn at(ms: u64) -> Now {
+        Now { mono: Instant(ms * 1_000_000), wall: WallMs(ms) }
+    }
+
+    /// R3: with a ballot below one that the other side has promised, two leaders would refuse each other for ever.
+    #[test]
+    fn an_opener_goes_above_every_ballot_it_has_heard_of() {
+        let config = Config {
+            fragment: FragmentId { table: TableId(1), index: 0 },
+            me: NodeId(1),
+            incarnation: 1,
+            founders: vec![NodeId(1), NodeId(2)],
+            ram: false,
+            sync: true,
+            eager: false,
+            opens_after: Instant(0),
+            open_membership: false,
+            policy: MergePolicy::default(),
+            timing: Timing::default(),
+            seed: 1,
+            mutant: None,
+        };
+        let mut copy = Copy::new(at(0), config, Meta::default(), Store::default());
+        let mut fx = Effects::default();
+        copy.handle(at(1), Input::View([NodeId(2)].into(), [].into()), &mut fx);
+        let heard = Ballot { counter: 9, node: NodeId(2) };
+        let status = Status { lead: None, heard, was_in_sync: false, weight: 0 };
+        copy.handle(at(2), Input::Msg(NodeId(2), Msg::Status(status)), &mut fx);
+        copy.handle(at(5000), Input::Tick, &mut fx);
+        let mark = fx.persists.last().map(|p| p.mark).expect("its own promise is durable before it asks");
+        assert!(!fx.sends.iter().any(|(_, msg)| matches!(msg, Msg::Prepare { .. })));
+        let mut fx = Effects::default();
+        copy.handle(at(5001), Input::Durable(mark), &mut fx);
+        let ballot = Ballot { counter: 10, node: NodeId(1) };
+        assert!(fx.sends.contains(&(NodeId(2), Msg::Prepare { ballot })), "{:?}", fx.sends);
     }
 }

@@ -1,7 +1,7 @@
 //! Runs histories: `cargo run --release -p sim -- --seeds 2000`, or one again: `-- --seed 17 --trace`.
 
 use clap::Parser;
-use sim::fragment::{Options, Report, run};
+use sim::fragment::{Base, Options, Report, explore, run};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -17,6 +17,9 @@ struct Args {
     /// Histories of whole nodes instead of one fragment's copies.
     #[arg(long)]
     cluster: bool,
+    /// Every schedule of three copies with two deviations so many points apart, instead of random histories.
+    #[arg(long)]
+    exhaustive: Option<u64>,
     /// Print what happens.
     #[arg(long)]
     trace: bool,
@@ -27,6 +30,9 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(reach) = args.exhaustive {
+        return exhaustive(reach);
+    }
     let next = AtomicU64::new(args.seed);
     let sum = Mutex::new((Report::default(), 0u64));
     let begun = std::time::Instant::now();
@@ -44,6 +50,20 @@ fn main() -> ExitCode {
         "{done} done, {failed} refused, {unknown} unknown, {reads} reads, {conflicts} conflicts, {opened} openings, {crashes} crashes"
     );
     if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn exhaustive(reach: u64) -> ExitCode {
+    let mut bad = false;
+    for base in [Base::Open, Base::Join, Base::Meet] {
+        let begun = std::time::Instant::now();
+        let (count, found) = explore(base, reach, None);
+        println!("{base:?}: {count} schedules in {} s", begun.elapsed().as_secs());
+        if let Some(what) = found {
+            println!("  {what}");
+            bad = true;
+        }
+    }
+    if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn work(args: &Args, next: &AtomicU64, sum: &Mutex<(Report, u64)>) {

@@ -29,6 +29,7 @@ mutants! {
     d3_no_ledger NoLedger 100
     d4_promise_forgotten PromiseForgotten 100
     d9_branch_reused BranchReused 3000
+    d10_restarted_waits RestartedWaits 1000
     d11_drop_untold DropUntold 1000
     r1_first_branch_only FirstBranchOnly 3000
     r2_restart_closes RestartCloses 3000

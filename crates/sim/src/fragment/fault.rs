@@ -45,7 +45,7 @@ impl World {
         self.views();
     }
 
-    fn wire(&mut self, on: impl Fn(usize, usize) -> bool) {
+    pub(crate) fn wire(&mut self, on: impl Fn(usize, usize) -> bool) {
         for a in 0..self.nodes.len() {
             for b in 0..self.nodes.len() {
                 self.wired[a][b] = on(a, b);
@@ -54,17 +54,22 @@ impl World {
     }
 
     fn crash(&mut self, node: usize) {
+        let kept = self.rng.random_range(0..=self.nodes[node].disc.at_risk());
+        let after = self.rng.random_range(20..2000) * 1000;
+        self.crash_keeping(node, kept, after);
+    }
+
+    /// A crash that keeps so many of the unflushed batches; the node starts again so many microseconds later.
+    pub(crate) fn crash_keeping(&mut self, node: usize, kept: usize, after: u64) {
         let Some(copy) = self.nodes[node].copy.take() else { return };
         self.report.crashes += 1;
         let at_risk = self.nodes[node].disc.at_risk();
-        let kept = self.rng.random_range(0..=at_risk);
         let image = self.nodes[node].disc.crash(kept);
         self.trace(|| format!("crash {node}, {kept} of {at_risk} unflushed batches kept"));
         let heads = if self.ram { base::Heads::default() } else { image.heads };
         self.check.crashed(node, copy.store().heads(), &heads, image.meta.n);
         self.nodes[node].life += 1;
         self.tickets.retain(|(n, _), _| *n != node);
-        let after = self.rng.random_range(20..2000) * 1000;
         self.at(after, Event::Restart(node));
         self.views();
     }

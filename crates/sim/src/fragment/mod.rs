@@ -4,6 +4,8 @@ mod check;
 mod client;
 pub(crate) mod disc;
 mod fault;
+mod schedule;
 mod world;
 
+pub use schedule::{Base, Deviation, explore, replay};
 pub use world::{Options, Report, run};

@@ -1,6 +1,7 @@
 use super::check::Checker;
 use super::client::{Op, Pending};
 use super::disc::Disc;
+use super::schedule::Schedule;
 use base::{FragmentId, Instant, NodeId, Now, Span, TableId, WallMs};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -41,6 +42,8 @@ pub struct Report {
     pub opened: u64,
     /// Crashes.
     pub crashes: u64,
+    /// Points of a schedule at which it could have gone otherwise.
+    pub points: u64,
 }
 
 pub(crate) enum Event {
@@ -59,6 +62,8 @@ pub(crate) enum Event {
     Client,
     Retry(usize),
     Ghost(usize, replica::Request),
+    /// The next step of a schedule.
+    Scripted(usize),
     /// The last node, no founder, is taken in as a copy.
     Invite,
 }
@@ -97,6 +102,8 @@ pub(crate) struct World {
     pub bursts: bool,
     /// How many of the nodes begin with copies.
     founders: usize,
+    /// What happens when, where nothing is left to chance.
+    pub schedule: Option<Schedule>,
     pub check: Checker,
     pub report: Report,
     pub pending: Vec<Pending>,
@@ -115,7 +122,8 @@ pub(crate) fn index(node: NodeId) -> usize {
 /// One history.
 pub fn run(seed: u64, options: Options) -> Report {
     let mut world = World::new(seed, options);
-    world.run();
+    let stop = world.rng.random_range(2_500_000..9_000_000);
+    world.run(stop, QUIET_MS * 1000);
     world.report
 }
 
@@ -123,6 +131,18 @@ impl World {
     fn new(seed: u64, options: Options) -> World {
         let mut rng = StdRng::seed_from_u64(seed);
         let n = rng.random_range(2..=4);
+        let mut world = World::of(n, rng, options);
+        world.at(1_500_000, Event::Fault);
+        world.at(300_000, Event::Client);
+        if world.founders < n {
+            let at = world.rng.random_range(500_000..2_000_000);
+            world.at(at, Event::Invite);
+        }
+        world
+    }
+
+    /// So many nodes that have just started.
+    fn of(n: usize, mut rng: StdRng, options: Options) -> World {
         let loss = [0, 0, 2, 5][rng.random_range(0..4)];
         let (wild, ram, sync) = (rng.random_bool(0.25), rng.random_bool(0.15), rng.random_bool(0.7));
         let max = rng.random_bool(0.1);
@@ -159,6 +179,7 @@ impl World {
             max,
             bursts,
             founders,
+            schedule: None,
             check: Checker::new(n, sync && !ram),
             report: Report::default(),
             pending: Vec::new(),
@@ -168,12 +189,22 @@ impl World {
         for node in 0..n {
             world.boot(node, Meta::default(), Store::default());
         }
-        world.at(1_500_000, Event::Fault);
-        world.at(300_000, Event::Client);
-        if founders < n {
-            let at = world.rng.random_range(500_000..2_000_000);
-            world.at(at, Event::Invite);
+        world
+    }
+
+    /// Three nodes that all begin with copies, on a network that loses nothing, for a schedule.
+    pub(crate) fn scheduled(schedule: Schedule, options: Options) -> World {
+        let mut world = World::of(3, StdRng::seed_from_u64(1), options);
+        (world.loss, world.wild, world.ram, world.sync, world.max) = (0, false, false, true, false);
+        (world.founders, world.faults, world.load) = (3, false, false);
+        world.check = Checker::new(3, true);
+        for node in 0..3 {
+            world.nodes[node].life += 1;
+            world.nodes[node].skew = 0;
+            world.boot(node, Meta::default(), Store::default());
         }
+        world.at(0, Event::Scripted(0));
+        world.schedule = Some(schedule);
         world
     }
 
@@ -240,17 +271,16 @@ impl World {
         self.report.violation.get_or_insert(what);
     }
 
-    fn run(&mut self) {
-        let stop = self.rng.random_range(2_500_000..9_000_000);
+    pub(crate) fn run(&mut self, stop: u64, quiet: u64) {
         while let Some(Reverse((at, key))) = self.queue.pop() {
             if at > stop && self.faults {
                 self.calm();
             }
-            if at > stop + QUIET_MS * 1000 || self.report.violation.is_some() {
+            if at > stop + quiet || self.report.violation.is_some() {
                 break;
             }
             self.now = at;
-            if let Some(event) = self.events.remove(&key) {
+            if let Some(event) = self.events.remove(&key).and_then(|event| self.deviate(event)) {
                 self.event(event);
             }
         }
@@ -312,6 +342,7 @@ impl World {
             Event::Retry(request) => self.retry(request),
             Event::Ghost(leader, request) => self.ghost(leader, request),
             Event::Invite => self.invite(),
+            Event::Scripted(step) => self.scripted(step),
             _ => {}
         }
         self.check.separate(self.now, &self.nodes, &self.wired);
