@@ -185,8 +185,10 @@ impl Node {
         let mut fx = Effects::default();
         copy.handle(now, Input::View(self.view.clone(), self.peers.dead()), &mut fx);
         copy.handle(now, Input::Full(self.full), &mut fx);
+        copy.handle(now, Input::Barred(self.barred), &mut fx);
         for (node, lead) in self.routes.remove(&fragment).unwrap_or_default() {
-            let status = replica::Status { lead: Some(lead), heard: lead.ballot, was_in_sync: true, weight: 0 };
+            let (heard, barred) = (lead.ballot, false);
+            let status = replica::Status { lead: Some(lead), heard, was_in_sync: true, barred, weight: 0 };
             copy.handle(now, Input::Msg(node, Msg::Status(status)), &mut fx);
         }
         self.copies.insert(fragment, copy);

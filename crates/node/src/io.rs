@@ -88,6 +88,9 @@ pub enum Notice {
     Island(&'static str, String),
     /// A copy here has something to tell.
     Copy(FragmentId, replica::Notice),
+    /// This machine's clock is so many milliseconds ahead of the others' (or behind; `None`: in step again); `true`: it
+    /// leads nothing meanwhile, where others can.
+    Clock(Option<i64>, bool),
     /// The first peer answered, or nobody did: the node takes part from here on.
     Ready {
         /// How many peers were found.

@@ -16,6 +16,10 @@ use wire::{Header, Keys, Kind, Opened, ReplayWindow, Verdict};
 const LOST_AFTER: Span = Span::ms(10_000);
 /// How often the node looks after its slow duties.
 const CHORES: Span = Span::ms(1_000);
+/// `max_clock_skew`: a clock further off the median of the view than this leads nothing, where others can.
+const SKEW_MAX_MS: i64 = 5_000;
+/// It may lead again below this.
+const SKEW_GOOD_MS: i64 = 4_000;
 /// How long a clean stop may take before the node just goes.
 const STOP_WAIT: Span = Span::ms(2_000);
 /// Operations of the node itself, not of a client, have this bit.
@@ -85,6 +89,10 @@ pub struct Node {
     chores_at: Instant,
     stopping: Option<(Instant, OpId)>,
     pub(crate) full: bool,
+    /// How far this machine's clock is ahead of the others', in ms, while that is too far.
+    pub(crate) skewed: Option<i64>,
+    /// So far that it leads nothing.
+    pub(crate) barred: bool,
     rng: StdRng,
 }
 
@@ -123,6 +131,8 @@ impl Node {
             chores_at: now.mono,
             stopping: None,
             full: false,
+            skewed: None,
+            barred: false,
             rng,
             config,
         };
@@ -198,8 +208,7 @@ impl Node {
             }
             Input::Full(full) => {
                 self.full = full;
-                let all: Vec<FragmentId> = self.copies.keys().copied().collect();
-                all.into_iter().for_each(|f| self.feed(now, f, replica::Input::Full(full), out));
+                self.feed_all(now, &replica::Input::Full(full), out);
             }
             Input::Stop => self.stop(now, out),
         }
@@ -274,9 +283,30 @@ impl Node {
         let whole = island != Island::Solo && !matches!(island, Island::Partitioned(_));
         self.discover(now, discovery::Input::Whole(whole), out);
         self.say_island(&island, out);
+        self.mind_clock(now, out);
         self.enter_roster(now, out);
         self.mark_lost(now, out);
         self.tend_members(now, !matches!(island, Island::Partitioned(_)), out);
+    }
+
+    /// With two nodes nobody can tell whose clock is wrong: both say so, and both may lead.
+    fn mind_clock(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let (ahead, clocks) = self.peers.ahead(now.mono);
+        let ahead = if clocks == 2 { ahead * 2 } else { ahead };
+        let bound = if self.skewed.is_some() { SKEW_GOOD_MS } else { SKEW_MAX_MS };
+        let before = (self.skewed.is_some(), self.barred);
+        self.skewed = (ahead.abs() > bound).then_some(ahead);
+        self.barred = self.skewed.is_some() && clocks > 2;
+        if before != (self.skewed.is_some(), self.barred) {
+            out.push(Effect::Notice(Notice::Clock(self.skewed, self.barred)));
+            self.feed_all(now, &replica::Input::Barred(self.barred), out);
+        }
+    }
+
+    /// Feeds every copy the same.
+    fn feed_all(&mut self, now: Now, input: &replica::Input, out: &mut Vec<Effect>) {
+        let all: Vec<FragmentId> = self.copies.keys().copied().collect();
+        all.into_iter().for_each(|f| self.feed(now, f, input.clone(), out));
     }
 
     fn say_island(&mut self, island: &Island, out: &mut Vec<Effect>) {
@@ -468,6 +498,7 @@ impl Node {
     ) -> Option<(Header, Vec<u8>)> {
         match wire::open(&self.config.keys, kind, bytes) {
             Opened::Ours(header, payload) => {
+                self.peers.clock(header.node, header.sent.0 as i64 - now.wall.0 as i64);
                 let fresh = header.node != self.config.me && self.replay.judge(now.wall, &header) == Verdict::Fresh;
                 fresh.then_some((header, payload))
             }
@@ -566,10 +597,7 @@ impl Node {
             self.gateway.lost(*node);
         }
         self.view = view.clone();
-        let all: Vec<FragmentId> = self.copies.keys().copied().collect();
-        for fragment in all {
-            self.feed(now, fragment, replica::Input::View(view.clone(), dead.clone()), out);
-        }
+        self.feed_all(now, &replica::Input::View(view, dead), out);
     }
 
     // ---- local clients ----
@@ -740,10 +768,7 @@ impl Node {
 
     /// Then every branch led here ends, so that others can tell how; then goodbye.
     fn leave(&mut self, now: Now, out: &mut Vec<Effect>) {
-        let all: Vec<FragmentId> = self.copies.keys().copied().collect();
-        for fragment in all {
-            self.feed(now, fragment, replica::Input::Resign, out);
-        }
+        self.feed_all(now, &replica::Input::Resign, out);
         self.flush_copies(now, out);
         self.swim(now, membership::Input::Leave, out);
         let links: Vec<LinkId> = self.peers.links().collect();

@@ -21,6 +21,8 @@ pub(crate) struct Peer {
     swim: Option<bool>,
     refused: bool,
     pub bye: bool,
+    /// How far its wall clock was ahead of ours, in ms, when it last sent a datagram; the way is not counted.
+    offset: Option<i64>,
 }
 
 impl Peer {
@@ -60,6 +62,7 @@ impl Peers {
             swim: None,
             refused: false,
             bye: false,
+            offset: None,
         };
         let peer = self.all.entry(node).or_insert(fresh);
         let restarted = peer.hello.incarnation != hello.incarnation;
@@ -116,6 +119,22 @@ impl Peers {
         if let Some(peer) = self.all.get_mut(&node) {
             peer.bye = true;
         }
+    }
+
+    pub(crate) fn clock(&mut self, node: NodeId, ahead_ms: i64) {
+        if let Some(peer) = self.all.get_mut(&node) {
+            peer.offset = Some(ahead_ms);
+        }
+    }
+
+    /// How far this machine's clock is ahead of the median of the view's, its own included, in ms; and of how many.
+    pub(crate) fn ahead(&self, now: Instant) -> (i64, usize) {
+        let known = self.all.values().filter(|p| p.in_view(now)).filter_map(|p| p.offset);
+        let mut all: Vec<i64> = known.chain([0]).collect();
+        all.sort_unstable();
+        // Of an even number the two in the middle: with two nodes each is off by half.
+        let (low, high) = (all[(all.len() - 1) / 2], all[all.len() / 2]);
+        (-(low + high) / 2, all.len())
     }
 
     pub(crate) fn node(&self, link: LinkId) -> Option<NodeId> {
@@ -190,6 +209,19 @@ mod tests {
         assert!(peers.dead().is_empty());
         peers.refused(addr());
         assert_eq!((peers.view(at(101)).len(), peers.dead().len()), (0, 1));
+    }
+
+    #[test]
+    fn a_clock_is_held_against_the_median_of_the_view() {
+        let mut peers = Peers::default();
+        assert_eq!(peers.ahead(Instant(0)), (0, 1));
+        for n in 2..4 {
+            peers.linked(NodeId(1), n, true, addr(), hello(n, 1));
+            peers.clock(NodeId(n), -9000);
+        }
+        assert_eq!(peers.ahead(Instant(0)), (9000, 3), "both others agree that I am ahead");
+        peers.clock(NodeId(3), 10);
+        assert_eq!(peers.ahead(Instant(0)), (0, 3), "one of three is off, and it is not me");
     }
 
     #[test]

@@ -94,7 +94,7 @@ impl Node {
             node: name(self.config.me),
             group: self.config.group.clone(),
             state: island.name().into(),
-            why: self.why(&island),
+            why: self.why(&island) + &self.skewed.map(skew_text).unwrap_or_default(),
             island: names,
             missing,
             nodes,
@@ -152,4 +152,9 @@ impl Node {
         });
         if twin { format!("{name}~{:04x}", node.0 >> 48) } else { name }
     }
+}
+
+fn skew_text(ahead_ms: i64) -> String {
+    let way = if ahead_ms > 0 { "ahead of" } else { "behind" };
+    format!("; this machine's clock is {} s {way} the others': set it right", ahead_ms.abs() / 1000)
 }

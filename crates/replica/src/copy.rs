@@ -137,6 +137,7 @@ pub struct Copy {
     pub(crate) gate: Gate,
     pub(crate) rng: StdRng,
     pub(crate) full: bool,
+    pub(crate) barred: bool,
     /// How many times this copy has asked to join.
     pub(crate) sessions: u64,
     said: Option<Status>,
@@ -188,6 +189,7 @@ impl Copy {
             gate: Gate::default(),
             rng,
             full: false,
+            barred: false,
             sessions: 0,
             said: None,
             said_at: Instant(0),
@@ -210,6 +212,10 @@ impl Copy {
             Input::Read(ticket, read) => self.on_read(now, ticket, read, fx),
             Input::AddMember(node) => self.add_member(now, node, fx),
             Input::Full(full) => self.full = full,
+            Input::Barred(barred) => {
+                self.barred = barred;
+                self.tick(now, fx);
+            }
             Input::Resign => {
                 self.step_down(now, fx);
                 self.say(now, true, fx);
@@ -312,13 +318,14 @@ impl Copy {
 
     fn status(&self) -> Status {
         let was_in_sync = self.known_set().contains(&self.config.me);
-        Status { lead: self.lead(), heard: self.heard, was_in_sync, weight: self.store.heads().weight() }
+        let weight = self.store.heads().weight();
+        Status { lead: self.lead(), heard: self.heard, was_in_sync, barred: self.barred, weight }
     }
 
     /// Tells the view what changed in a way that others act on; all of it when asked to.
-    fn say(&mut self, now: Now, all: bool, fx: &mut Effects) {
+    pub(crate) fn say(&mut self, now: Now, all: bool, fx: &mut Effects) {
         let status = self.status();
-        let acts = |s: &Status| (s.lead.map(|l| (l.branch, l.in_sync)), s.heard);
+        let acts = |s: &Status| (s.lead.map(|l| (l.branch, l.in_sync)), s.heard, s.barred);
         if all || self.said.as_ref().map(acts) != Some(acts(&status)) {
             fx.sends.extend(self.view.iter().map(|node| (*node, Msg::Status(status))));
             (self.said, self.said_at) = (Some(status), now.mono);
@@ -438,16 +445,17 @@ impl Copy {
         entitled && stable && now.mono >= self.config.opens_after
     }
 
-    /// How long to leave the opening to better placed copies in view: first those that were in sync, of those the
+    /// How long to leave the opening to better placed copies in view: first those whose clock is right and that were in sync, of those the
     /// founder listed first, or the one that knows most. Only speed depends on it.
     fn patience(&self) -> Span {
         let place = |node: NodeId| self.config.founders.iter().position(|f| *f == node).unwrap_or(usize::MAX);
         let mine = self.status();
-        let me = (mine.was_in_sync, mine.weight > 0, std::cmp::Reverse(place(self.config.me)), mine.weight);
+        let me =
+            (!mine.barred, mine.was_in_sync, mine.weight > 0, std::cmp::Reverse(place(self.config.me)), mine.weight);
         let better = self.statuses.iter().filter(|(node, s)| {
             self.view.contains(node)
-                && (s.was_in_sync, s.weight > 0, std::cmp::Reverse(place(**node)), s.weight, **node)
-                    > (me.0, me.1, me.2, me.3, self.config.me)
+                && (!s.barred, s.was_in_sync, s.weight > 0, std::cmp::Reverse(place(**node)), s.weight, **node)
+                    > (me.0, me.1, me.2, me.3, me.4, self.config.me)
         });
         Span(self.config.timing.retry.0 * 2 * better.count() as u64)
     }

@@ -26,6 +26,8 @@ pub enum Input {
     AddMember(NodeId),
     /// The disc is nearly full, or no longer.
     Full(bool),
+    /// This node's clock is far off those of the others (or no longer): leave leading to better ones.
+    Barred(bool),
     /// The node stops: end the branch led, so that others can tell how it ended.
     Resign,
 }

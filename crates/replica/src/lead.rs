@@ -383,11 +383,22 @@ impl Copy {
         if !gone.is_empty() {
             self.drop_members(now, gone, fx);
         }
+        if self.should_yield() {
+            self.step_down(now, fx);
+            return self.say(now, true, fx);
+        }
         self.admit(now, fx);
         self.sweep(now, fx);
         self.advance(now, fx);
         self.retry_reads(now, fx);
         self.meet_rival(now, fx);
+    }
+
+    /// A clock far off stamps records that win every conflict, or none: let another lead, where one is in step and in view.
+    fn should_yield(&self) -> bool {
+        let Role::Leading(l) = &self.role else { return false };
+        let able = |node: &&NodeId| self.view.contains(node) && self.statuses.get(node).is_some_and(|s| !s.barred);
+        self.barred && l.set.iter().any(|node| able(&node))
     }
 
     /// Two leaders in one view: one of them opens anew and so merges; both compute the same which one.
@@ -402,7 +413,9 @@ impl Copy {
             return;
         };
         let since = *l.rival_since.get_or_insert(now.mono);
-        let heir = (mine.in_sync, std::cmp::Reverse(self.config.me)) > (theirs.in_sync, std::cmp::Reverse(node));
+        let barred = self.statuses.get(&node).is_some_and(|s| s.barred);
+        let (me, it) = (std::cmp::Reverse(self.config.me), std::cmp::Reverse(node));
+        let heir = (!self.barred, mine.in_sync, me) > (!barred, theirs.in_sync, it);
         if heir || now.mono - since > patience {
             self.open(now, fx);
         }

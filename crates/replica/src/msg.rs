@@ -24,6 +24,8 @@ pub struct Status {
     pub heard: Ballot,
     /// It was in sync, as far as it knows.
     pub was_in_sync: bool,
+    /// Its clock is far off the others': it leaves leading to them.
+    pub barred: bool,
     /// How much it knows ([`Heads::weight`]).
     pub weight: u64,
 }

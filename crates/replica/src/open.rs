@@ -330,7 +330,7 @@ mod tests {
         let mut fx = Effects::default();
         copy.handle(at(1), Input::View([NodeId(2)].into(), [].into()), &mut fx);
         let heard = Ballot { counter: 9, node: NodeId(2) };
-        let status = Status { lead: None, heard, was_in_sync: false, weight: 0 };
+        let status = Status { lead: None, heard, was_in_sync: false, barred: false, weight: 0 };
         copy.handle(at(2), Input::Msg(NodeId(2), Msg::Status(status)), &mut fx);
         copy.handle(at(5000), Input::Tick, &mut fx);
         let mark = fx.persists.last().map(|p| p.mark).expect("its own promise is durable before it asks");

@@ -388,6 +388,11 @@ impl Shell {
                 "{addr} has our cookie but speaks version {theirs}, we {}: run the same version on all nodes",
                 node::PROTOCOL
             ),
+            Notice::Clock(None, _) => tracing::info!("this machine's clock is in step with the others' again"),
+            Notice::Clock(Some(ahead), barred) => {
+                let lead = if *barred { "it leads no fragment that another node can lead" } else { "set it right" };
+                tracing::warn!("this machine's clock is {ahead} ms ahead of the others' (negative: behind): {lead}");
+            }
             Notice::Twin(addr) => {
                 tracing::error!("{addr} has this node's id: a data directory was copied; remove one of the two")
             }

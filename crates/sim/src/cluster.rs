@@ -33,6 +33,8 @@ struct Machine {
     node: Option<Node>,
     discs: BTreeMap<FragmentId, Disc>,
     life: u64,
+    /// How far its wall clock is ahead, in ms.
+    skew: i64,
 }
 
 /// One history of a cluster of three to four nodes; what must not be, if it was.
@@ -69,7 +71,7 @@ impl World {
     fn new(seed: u64) -> World {
         let mut rng = StdRng::seed_from_u64(seed);
         let n = rng.random_range(3..=4);
-        let machine = |_| Machine { node: None, discs: BTreeMap::new(), life: 0 };
+        let machine = |_| Machine { node: None, discs: BTreeMap::new(), life: 0, skew: 0 };
         let mut world = World {
             rng,
             now: 0,
@@ -89,6 +91,10 @@ impl World {
             found: BTreeSet::new(),
             faults: true,
         };
+        if world.rng.random_bool(0.4) {
+            let far = world.rng.random_range(6_000..60_000);
+            world.machines[0].skew = if world.rng.random_bool(0.5) { far } else { -far };
+        }
         for machine in 0..n {
             let after = world.rng.random_range(0..4_000_000);
             world.at(after, Event::Restart(machine));
@@ -104,8 +110,9 @@ impl World {
         self.events.insert(self.next, event);
     }
 
-    fn clock(&self) -> Now {
-        Now { mono: Instant((self.now + 1_000_000) * 1000), wall: WallMs(1_000_000_000 + self.now / 1000) }
+    fn clock(&self, m: usize) -> Now {
+        let wall = 1_000_000_000 + (self.now / 1000) as i64 + self.machines[m].skew;
+        Now { mono: Instant((self.now + 1_000_000) * 1000), wall: WallMs(wall as u64) }
     }
 
     fn run(mut self) -> Result<u64, String> {
@@ -171,12 +178,12 @@ impl World {
             timing: replica::Timing::default(),
             seed,
         };
-        self.machines[m].node = Some(Node::new(self.clock(), config, stored));
+        self.machines[m].node = Some(Node::new(self.clock(m), config, stored));
         self.at(0, Event::Tick(m, life));
     }
 
     fn step(&mut self, m: usize, input: Input) {
-        let now = self.clock();
+        let now = self.clock(m);
         let Some(node) = self.machines[m].node.as_mut() else { return };
         let mut out = Vec::new();
         node.handle(now, input, &mut out);
@@ -344,8 +351,13 @@ impl World {
     }
 
     fn check(&self) -> Result<u64, String> {
-        let now = self.clock();
         for (m, machine) in self.machines.iter().enumerate() {
+            let now = self.clock(m);
+            if machine.skew != 0
+                && let Some((led, _)) = machine.node.iter().flat_map(Node::copies).find(|(_, c)| c.lead().is_some())
+            {
+                return Err(format!("machine {m}, whose clock is {} ms off, leads {led:?} at rest", machine.skew));
+            }
             let Some(node) = &machine.node else { return Err(format!("machine {m} is down at rest")) };
             let status = node.status(now);
             if status.state != "whole" || status.nodes.len() != self.machines.len() {
