@@ -126,6 +126,9 @@ impl Table {
     }
 
     async fn read_fragment(&self, fragment: FragmentId, ranges: Vec<Range>) -> Result<Vec<Rows>, Error> {
+        if let Some(rows) = self.db.handle.read_here(fragment, &ranges) {
+            return Ok(rows);
+        }
         match self.db.op(Op::Read(fragment, ranges, self.db.wait)).await? {
             OpReply::Rows(rows) => Ok(rows),
             _ => Err(Error::Ended),

@@ -12,9 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 impl Node {
     /// Feeds one copy and carries its effects out.
     pub(crate) fn feed(&mut self, now: Now, fragment: FragmentId, input: Input, out: &mut Vec<Effect>) {
-        let Some(copy) = self.copies.get_mut(&fragment) else { return };
         let mut fx = Effects::default();
-        copy.handle(now, input, &mut fx);
+        if self.copies.step(fragment, |copy| copy.handle(now, input, &mut fx)).is_none() {
+            return;
+        }
         self.dirty.insert(fragment);
         self.carry(now, fragment, fx, out);
     }
@@ -22,9 +23,8 @@ impl Node {
     /// Sends what the copies gathered during a burst of inputs.
     pub(crate) fn flush_copies(&mut self, now: Now, out: &mut Vec<Effect>) {
         while let Some(fragment) = self.dirty.pop_first() {
-            let Some(copy) = self.copies.get_mut(&fragment) else { continue };
             let mut fx = Effects::default();
-            copy.flush(now, &mut fx);
+            self.copies.step(fragment, |copy| copy.flush(now, &mut fx));
             self.carry(now, fragment, fx, out);
         }
     }
@@ -82,7 +82,7 @@ impl Node {
         msg: Msg,
         out: &mut Vec<Effect>,
     ) {
-        if self.copies.contains_key(&fragment) {
+        if self.copies.contains(fragment) {
             return self.feed(now, fragment, Input::Msg(from, msg), out);
         }
         match msg {
@@ -96,7 +96,12 @@ impl Node {
             // I hold nothing of it, and so have nothing that the opener could lack.
             Msg::Prepare { ballot } if !self.stored.contains_key(&fragment) => {
                 if let Some(link) = self.peers.link(from) {
-                    let promise = Msg::Promise { ballot, heads: Default::default(), set: Default::default() };
+                    let promise = Msg::Promise {
+                        ballot,
+                        heads: Default::default(),
+                        set: Default::default(),
+                        lent: base::Span(0),
+                    };
                     out.push(Effect::Frame(link, Frame::Copy(fragment, promise)));
                 }
             }
@@ -106,8 +111,8 @@ impl Node {
 
     /// Who leads a fragment, as far as this node knows.
     pub(crate) fn lead_of(&self, fragment: FragmentId) -> Option<(NodeId, Lead)> {
-        if let Some(copy) = self.copies.get(&fragment) {
-            return copy.leader();
+        if let Some(leader) = self.copies.with(fragment, Copy::leader) {
+            return leader;
         }
         let leads = self.routes.get(&fragment)?.iter();
         leads.map(|(node, lead)| (*node, *lead)).max_by_key(|(_, lead)| lead.ballot)
@@ -115,24 +120,15 @@ impl Node {
 
     /// Reads the system table anew if it has changed, and makes the copies that this node is to hold.
     pub(crate) fn refresh(&mut self, now: Now) {
-        let Some(sys) = self.copies.get(&sys_fragment()) else { return };
-        let weight = sys.store().heads().weight();
-        if weight == self.sys_weight {
+        let weight = self.copies.with(sys_fragment(), |sys| sys.store().heads().weight());
+        if weight.is_none_or(|weight| weight == self.sys_weight) {
             return;
         }
-        self.sys_weight = weight;
-        let (mut roster, mut tables): (BTreeMap<NodeId, RosterEntry>, BTreeMap<String, TableDef>) = Default::default();
-        for (key, record) in sys.store().space(Space::User) {
-            let (key, Some(value)) = (&key[1..], record.live(now.wall)) else { continue };
-            if let Some(node) = schema::node_of_key(key) {
-                roster.extend(wire::decode(value).ok().map(|entry| (node, entry)));
-            } else if key.starts_with(schema::TABLE_PREFIX) {
-                tables.extend(wire::decode::<TableDef>(value).ok().map(|def| (def.name.clone(), def)));
-            }
-        }
-        (self.roster, self.tables) = (roster, tables);
+        self.sys_weight = weight.unwrap_or_default();
+        let read = self.copies.with(sys_fragment(), |sys| described(sys, now));
+        (self.roster, self.tables) = read.unwrap_or_default();
         let known: BTreeSet<_> = self.tables.values().map(|def| def.id).collect();
-        self.copies.retain(|fragment, _| *fragment == sys_fragment() || known.contains(&fragment.table));
+        self.copies.retain(|fragment| fragment == sys_fragment() || known.contains(&fragment.table));
         self.make_copies(now, true);
     }
 
@@ -144,7 +140,7 @@ impl Node {
                 let mine = founders.contains(&self.config.me)
                     || self.stored.contains_key(&fragment)
                     || self.invited.contains(&fragment);
-                if mine && !self.copies.contains_key(&fragment) {
+                if mine && !self.copies.contains(fragment) {
                     make.push((fragment, def.clone(), founders.clone()));
                 }
             }
@@ -212,8 +208,8 @@ impl Node {
         nodes.sort_unstable();
         for def in self.tables.values() {
             for fragment in def.all() {
-                let Some(copy) = self.copies.get(&fragment).filter(|c| c.lead().is_some()) else { continue };
-                let seen = copy.inspect();
+                let seen = self.copies.with(fragment, |c| c.lead().map(|_| c.inspect()));
+                let Some(seen) = seen.flatten() else { continue };
                 let members = seen.members.iter().filter(|(_, s)| **s != MemberStatus::Left);
                 invite.extend(
                     members
@@ -235,13 +231,29 @@ impl Node {
         }
     }
 
-    /// The copies, for those who look.
-    pub fn copies(&self) -> impl Iterator<Item = (&FragmentId, &Copy)> {
-        self.copies.iter()
+    /// Looks at every copy; the first answer ends it.
+    pub fn find_copy<R>(&self, mut look: impl FnMut(FragmentId, &Copy) -> Option<R>) -> Option<R> {
+        self.copies.ids().into_iter().find_map(|fragment| self.copies.with(fragment, |c| look(fragment, c))?)
     }
 
     /// Answers a local client.
     pub(crate) fn reply(&mut self, op: OpId, reply: crate::OpReply, out: &mut Vec<Effect>) {
         out.push(Effect::Reply(op, reply));
     }
+}
+
+type Described = (BTreeMap<NodeId, RosterEntry>, BTreeMap<String, TableDef>);
+
+/// The roster and the tables, as the system table has them.
+fn described(sys: &Copy, now: Now) -> Described {
+    let (mut roster, mut tables) = Described::default();
+    for (key, record) in sys.store().space(Space::User) {
+        let (key, Some(value)) = (&key[1..], record.live(now.wall)) else { continue };
+        if let Some(node) = schema::node_of_key(key) {
+            roster.extend(wire::decode(value).ok().map(|entry| (node, entry)));
+        } else if key.starts_with(schema::TABLE_PREFIX) {
+            tables.extend(wire::decode::<TableDef>(value).ok().map(|def| (def.name.clone(), def)));
+        }
+    }
+    (roster, tables)
 }

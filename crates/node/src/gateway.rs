@@ -5,7 +5,7 @@ use crate::status::Status;
 use base::{BranchId, FragmentId, Instant, NodeId, Span};
 use replica::{Answer, Batch, Outcome, Read, Request, Rows, SessionId};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::io::OpId;
 
@@ -13,6 +13,8 @@ use crate::io::OpId;
 const OPS_MAX: usize = 20_000;
 /// An attempt that was not answered for so long is made again.
 const ATTEMPT_WAIT: Span = Span::ms(2_000);
+/// How often those that wait for an answer are held against the clock.
+const LOOK_EVERY: Span = Span::ms(250);
 /// Pause before another attempt after "not I" or "busy".
 const BACKOFF: Span = Span::ms(30);
 
@@ -91,6 +93,8 @@ pub(crate) struct Pending {
     /// To whom, since when.
     pub attempt: Option<(NodeId, Instant)>,
     pub not_before: Instant,
+    /// It was tried at a copy beside it, which follows.
+    pub read_here: bool,
 }
 
 pub(crate) enum What {
@@ -103,6 +107,10 @@ pub(crate) struct Gateway {
     pub session: SessionId,
     next: u64,
     pub pending: BTreeMap<u64, Pending>,
+    /// Those that are with nobody now.
+    idle: BTreeSet<u64>,
+    /// When all were last held against their time limits.
+    looked: Instant,
 }
 
 /// What to do after an answer.
@@ -119,7 +127,7 @@ pub(crate) enum Next {
 
 impl Gateway {
     pub(crate) fn new(session: SessionId) -> Gateway {
-        Gateway { session, next: 1, pending: BTreeMap::new() }
+        Gateway { session, next: 1, pending: BTreeMap::new(), idle: BTreeSet::new(), looked: Instant(0) }
     }
 
     /// Takes an operation in; its number, or `None` when there are too many.
@@ -137,7 +145,9 @@ impl Gateway {
         let number = self.next;
         self.next += 1;
         let deadline = now + wait;
-        self.pending.insert(number, Pending { op, fragment, what, deadline, attempt: None, not_before: now });
+        let pending = Pending { op, fragment, what, deadline, attempt: None, not_before: now, read_here: false };
+        self.pending.insert(number, pending);
+        self.idle.insert(number);
         Some(number)
     }
 
@@ -161,10 +171,12 @@ impl Gateway {
             Answer::Outcome(outcome, _) => self.end(number, OpReply::Outcome(outcome)),
             Answer::Moved(branch) => {
                 pending.attempt = None;
+                self.idle.insert(number);
                 Next::Moved(fragment, from, branch)
             }
             Answer::NotLeading | Answer::Busy => {
                 (pending.attempt, pending.not_before) = (None, now + BACKOFF);
+                self.idle.insert(number);
                 Next::Retry
             }
         }
@@ -175,10 +187,23 @@ impl Gateway {
         match rows {
             Some(rows) => self.end(number, OpReply::Rows(rows)),
             None => {
-                (pending.attempt, pending.not_before) = (None, now + BACKOFF);
+                // The leader is asked at once for what the copy beside could not answer.
+                let wait = if pending.read_here { Span(0) } else { BACKOFF };
+                (pending.attempt, pending.not_before) = (None, now + wait);
+                self.idle.insert(number);
                 Next::Retry
             }
         }
+    }
+
+    /// A read that was not tried beside it yet.
+    pub(crate) fn may_read_here(&self, number: u64) -> bool {
+        self.pending.get(&number).is_some_and(|p| matches!(p.what, What::Read(_)) && !p.read_here)
+    }
+
+    /// It is on its way to somebody.
+    pub(crate) fn attempted(&mut self, number: u64) {
+        self.idle.remove(&number);
     }
 
     fn end(&mut self, number: u64, reply: OpReply) -> Next {
@@ -199,15 +224,21 @@ impl Gateway {
         for pending in self.pending.values_mut().filter(|p| p.attempt.is_some_and(|(to, _)| to == node)) {
             pending.attempt = None;
         }
+        self.idle.extend(self.pending.iter().filter(|(_, p)| p.attempt.is_none()).map(|(number, _)| *number));
     }
 
     /// The numbers to try now.
     pub(crate) fn due(&mut self, now: Instant) -> Vec<u64> {
-        let due = |p: &Pending| match p.attempt {
-            None => now >= p.not_before,
-            Some((_, since)) => now - since > ATTEMPT_WAIT,
-        };
-        self.pending.iter().filter(|(_, p)| due(p)).map(|(number, _)| *number).collect()
+        let pending = &self.pending;
+        self.idle.retain(|number| pending.get(number).is_some_and(|p| p.attempt.is_none()));
+        let ready = |n: &&u64| pending.get(n).is_some_and(|p| now >= p.not_before);
+        let mut due: Vec<u64> = self.idle.iter().filter(ready).copied().collect();
+        if now - self.looked >= LOOK_EVERY {
+            self.looked = now;
+            let late = |p: &Pending| p.attempt.is_some_and(|(_, since)| now - since > ATTEMPT_WAIT);
+            due.extend(pending.iter().filter(|(_, p)| late(p)).map(|(number, _)| *number));
+        }
+        due
     }
 
     /// Those whose time is over: unknown if a write was ever sent, else not done.
@@ -225,7 +256,6 @@ impl Gateway {
         if self.pending.is_empty() {
             return None;
         }
-        let waiting = self.pending.values().any(|p| p.attempt.is_none());
-        Some(now + if waiting { BACKOFF } else { Span::ms(250) })
+        Some(now + if self.idle.is_empty() { LOOK_EVERY } else { BACKOFF })
     }
 }

@@ -45,6 +45,8 @@ pub enum Input {
     Durable(FragmentId, u64),
     /// A local client wants something.
     Op(OpId, Op),
+    /// A copy of this fragment is being read through a [`Window`](crate::Window), and its leases are old or missing.
+    Warm(FragmentId),
     /// A local client no longer waits.
     Forget(OpId),
     /// The disc is nearly full, or no longer.

@@ -3,6 +3,7 @@
 //! `handle(now, input, effects)`, `deadline()`, `status()`. It owns no socket, thread, clock or file; sealing and opening
 //! datagrams is arithmetic and happens here, with nonces from the node's own seeded generator.
 
+mod copies;
 mod fragments;
 mod frame;
 mod gateway;
@@ -12,6 +13,7 @@ mod peers;
 mod schema;
 mod status;
 
+pub use copies::{Glance, Window};
 pub use frame::{Frame, Hello, PROTOCOL};
 pub use gateway::{ClientError, Op, OpReply};
 pub use io::{Effect, Input, LinkId, Notice, OpId};

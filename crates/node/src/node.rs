@@ -1,3 +1,4 @@
+use crate::copies::{Copies, Window};
 use crate::frame::{Frame, Hello, PROTOCOL};
 use crate::gateway::{ClientError, Gateway, Next, Op, OpReply, What};
 use crate::io::{Effect, Input, LinkId, Notice, OpId};
@@ -7,7 +8,7 @@ use base::{FragmentId, Instant, NodeId, Now, Span};
 use discovery::{Beacon, Discovery};
 use membership::{Identity, Island, RosterEntry, RosterStatus, Swim, island};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use replica::{Batch, Check, Copy, Lead, Outcome, SessionId, Stored, Ticket, Timing, Write};
+use replica::{Batch, Check, Lead, Outcome, SessionId, Stored, Ticket, Timing, Write};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use wire::{Header, Keys, Kind, Opened, ReplayWindow, Verdict};
@@ -68,7 +69,7 @@ pub struct Node {
     pub(crate) peers: Peers,
     pub(crate) view: BTreeSet<NodeId>,
     pub(crate) gateway: Gateway,
-    pub(crate) copies: BTreeMap<FragmentId, Copy>,
+    pub(crate) copies: Copies,
     pub(crate) stored: BTreeMap<FragmentId, Stored>,
     pub(crate) invited: BTreeSet<FragmentId>,
     pub(crate) routes: BTreeMap<FragmentId, BTreeMap<NodeId, Lead>>,
@@ -110,7 +111,7 @@ impl Node {
             peers: Peers::default(),
             view: BTreeSet::new(),
             gateway: Gateway::new(session),
-            copies: BTreeMap::new(),
+            copies: Copies::default(),
             stored,
             invited: BTreeSet::new(),
             routes: BTreeMap::new(),
@@ -152,6 +153,11 @@ impl Node {
     /// A random number from the node's own generator.
     pub(crate) fn seed(&mut self) -> u64 {
         self.rng.random()
+    }
+
+    /// Where threads beside the node read its copies.
+    pub fn window(&self) -> Window {
+        self.copies.window()
     }
 
     /// The hello that this node says on every link.
@@ -202,6 +208,7 @@ impl Node {
             }
             Input::Durable(fragment, mark) => self.feed(now, fragment, replica::Input::Durable(mark), out),
             Input::Op(op, what) => self.on_op(now, op, what, out),
+            Input::Warm(fragment) => self.feed(now, fragment, replica::Input::Warm, out),
             Input::Forget(op) => {
                 self.creating.remove(&op);
                 self.gateway.forget(op);
@@ -229,7 +236,7 @@ impl Node {
             self.swim.deadline(),
             self.peers.deadline(now),
             self.gateway.deadline(now),
-            self.copies.values().filter_map(Copy::deadline).min(),
+            self.copies.deadline(),
         ];
         all.into_iter().flatten().min().unwrap_or(now + CHORES)
     }
@@ -238,9 +245,7 @@ impl Node {
         self.discover(now, discovery::Input::Tick, out);
         self.swim(now, membership::Input::Tick, out);
         self.update_view(now, out);
-        let due = |c: &Copy| c.deadline().is_some_and(|at| at <= now.mono);
-        let due: Vec<FragmentId> = self.copies.iter().filter(|(_, c)| due(c)).map(|(f, _)| *f).collect();
-        for fragment in due {
+        for fragment in self.copies.due(now.mono) {
             self.feed(now, fragment, replica::Input::Tick, out);
         }
         for (op, fragment, outcome) in self.gateway.expired(now.mono) {
@@ -305,8 +310,7 @@ impl Node {
 
     /// Feeds every copy the same.
     fn feed_all(&mut self, now: Now, input: &replica::Input, out: &mut Vec<Effect>) {
-        let all: Vec<FragmentId> = self.copies.keys().copied().collect();
-        all.into_iter().for_each(|f| self.feed(now, f, input.clone(), out));
+        self.copies.ids().into_iter().for_each(|f| self.feed(now, f, input.clone(), out));
     }
 
     fn say_island(&mut self, island: &Island, out: &mut Vec<Effect>) {
@@ -351,21 +355,26 @@ impl Node {
         for node in &away {
             self.out_since.entry(*node).or_insert(now.mono);
         }
-        if self.copies.get(&sys_fragment()).is_none_or(|c| c.lead().is_none()) {
+        if !self.copies.with(sys_fragment(), |c| c.lead().is_some()).unwrap_or(false) {
             return;
         }
         let late = |n: &&NodeId| self.out_since.get(n).is_some_and(|since| now.mono - *since >= LOST_AFTER);
         let late: Vec<NodeId> = away.iter().filter(late).copied().collect();
         for node in late {
             let Some(entry) = self.roster.get(&node).cloned() else { continue };
-            let stored = [&[replica::Space::User as u8][..], &schema::node_key(node)].concat();
-            let version = self.copies.get(&sys_fragment()).and_then(|c| c.store().get(&stored)).map(|r| r.version);
+            let version = self.sys_record(&schema::node_key(node)).map(|r| r.version);
             let Some(version) = version else { continue };
             let check = vec![Check::AtVersion(schema::node_key(node), version)];
             self.out_since.insert(node, now.mono);
             let entry = RosterEntry { status: RosterStatus::Lost, ..entry };
             self.put_internal(now, node, &entry, check, out);
         }
+    }
+
+    /// A record of the system table as this node's copy has it.
+    fn sys_record(&self, key: &[u8]) -> Option<replica::Record> {
+        let stored = [&[replica::Space::User as u8][..], key].concat();
+        self.copies.with(sys_fragment(), |c| c.store().get(&stored).cloned())?
     }
 
     fn put_internal(
@@ -448,7 +457,7 @@ impl Node {
             }
             Frame::Write(number, fragment, request) => {
                 let ticket = self.ticket(Origin::Remote(from, number));
-                if self.copies.contains_key(&fragment) {
+                if self.copies.contains(fragment) {
                     return self.feed(now, fragment, replica::Input::Write(ticket, request), out);
                 }
                 self.origins.remove(&ticket);
@@ -456,7 +465,7 @@ impl Node {
             }
             Frame::Read(number, fragment, read) => {
                 let ticket = self.ticket(Origin::Remote(from, number));
-                if self.copies.contains_key(&fragment) {
+                if self.copies.contains(fragment) {
                     return self.feed(now, fragment, replica::Input::Read(ticket, read), out);
                 }
                 self.origins.remove(&ticket);
@@ -649,8 +658,7 @@ impl Node {
             return self.reply(op, if may_exist { OpReply::Table(def) } else { error }, out);
         }
         let nodes = self.view.iter().copied().chain([self.config.me]).collect();
-        let stored = [&[replica::Space::User as u8][..], &schema::dropped_key(&name)].concat();
-        let dropped = self.copies.get(&sys_fragment()).and_then(|c| c.store().get(&stored)?.value.clone());
+        let dropped = self.sys_record(&schema::dropped_key(&name)).and_then(|r| r.value);
         let generation = dropped.and_then(|v| Some(u64::from_be_bytes(v[..].try_into().ok()?))).unwrap_or(0);
         let def = TableDef::new(&name, options.clone(), generation, nodes);
         let key = schema::table_key(&name);
@@ -721,7 +729,11 @@ impl Node {
     /// Sends an operation to whoever leads its fragment now.
     fn attempt(&mut self, now: Now, number: u64, out: &mut Vec<Effect>) {
         let Some(fragment) = self.gateway.pending.get(&number).map(|p| p.fragment) else { return };
-        let Some((leader, lead)) = self.lead_of(fragment) else {
+        // A copy beside it may be read; whatever it cannot answer goes to the leader.
+        let here = self.gateway.may_read_here(number)
+            && self.copies.with(fragment, |c| c.inspect_role() == replica::RoleName::Following).unwrap_or(false);
+        let lead = if here { Some((self.config.me, Lead::default())) } else { self.lead_of(fragment) };
+        let Some((leader, lead)) = lead else {
             if let Some(pending) = self.gateway.pending.get_mut(&number) {
                 pending.attempt = None;
             }
@@ -730,6 +742,9 @@ impl Node {
         let request = self.gateway.request(number, lead.branch);
         let Some(pending) = self.gateway.pending.get_mut(&number) else { return };
         pending.attempt = Some((leader, now.mono));
+        pending.read_here = here;
+        self.gateway.attempted(number);
+        let Some(pending) = self.gateway.pending.get(&number) else { return };
         let read = match &pending.what {
             What::Read(read) => Some(read.clone()),
             What::Write { .. } => None,

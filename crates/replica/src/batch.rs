@@ -234,6 +234,15 @@ pub struct Range {
 }
 
 impl Range {
+    /// Stored keys, space included: the first, and the one to stop before.
+    pub(crate) fn bounds(&self) -> (Bytes, Bytes) {
+        let to = match &self.to {
+            Some(to) => crate::key::in_space(self.space, to),
+            None => vec![self.space as u8 + 1].into(),
+        };
+        (crate::key::in_space(self.space, &self.from), to)
+    }
+
     /// One key of the users' records.
     pub fn key(key: Bytes) -> Range {
         let mut to = key.to_vec();

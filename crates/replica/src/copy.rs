@@ -5,13 +5,14 @@ use crate::lead::Leading;
 use crate::merge::MergePolicy;
 use crate::msg::{Lead, Msg, Status};
 use crate::mutant;
-use crate::open::Opening;
+use crate::open::{Opening, Promised};
 use crate::record::{Meta, Record, WriteBatch};
 use crate::store::Store;
 use base::{Ballot, FragmentId, Hlc, Instant, NodeId, Now, Span, Version};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
 
 /// How long things take. The defaults are those of docs/replication.md; the simulator shortens some.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +23,7 @@ pub struct Timing {
     pub stable_view: Span,
     /// A member of the in-sync set that does not answer for so long is dropped from it.
     pub append_timeout: Span,
-    /// After an in-sync copy left the view, an opener acknowledges nothing for so long. Leases will be this long.
+    /// How long a lease runs; holders count a hundredth less, givers a hundredth more.
     pub lease: Span,
     /// Requests to other copies are repeated after this.
     pub retry: Span,
@@ -42,13 +43,25 @@ pub struct Timing {
     pub chunk_bytes: usize,
 }
 
+impl Timing {
+    /// How long the giver of a lease counts it: clocks' rates differ by a hundredth at most.
+    pub fn lease_given(&self) -> Span {
+        Span(self.lease.0 + self.lease.0 / 100)
+    }
+
+    /// How long its holder does, from the moment it asked.
+    pub fn lease_held(&self) -> Span {
+        Span(self.lease.0 - self.lease.0 / 100)
+    }
+}
+
 impl Default for Timing {
     fn default() -> Self {
         Timing {
             tick: Span::ms(100),
             stable_view: Span::ms(1000),
             append_timeout: Span::ms(500),
-            lease: Span::ms(1010),
+            lease: Span::ms(1000),
             retry: Span::ms(250),
             promise_wait: Span::ms(2000),
             settle: Span::ms(500),
@@ -131,13 +144,20 @@ pub struct Copy {
     pub(crate) left: BTreeMap<NodeId, Instant>,
     pub(crate) born: Instant,
     view_at: Instant,
-    leader_dead: bool,
+    /// Who led when the view last changed.
+    lost_leader: Option<NodeId>,
+    /// Those of the missing that are known to be dead: they hold no lease and serve nothing.
+    pub(crate) dead: BTreeSet<NodeId>,
+    /// Until when the leases run that this copy gave to any leader.
+    pub(crate) given: Instant,
     pub(crate) statuses: BTreeMap<NodeId, Status>,
     pub(crate) heard: Ballot,
     pub(crate) gate: Gate,
     pub(crate) rng: StdRng,
     pub(crate) full: bool,
     pub(crate) barred: bool,
+    /// A reader has asked for fresh leases, and they are not under way yet.
+    pub(crate) warming: AtomicBool,
     /// How many times this copy has asked to join.
     pub(crate) sessions: u64,
     said: Option<Status>,
@@ -183,12 +203,16 @@ impl Copy {
             left: BTreeMap::new(),
             born: now.mono,
             view_at: now.mono,
-            leader_dead: false,
+            lost_leader: None,
+            dead: BTreeSet::new(),
+            // What it gave before a restart is not known: as much as can be.
+            given: if meta == Meta::default() { Instant(0) } else { now.mono + config.timing.lease_given() },
             statuses: BTreeMap::new(),
             heard: meta.promised,
             gate: Gate::default(),
             rng,
             full: false,
+            warming: AtomicBool::new(false),
             barred: false,
             sessions: 0,
             said: None,
@@ -203,6 +227,7 @@ impl Copy {
 
     /// Takes one input. Inputs that are late, doubled or meant for an earlier role change nothing.
     pub fn handle(&mut self, now: Now, input: Input, fx: &mut Effects) {
+        self.mind_pause(now);
         match input {
             Input::Tick => self.tick(now, fx),
             Input::View(view, dead) => self.on_view(now, view, dead, fx),
@@ -210,6 +235,7 @@ impl Copy {
             Input::Durable(mark) => self.gate.durable = self.gate.durable.max(mark),
             Input::Write(ticket, request) => self.on_write(now, ticket, request, fx),
             Input::Read(ticket, read) => self.on_read(now, ticket, read, fx),
+            Input::Warm => self.warm(now, fx),
             Input::AddMember(node) => self.add_member(now, node, fx),
             Input::Full(full) => self.full = full,
             Input::Barred(barred) => {
@@ -244,18 +270,26 @@ impl Copy {
         Some(self.ticked + wait)
     }
 
+    /// What it is doing.
+    pub fn inspect_role(&self) -> RoleName {
+        match &self.role {
+            Role::Idle { .. } => RoleName::Idle,
+            Role::Opening(_) => RoleName::Opening,
+            Role::Promised { .. } => RoleName::Promised,
+            Role::Leading(_) => RoleName::Leading,
+            Role::Following(f) if f.joined => RoleName::Following,
+            Role::Following(_) => RoleName::Joining,
+        }
+    }
+
     /// A look inside.
     pub fn inspect(&self) -> Inspect {
         let mine = self.lead().map(|lead| (self.config.me, lead));
-        let (role, lead, committed) = match &self.role {
-            Role::Idle { .. } => (RoleName::Idle, None, None),
-            Role::Opening(_) => (RoleName::Opening, None, None),
-            Role::Promised { .. } => (RoleName::Promised, None, None),
-            Role::Leading(l) => (RoleName::Leading, mine, Some((l.last, l.commit))),
-            Role::Following(f) => {
-                let name = if f.joined { RoleName::Following } else { RoleName::Joining };
-                (name, Some((f.leader, f.lead)), None)
-            }
+        let role = self.inspect_role();
+        let (lead, committed) = match &self.role {
+            Role::Idle { .. } | Role::Opening(_) | Role::Promised { .. } => (None, None),
+            Role::Leading(l) => (mine, Some((l.last, l.commit))),
+            Role::Following(f) => (Some((f.leader, f.lead)), None),
         };
         let in_force = match &self.role {
             Role::Leading(l) => l.in_force().clone(),
@@ -339,23 +373,28 @@ impl Copy {
                 self.statuses.remove(node);
             }
             let leader = self.leader().map(|(node, _)| node);
-            self.leader_dead = leader.is_some_and(|node| dead.contains(&node));
+            self.lost_leader = leader;
             self.view_at = now.mono;
             self.view = view;
             self.say(now, true, fx);
         }
+        self.dead = dead;
         self.tick(now, fx);
     }
 
     pub(crate) fn view_is_stable(&self, now: Now) -> bool {
-        self.leader_dead || now.mono - self.view_at >= self.config.timing.stable_view
+        let dead = self.lost_leader.is_some_and(|node| self.dead.contains(&node));
+        dead || now.mono - self.view_at >= self.config.timing.stable_view
     }
 
     fn on_msg(&mut self, now: Now, from: NodeId, msg: Msg, fx: &mut Effects) {
         match msg {
             Msg::Status(status) => self.on_status(now, from, status, fx),
             Msg::Prepare { ballot } => self.on_prepare(now, from, ballot, fx),
-            Msg::Promise { ballot, heads, set } => self.on_promise(now, from, ballot, heads, set, fx),
+            Msg::Promise { ballot, heads, set, lent } => {
+                let promise = Promised { heads, set, until: now.mono + lent };
+                self.on_promise(now, from, ballot, promise, fx);
+            }
             Msg::Refuse { ballot, promised } => self.on_refuse(now, ballot, promised, fx),
             Msg::Pull { ballot, have, no, after } => self.on_pull(from, ballot, have, no, after, fx),
             Msg::Pulled { ballot, no, records, after } => self.on_pulled(now, from, ballot, no, records, after, fx),
@@ -377,10 +416,16 @@ impl Copy {
                 }
             }
             Msg::Ack { session, seq } => self.on_ack(now, from, session, seq, fx),
-            Msg::Dropped { ballot, session } => self.on_dropped(now, from, ballot, session),
+            Msg::Dropped { ballot, session } => self.on_dropped(now, from, ballot, session, fx),
             Msg::Confirm { ballot, session, nonce } => {
                 if self.follows(from, ballot, fx) {
-                    self.on_confirm(from, session, nonce, fx);
+                    self.on_confirm(now, from, session, nonce, fx);
+                }
+            }
+            Msg::Borrow { session, nonce } => self.on_borrow(now, from, session, nonce, fx),
+            Msg::Lent { ballot, session, nonce, commit } => {
+                if self.follows(from, ballot, fx) {
+                    self.on_lent(now, session, nonce, commit, fx);
                 }
             }
             Msg::Confirmed { session, nonce } => self.on_confirmed(now, from, session, nonce, fx),

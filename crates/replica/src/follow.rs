@@ -2,6 +2,7 @@
 
 use crate::copy::{Copy, Role};
 use crate::gate::{Effects, Notice, Then};
+use crate::lease::Loan;
 use crate::msg::{Lead, Msg};
 use crate::mutant;
 use crate::record::{Entry, Record};
@@ -33,6 +34,7 @@ pub(crate) struct Following {
     seq: u64,
     pub commit: u64,
     heard: Instant,
+    pub loan: Loan,
 }
 
 impl Copy {
@@ -62,6 +64,7 @@ impl Copy {
             seq: 0,
             commit: 0,
             heard: now.mono,
+            loan: Loan::default(),
         }));
     }
 
@@ -75,7 +78,7 @@ impl Copy {
         let patience = if f.inbox.is_empty() { timing.append_timeout } else { timing.sync_timeout };
         let stuck = !f.joined && now.mono - f.heard > patience;
         if gone || over {
-            self.rest(now);
+            self.step_down(now, fx);
         } else if stuck {
             self.rejoin(now, fx);
         } else if f.joined && now.mono - f.heard > timing.probe {
@@ -84,11 +87,12 @@ impl Copy {
             f.heard = now.mono;
             self.gate.push(Then::Send(leader, msg));
         }
+        self.tend_loan(now, fx);
     }
 
     /// The session is broken: ask anew, at once if the leader still leads.
     fn rejoin(&mut self, now: Now, fx: &mut Effects) {
-        self.rest(now);
+        self.step_down(now, fx);
         if let Some((leader, lead)) = self.foreign_lead() {
             self.follow(now, leader, lead, fx);
         }
@@ -190,7 +194,10 @@ impl Copy {
             return;
         }
         f.heard = now.mono;
-        f.commit = f.commit.max(commit);
+        f.learn_commit(commit);
+        if entries.is_empty() {
+            return;
+        }
         if !f.joined {
             f.tail_bytes += entries.iter().flat_map(|e| &e.puts).map(|(k, r)| r.weight(k)).sum::<usize>();
             f.tail.extend(entries.into_iter().map(|e| (e.seq, e)));
@@ -207,6 +214,7 @@ impl Copy {
             if entry.seq == f.seq + 1 {
                 f.seq += 1;
                 sync |= entry.sync;
+                f.note_pending(&entry);
                 puts.extend(entry.puts);
             }
         }
@@ -215,16 +223,17 @@ impl Copy {
         self.gate.push(Then::Send(from, Msg::Ack { session, seq }));
     }
 
-    pub(crate) fn on_dropped(&mut self, now: Now, from: NodeId, ballot: Ballot, session: u64) {
+    pub(crate) fn on_dropped(&mut self, now: Now, from: NodeId, ballot: Ballot, session: u64, fx: &mut Effects) {
         let Role::Following(f) = &self.role else { return };
         if f.leader == from && f.lead.ballot == ballot && f.session == session && !mutant!(self, DropUntold) {
-            self.rest(now);
+            self.step_down(now, fx);
         }
     }
 
-    pub(crate) fn on_confirm(&mut self, from: NodeId, session: u64, nonce: u64, fx: &mut Effects) {
+    pub(crate) fn on_confirm(&mut self, now: Now, from: NodeId, session: u64, nonce: u64, fx: &mut Effects) {
         let Role::Following(f) = &self.role else { return };
         if f.joined && f.session == session {
+            self.given = self.given.max(now.mono + self.config.timing.lease_given());
             fx.sends.push((from, Msg::Confirmed { session, nonce }));
         }
     }

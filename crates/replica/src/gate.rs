@@ -20,8 +20,10 @@ pub enum Input {
     Durable(u64),
     /// A write for the leader.
     Write(Ticket, Request),
-    /// A read for the leader.
+    /// A read, for the leader or a copy that follows in sync.
     Read(Ticket, Read),
+    /// This copy is being read ([`Copy::read_under_lease`](crate::Copy::read_under_lease)): get or renew its leases.
+    Warm,
     /// Leader: take this node in as a copy.
     AddMember(NodeId),
     /// The disc is nearly full, or no longer.
@@ -50,7 +52,7 @@ pub enum Reply {
     Write(Answer),
     /// To a read: one [`Rows`] per range.
     Rows(Vec<Rows>),
-    /// To a read: I do not lead.
+    /// To a read: not here, ask whoever leads.
     NotLeading,
 }
 

@@ -36,15 +36,22 @@ pub(crate) struct Follower {
     pub sent: u64,
     /// Since when it owes an acknowledgement.
     pub owes: Option<Instant>,
+    /// The last round of confirmations it answered, and until when its word holds.
     pub confirmed: u64,
+    pub grants: Instant,
+    /// Until when it may be read: nothing is committed without it before that.
+    pub leased: Instant,
+    /// It is to be dropped as soon as its lease has run out, and gets no other.
+    pub doomed: bool,
 }
 
 impl Follower {
     pub(crate) fn new(session: u64, sent: u64, progress: Progress) -> Follower {
-        Follower { session, progress, acked: 0, sent, owes: None, confirmed: 0 }
+        let (grants, leased) = (Instant(0), Instant(0));
+        Follower { session, progress, acked: 0, sent, owes: None, confirmed: 0, grants, leased, doomed: false }
     }
 
-    fn joined(&self) -> bool {
+    pub(crate) fn joined(&self) -> bool {
         matches!(self.progress, Progress::Joined)
     }
 }
@@ -178,6 +185,14 @@ impl Leading {
         self.commit
     }
 
+    /// Copies that are being read learn of each commit at once; others with their next entries.
+    fn tell_commit(&mut self, now: Now, fx: &mut Effects) {
+        for (node, f) in self.followers.iter_mut().filter(|(_, f)| f.leased > now.mono) {
+            let (ballot, session, commit) = (self.ballot, f.session, self.commit);
+            fx.sends.push((*node, Msg::Append { ballot, session, entries: Vec::new(), commit }));
+        }
+    }
+
     /// Forgets what entries up to `commit` had replaced.
     fn settle_before(&mut self) {
         while self.uncommitted.front().is_some_and(|(seq, ..)| *seq <= self.commit) {
@@ -292,6 +307,8 @@ impl Copy {
         if commit > l.commit {
             l.commit = commit;
             l.settle_before();
+            // Before the answers: whoever asks a follower next finds what it was told of here.
+            l.tell_commit(now, fx);
         }
         if !l.answers(now, &self.view) {
             return;
@@ -378,6 +395,8 @@ impl Copy {
             .filter(|n| !self.view.contains(n) || l.followers.get(n).is_none_or(silent))
             .copied()
             .collect();
+        let gone = self.without_leased(now, gone);
+        let Role::Leading(l) = &mut self.role else { return };
         // Who has been in step for long is no flapper.
         l.returns.retain(|_, (at, wait)| now.mono < *at + Span(wait.0 * 8 + 5_000_000_000));
         if !gone.is_empty() {
@@ -424,6 +443,7 @@ impl Copy {
     /// Stops leading: the branch is closed durably at its last entry, pending ones included. Nothing is undone, and nobody
     /// is told that anything failed.
     pub(crate) fn step_down(&mut self, now: Now, fx: &mut Effects) {
+        self.return_loan(fx);
         if let Role::Leading(l) = &self.role {
             let (branch, ready) = (l.branch, l.ready);
             if ready {

@@ -12,6 +12,7 @@ mod follow;
 mod gate;
 mod key;
 mod lead;
+mod lease;
 mod merge;
 mod msg;
 mod mutants;

@@ -1,11 +1,11 @@
 use crate::{Entry, Record};
-use base::{Ballot, BranchId, Heads, NodeId};
+use base::{Ballot, BranchId, Heads, NodeId, Span};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// Who leads, under what.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct Lead {
     /// The branch led.
     pub branch: BranchId,
@@ -39,7 +39,8 @@ pub enum Msg {
     /// Opener to all: follow nothing below this ballot.
     Prepare { ballot: Ballot },
     /// The durable word, with what this copy holds.
-    Promise { ballot: Ballot, heads: Heads, set: BTreeSet<NodeId> },
+    /// `lent`: how long leases that it gave still run.
+    Promise { ballot: Ballot, heads: Heads, set: BTreeSet<NodeId>, lent: Span },
     /// No: a higher ballot was promised.
     Refuse { ballot: Ballot, promised: Ballot },
     /// Opener to a promiser: give me what I lack, chunk `no`, after this cursor.
@@ -60,8 +61,12 @@ pub enum Msg {
     Ack { session: u64, seq: u64 },
     /// Leader to a copy whose session is over: join again.
     Dropped { ballot: Ballot, session: u64 },
-    /// Leader to the in-sync set: am I still your leader?
+    /// Leader to the in-sync set: am I still your leader, and will you promise nobody else for the length of a lease?
     Confirm { ballot: Ballot, session: u64, nonce: u64 },
-    /// Yes, I have promised nothing above your ballot.
+    /// Yes: an opener that I promise meanwhile is told how long it has to wait.
     Confirmed { session: u64, nonce: u64 },
+    /// Follower to leader: will you commit nothing without me for the length of a lease, so that I may be read?
+    Borrow { session: u64, nonce: u64 },
+    /// Yes; and how far all is committed.
+    Lent { ballot: Ballot, session: u64, nonce: u64, commit: u64 },
 }

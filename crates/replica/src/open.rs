@@ -14,9 +14,11 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a copy promised, with what it holds.
-struct Promised {
-    heads: Heads,
-    set: BTreeSet<NodeId>,
+pub(crate) struct Promised {
+    pub heads: Heads,
+    pub set: BTreeSet<NodeId>,
+    /// Until then a leader that it promised before may hold a lease of it.
+    pub until: Instant,
 }
 
 struct Pull {
@@ -118,22 +120,15 @@ impl Copy {
         } else if !forgetful {
             return;
         }
-        let promise = Msg::Promise { ballot, heads: self.store.heads().clone(), set: self.known_set() };
+        let lent = if mutant!(self, LeaseUnawaited) { Span(0) } else { self.given - now.mono };
+        let promise = Msg::Promise { ballot, heads: self.store.heads().clone(), set: self.known_set(), lent };
         self.gate.push(Then::Send(from, promise));
     }
 
-    pub(crate) fn on_promise(
-        &mut self,
-        now: Now,
-        from: NodeId,
-        ballot: Ballot,
-        heads: Heads,
-        set: BTreeSet<NodeId>,
-        fx: &mut Effects,
-    ) {
+    pub(crate) fn on_promise(&mut self, now: Now, from: NodeId, ballot: Ballot, promise: Promised, fx: &mut Effects) {
         let Role::Opening(o) = &mut self.role else { return };
         if o.ballot == ballot && !o.answers.contains_key(&from) {
-            o.answers.insert(from, Promised { heads, set });
+            o.answers.insert(from, promise);
             o.moved_at = now.mono;
             self.try_open(now, fx);
         }
@@ -272,14 +267,16 @@ impl Copy {
     }
 
     /// Until when a new leader stays silent: an in-sync copy that did not promise may still serve its old leader until a
-    /// lease after it left this view; and copies that did promise get a moment to follow, so that what is acknowledged
-    /// first does not stand on one copy.
+    /// lease after it left this view (unless it is dead); leases that those who promised gave, and its own, must have run
+    /// out; and copies that did promise get a moment to follow, so that what is acknowledged first does not stand on one.
     fn opening_waits(&self, now: Now, answers: &BTreeMap<NodeId, Promised>) -> (Instant, (Instant, BTreeSet<NodeId>)) {
         let timing = self.config.timing;
         let mut set = self.known_set();
         answers.values().for_each(|p| set.extend(&p.set));
-        let absent = set.iter().filter(|n| **n != self.config.me && !answers.contains_key(n));
-        let not_before = absent.map(|n| *self.left.get(n).unwrap_or(&self.born) + timing.lease).max();
+        let absent = set.iter().filter(|n| **n != self.config.me && !answers.contains_key(n) && !self.dead.contains(n));
+        let left = absent.map(|n| *self.left.get(n).unwrap_or(&self.born) + timing.lease_given());
+        let lent = answers.values().map(|p| p.until).chain([self.given]).filter(|_| !mutant!(self, LeaseUnawaited));
+        let not_before = left.chain(lent).max();
         let awaited = answers.keys().copied().collect();
         (not_before.unwrap_or(now.mono), (now.mono + timing.settle, awaited))
     }
@@ -308,9 +305,7 @@ mod tests {
         Now { mono: Instant(ms * 1_000_000), wall: WallMs(ms) }
     }
 
-    /// R3: with a ballot below one that the other side has promised, two leaders would refuse each other for ever.
-    #[test]
-    fn an_opener_goes_above_every_ballot_it_has_heard_of() {
+    fn copy(at: Now, meta: Meta) -> Copy {
         let config = Config {
             fragment: FragmentId { table: TableId(1), index: 0 },
             me: NodeId(1),
@@ -326,7 +321,33 @@ mod tests {
             seed: 1,
             mutant: None,
         };
-        let mut copy = Copy::new(at(0), config, Meta::default(), Store::default());
+        Copy::new(at, config, meta, Store::default())
+    }
+
+    /// What it gave before it crashed is forgotten, and may still hold: a whole lease, from its start on.
+    #[test]
+    fn a_restarted_copy_tells_an_opener_to_wait_for_a_lease() {
+        let prepare = Msg::Prepare { ballot: Ballot { counter: 5, node: NodeId(2) } };
+        let promised = |meta, ms| {
+            let (mut copy, mut fx) = (copy(at(1000), meta), Effects::default());
+            copy.handle(at(ms), Input::Msg(NodeId(2), prepare.clone()), &mut fx);
+            let mark = fx.persists.last().map(|p| p.mark).expect("a promise is durable");
+            copy.handle(at(ms), Input::Durable(mark), &mut fx);
+            fx.sends.into_iter().find_map(|(_, msg)| match msg {
+                Msg::Promise { lent, .. } => Some(lent),
+                _ => None,
+            })
+        };
+        let old = Meta { promised: Ballot { counter: 1, node: NodeId(1) }, ..Meta::default() };
+        assert_eq!(promised(old, 1400), Some(Span::ms(610)));
+        assert_eq!(promised(old, 2100), Some(Span(0)));
+        assert_eq!(promised(Meta::default(), 1400), Some(Span(0)), "one that is new gave nothing");
+    }
+
+    /// R3: with a ballot below one that the other side has promised, two leaders would refuse each other for ever.
+    #[test]
+    fn an_opener_goes_above_every_ballot_it_has_heard_of() {
+        let mut copy = copy(at(0), Meta::default());
         let mut fx = Effects::default();
         copy.handle(at(1), Input::View([NodeId(2)].into(), [].into()), &mut fx);
         let heard = Ballot { counter: 9, node: NodeId(2) };

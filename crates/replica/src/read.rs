@@ -1,10 +1,9 @@
-//! Reads by the leader: of committed state, after the in-sync set has confirmed, in one round trip for all reads that wait,
-//! that this is still its leader.
+//! Reads: of committed state. The leader answers at once while it has the word of its in-sync copies (`lease.rs`), else after
+//! they have confirmed, in one round trip for all reads that wait, that it still leads; that gives it their word, too.
 
 use crate::batch::{Range, Read, Rows};
 use crate::copy::{Copy, Role};
 use crate::gate::{Effects, Reply, Ticket};
-use crate::key;
 use crate::lead::Leading;
 use crate::msg::Msg;
 use crate::mutant;
@@ -19,7 +18,11 @@ const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub(crate) struct Reads {
     next: Vec<(Ticket, Read)>,
     current: Vec<(Ticket, Read)>,
+    /// The round under way or last done, and when it was begun.
     nonce: u64,
+    begun: Instant,
+    /// A round is wanted although no read waits for it.
+    pub warm: bool,
     asked: Option<Instant>,
 }
 
@@ -37,17 +40,34 @@ impl Copy {
     pub(crate) fn on_read(&mut self, now: Now, ticket: Ticket, read: Read, fx: &mut Effects) {
         match &mut self.role {
             Role::Leading(l) if l.ready => {
-                l.reads.next.push((ticket, read));
+                let left = l.word(self.config.me, now.mono);
+                l.reads.warm |= left.is_some_and(|left| left.0 < self.config.timing.lease.0 / 2);
+                match self.read_under_lease(now, &read) {
+                    Some(rows) => fx.replies.push((ticket, Reply::Rows(rows))),
+                    None => self.queue_read(ticket, read),
+                }
                 self.pump_reads(now, fx);
             }
+            Role::Following(f) if f.joined => self.follower_read(now, ticket, read, fx),
             _ => fx.replies.push((ticket, Reply::NotLeading)),
         }
     }
 
+    fn queue_read(&mut self, ticket: Ticket, read: Read) {
+        if let Role::Leading(l) = &mut self.role {
+            l.reads.next.push((ticket, read));
+        }
+    }
+
     pub(crate) fn on_confirmed(&mut self, now: Now, from: NodeId, session: u64, nonce: u64, fx: &mut Effects) {
+        let (from_receipt, held) = (mutant!(self, LeaseFromReceipt), self.config.timing.lease_held());
         let Role::Leading(l) = &mut self.role else { return };
         if let Some(follower) = l.followers.get_mut(&from).filter(|f| f.session == session) {
             follower.confirmed = follower.confirmed.max(nonce);
+            if nonce == l.reads.nonce {
+                // From when it was first asked: a question may have been repeated.
+                follower.grants = if from_receipt { now.mono } else { l.reads.begun } + held;
+            }
             self.pump_reads(now, fx);
         }
     }
@@ -57,7 +77,8 @@ impl Copy {
         let unconfirmed = mutant!(self, ReadUnconfirmed);
         for _ in 0..2 {
             let Role::Leading(l) = &mut self.role else { return };
-            if l.reads.is_empty() || !l.answers(now, &self.view) {
+            let wanted = !l.reads.is_empty() || l.reads.warm || l.reads.asked.is_some();
+            if !wanted || !l.answers(now, &self.view) {
                 return;
             }
             if l.reads.asked.is_some() {
@@ -72,10 +93,11 @@ impl Copy {
                 }
             }
             let Role::Leading(l) = &mut self.role else { return };
-            if l.reads.next.is_empty() {
+            if l.reads.next.is_empty() && !std::mem::take(&mut l.reads.warm) {
                 return;
             }
             l.reads.nonce += 1;
+            l.reads.begun = now.mono;
             l.reads.current = std::mem::take(&mut l.reads.next);
             l.reads.asked = Some(now.mono);
             ask(l, fx);
@@ -99,11 +121,7 @@ impl Copy {
     }
 
     pub(crate) fn read_range(&self, now: Now, range: &Range, committed: Option<&Leading>) -> Rows {
-        let from = key::in_space(range.space, &range.from);
-        let to = match &range.to {
-            Some(to) => key::in_space(range.space, to),
-            None => vec![range.space as u8 + 1].into(),
-        };
+        let (from, to) = range.bounds();
         let (mut out, mut size) = (Rows::default(), 0);
         if from >= to {
             return out;

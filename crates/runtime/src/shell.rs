@@ -1,7 +1,8 @@
 use crate::Clock;
-use base::{NodeId, Span};
+use base::{FragmentId, NodeId, Span};
 use bytes::Bytes;
-use node::{Config, Effect, Hello, Input, Node, Notice, Op, OpId, OpReply};
+use node::{Config, Effect, Hello, Input, Node, Notice, Op, OpId, OpReply, Window};
+use replica::{Read, Rows};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -76,6 +77,7 @@ enum Wake {
     Disc(storage::Event),
     Full(bool),
     Op(OpId, Op, oneshot::Sender<OpReply>),
+    Warm(FragmentId),
     Forget(OpId),
     Stop,
 }
@@ -87,6 +89,8 @@ pub struct Handle {
     permits: Arc<tokio::sync::Semaphore>,
     ops: Arc<AtomicU64>,
     events: broadcast::Sender<Event>,
+    window: Window,
+    clock: Clock,
     ended: Arc<Mutex<Option<Option<String>>>>,
     /// Where the node listens.
     pub listen: SocketAddr,
@@ -124,6 +128,16 @@ impl Handle {
         let answer = answer.await.ok();
         abandon.armed = false;
         answer
+    }
+
+    /// Reads a fragment on the calling thread, if a copy of it is here and has the leases for it: a function call, no
+    /// message. `None`: ask with [`Op::Read`].
+    pub fn read_here(&self, fragment: FragmentId, read: &Read) -> Option<Vec<Rows>> {
+        let glance = self.window.read(fragment, read, || self.clock.now());
+        if glance.cold {
+            let _ = self.wake.send(Wake::Warm(fragment));
+        }
+        glance.rows
     }
 
     /// Everything that happens from now on.
@@ -187,6 +201,8 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
         permits: Arc::new(tokio::sync::Semaphore::new(QUEUE_MAX)),
         ops: Arc::new(AtomicU64::new(1)),
         events: broadcast::channel(1024).0,
+        window: node.window(),
+        clock,
         ended: Arc::new(Mutex::new(None)),
         listen,
         advertise,
@@ -255,12 +271,13 @@ impl Shell {
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut wakes, mut packets, mut out) = (Vec::new(), Vec::new(), Vec::new());
         let ended = loop {
-            let at = self.clock.instant(self.node.deadline(self.clock.now().mono));
+            let before = self.clock.now().mono;
+            let wait = self.clock.until(before, self.node.deadline(before));
             tokio::select! {
                 biased;
                 n = woken.recv_many(&mut wakes, BURST_MAX) => if n == 0 { break None },
                 n = arrived.recv_many(&mut packets, BURST_MAX) => if n == 0 { break None },
-                () = tokio::time::sleep_until(at.into()) => {}
+                () = tokio::time::sleep(wait) => {}
                 _ = look.tick() => self.look_at_room(&full, &mut wakes),
             }
             // Neither queue starves the other.
@@ -305,6 +322,7 @@ impl Shell {
                     self.clients.insert(id, reply);
                     Input::Op(id, op)
                 }
+                Wake::Warm(fragment) => Input::Warm(fragment),
                 Wake::Forget(id) => {
                     self.clients.remove(&id);
                     Input::Forget(id)

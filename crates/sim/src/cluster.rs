@@ -354,7 +354,7 @@ impl World {
         for (m, machine) in self.machines.iter().enumerate() {
             let now = self.clock(m);
             if machine.skew != 0
-                && let Some((led, _)) = machine.node.iter().flat_map(Node::copies).find(|(_, c)| c.lead().is_some())
+                && let Some(led) = machine.node.as_ref().and_then(|n| n.find_copy(|f, c| c.lead().map(|_| f)))
             {
                 return Err(format!("machine {m}, whose clock is {} ms off, leads {led:?} at rest", machine.skew));
             }
@@ -375,8 +375,8 @@ impl World {
             let def = self.def.as_ref()?;
             let fragment = def.fragment(key);
             let stored = [&[replica::Space::User as u8][..], key].concat();
-            let copies = self.machines.iter().filter_map(|m| m.node.as_ref()?.copies().find(|(f, _)| **f == fragment));
-            Some(copies.filter(|(_, c)| c.store().get(&stored).is_some()).count())
+            let has = |f, c: &replica::Copy| (f == fragment && c.store().get(&stored).is_some()).then_some(());
+            Some(self.machines.iter().filter(|m| m.node.as_ref().is_some_and(|n| n.find_copy(has).is_some())).count())
         };
         match self.acknowledged.iter().find(|key| copy(key).is_none_or(|n| n < 3)) {
             Some(key) => Err(format!("acknowledged {key:?} is not at every copy")),

@@ -37,6 +37,10 @@ mutants! {
     r6_rejoin_kept RejoinKept 3000
     join_unchecked JoinUnchecked 100
     read_unconfirmed ReadUnconfirmed 1000
+    d12_lease_from_receipt LeaseFromReceipt 3000
+    r4_lease_unawaited LeaseUnawaited 3000
+    lease_ignored LeaseIgnored 3000
+    d15_pending_shown PendingShown 1000
     read_uncommitted ReadUncommitted 1000
     ack_early AckEarly 100
     ack_unsynced AckUnsynced 3000

@@ -20,6 +20,10 @@ pub(crate) enum Op {
     Read,
 }
 
+fn everything() -> Vec<Range> {
+    vec![Range { space: Space::User, from: Bytes::new(), to: None, limit: 100 }]
+}
+
 /// A request under way, or ended.
 pub(crate) struct Pending {
     pub op: Op,
@@ -107,6 +111,14 @@ impl World {
         pending.tries += 1;
         let again = self.rng.random_range(60..400) * 1000;
         self.at(again, Event::Retry(which));
+        let read = self.pending[which].op == Op::Read;
+        if read && self.rng.random_bool(0.6) {
+            // At a copy of any standing, by message or as a thread beside it would.
+            if self.rng.random_bool(0.5) {
+                return self.read_beside(which, via);
+            }
+            return self.attempt(which, via, BranchId::default());
+        }
         let leader = self.nodes[via].copy.as_ref().and_then(|c| c.leader());
         let Some((leader, lead)) = leader else { return };
         self.attempt(which, index(leader), lead.branch);
@@ -120,8 +132,7 @@ impl World {
         }
         let ticket = (which as u64) << 16 | u64::from(pending.tries);
         let input = if pending.op == Op::Read {
-            let all = Range { space: Space::User, from: Bytes::new(), to: None, limit: 100 };
-            Input::Read(ticket, vec![all])
+            Input::Read(ticket, everything())
         } else {
             Input::Write(ticket, pending.request.clone())
         };
@@ -136,6 +147,21 @@ impl World {
                 let after = self.rng.random_range(0..1_500_000);
                 self.at(after, Event::Ghost(leader, request));
             }
+        }
+    }
+
+    fn read_beside(&mut self, which: usize, node: usize) {
+        let now = self.clock(node);
+        if self.nodes[node].paused > self.now {
+            return;
+        }
+        let Some(copy) = &self.nodes[node].copy else { return };
+        let (rows, cold) = (copy.read_under_lease(now, &everything()), copy.wants_warmth(now));
+        if let Some(rows) = rows {
+            self.read_answered(which, node, &rows, self.now);
+        }
+        if cold {
+            self.step(node, Input::Warm);
         }
     }
 
@@ -171,7 +197,11 @@ impl World {
         let Some((_, lead)) = seen.lead else { return };
         self.report.reads += 1;
         self.pending[which].outcome = Some(Outcome::Unknown);
-        if let Some(what) = self.check.read(node, lead.branch, &seen.in_force, copy.store(), rows, (since, self.now)) {
+        let leads = copy.lead().is_some();
+        self.report.follower_reads += u64::from(!leads);
+        let set = if leads { &seen.in_force } else { &seen.in_sync };
+        let at = (since, self.now);
+        if let Some(what) = self.check.read(node, lead.branch, (leads, set), copy.store(), rows, at) {
             self.fail(what);
         }
     }

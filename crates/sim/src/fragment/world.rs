@@ -34,8 +34,10 @@ pub struct Report {
     pub failed: u64,
     #[allow(missing_docs)]
     pub unknown: u64,
-    /// Reads answered.
+    /// Reads answered, and those of them by followers.
     pub reads: u64,
+    #[allow(missing_docs)]
+    pub follower_reads: u64,
     /// Conflicts that openings found.
     pub conflicts: u64,
     /// Branches opened.
@@ -75,6 +77,8 @@ pub(crate) struct Node {
     pub life: u64,
     pub paused: u64,
     pub skew: i64,
+    /// How much faster than true time its clocks run, in thousandths.
+    pub drift: i64,
     pub view: BTreeSet<usize>,
     pub born: u64,
 }
@@ -155,6 +159,7 @@ impl World {
                 life: 0,
                 paused: 0,
                 skew: rng.random_range(-3000..3000),
+                drift: rng.random_range(-9..=9),
                 view: BTreeSet::new(),
                 born: 0,
             })
@@ -200,7 +205,7 @@ impl World {
         world.check = Checker::new(3, true);
         for node in 0..3 {
             world.nodes[node].life += 1;
-            world.nodes[node].skew = 0;
+            (world.nodes[node].skew, world.nodes[node].drift) = (0, 0);
             world.boot(node, Meta::default(), Store::default());
         }
         world.at(0, Event::Scripted(0));
@@ -251,7 +256,8 @@ impl World {
 
     pub(crate) fn clock(&self, node: usize) -> Now {
         let wall = (self.now / 1000 + 1_000_000) as i64 + self.nodes[node].skew;
-        Now { mono: Instant(self.now * 1000), wall: WallMs(wall.max(0) as u64) }
+        let mono = self.now * (1000 + self.nodes[node].drift) as u64;
+        Now { mono: Instant(mono), wall: WallMs(wall.max(0) as u64) }
     }
 
     pub(crate) fn at(&mut self, after_us: u64, event: Event) {
