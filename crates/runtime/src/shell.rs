@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use storage::{DataDir, Disc, StorageError, Writer};
 use tokio::sync::{broadcast, mpsc, oneshot};
-use transport::{Bound, Transport, TransportError};
+use transport::{Transport, TransportError};
 use wire::Keys;
 
 /// How many inputs are handled before what they caused is sent.
@@ -170,8 +170,8 @@ fn random_u64() -> Result<u64, StartError> {
     getrandom::u64().map_err(|e| StartError::System(std::io::Error::other(e.to_string())))
 }
 
-/// Starts a node: opens its data, binds its sockets, and runs it on a thread of its own. Must be called within a tokio
-/// runtime, which carries the sockets.
+/// Starts a node: opens its data, binds its sockets, and runs it on a thread of its own. It brings the runtime
+/// that carries its sockets.
 pub fn start(settings: Settings) -> Result<Handle, StartError> {
     let dir = DataDir::open(&settings.data)?;
     let bound = transport::bind(settings.listen)?;
@@ -212,10 +212,14 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
     let tell = wake.clone();
     let writer = Writer::start(disc, move |e| drop(tell.send(Wake::Disc(e)))).map_err(StartError::System)?;
     let hello = wire::encode(&node.hello()).unwrap_or_default();
-    let transport = open_sockets(bound, keys, hello, settings.multicast, packets)?;
+    // One thread carries the sockets and the node: a frame that arrives, what it causes, and what is sent for it, wake nobody.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::System)?;
+    let transport = {
+        let _inside = runtime.enter();
+        Transport::start(bound, keys, hello, settings.multicast, packets).map_err(StartError::System)?
+    };
     let shell =
         Shell { clock, node, writer, transport, clients: HashMap::new(), handle: handle.clone(), dir, unlooked: 0 };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(StartError::System)?;
     let guarded = handle.clone();
     std::thread::Builder::new()
         .name("node".into())
@@ -225,16 +229,6 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
         })
         .map_err(StartError::System)?;
     Ok(handle)
-}
-
-fn open_sockets(
-    bound: Bound,
-    keys: Keys,
-    hello: Bytes,
-    multicast: bool,
-    packets: mpsc::Sender<transport::Event>,
-) -> Result<Transport, StartError> {
-    Transport::start(bound, keys, hello, multicast, packets).map_err(StartError::System)
 }
 
 /// A node whose thread dies of a bug has ended, and its process must know.
