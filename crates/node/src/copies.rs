@@ -1,12 +1,13 @@
 //! The copies that a node holds, where threads beside it can read them.
 
 use base::{FragmentId, Instant, Now};
-use replica::{Copy, Read, Rows};
+use replica::{Copy, Read, Rows, Stored};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 type Shared = Arc<RwLock<Copy>>;
 
+/// The node alone changes what is locked here; if it failed half-way it has ended, and [`Window::close`] has been called.
 fn look<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
@@ -27,10 +28,16 @@ pub struct Glance {
 }
 
 impl Window {
+    /// The node ends: nothing is read here any more.
+    pub fn close(&self) {
+        self.all.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Reads a fragment if a copy of it is here and has the leases for it. `clock` is asked while the copy stands still.
     pub fn read(&self, fragment: FragmentId, read: &Read, clock: impl FnOnce() -> Now) -> Glance {
         let Some(copy) = look(&self.all).get(&fragment).cloned() else { return Glance::default() };
-        let copy = look(&copy);
+        // One that the node failed in the midst of changing is no copy.
+        let Ok(copy) = copy.read() else { return Glance::default() };
         let now = clock();
         Glance { rows: copy.read_under_lease(now, read), cold: copy.wants_warmth(now) }
     }
@@ -85,10 +92,15 @@ impl Copies {
         self.step(fragment, |_| ());
     }
 
-    pub(crate) fn retain(&mut self, keep: impl Fn(FragmentId) -> bool) {
-        self.window.all.write().unwrap_or_else(PoisonError::into_inner).retain(|fragment, _| keep(*fragment));
+    /// Takes out those that are not to be kept.
+    pub(crate) fn take_out(&mut self, keep: impl Fn(FragmentId) -> bool) -> Vec<(FragmentId, Stored)> {
+        let mut all = self.window.all.write().unwrap_or_else(PoisonError::into_inner);
+        let gone = all.extract_if(.., |fragment, _| !keep(*fragment)).collect::<Vec<_>>();
+        drop(all);
         self.due.retain(|(_, fragment)| keep(*fragment));
         self.deadlines.retain(|fragment, _| keep(*fragment));
+        let stored = |copy: Shared| copy.write().unwrap_or_else(PoisonError::into_inner).take_stored();
+        gone.into_iter().map(|(fragment, copy)| (fragment, stored(copy))).collect()
     }
 
     /// When the first of them wants to be called.

@@ -128,7 +128,9 @@ impl Node {
         let read = self.copies.with(sys_fragment(), |sys| described(sys, now));
         (self.roster, self.tables) = read.unwrap_or_default();
         let known: BTreeSet<_> = self.tables.values().map(|def| def.id).collect();
-        self.copies.retain(|fragment| fragment == sys_fragment() || known.contains(&fragment.table));
+        // A table that vanishes may come back when islands meet: its branches must not be numbered anew.
+        let gone = self.copies.take_out(|fragment| fragment == sys_fragment() || known.contains(&fragment.table));
+        self.stored.extend(gone);
         self.make_copies(now, true);
     }
 
@@ -179,7 +181,7 @@ impl Node {
         let mut copy = Copy::new(now, config, stored.meta, stored.store);
         // It begins with the view that the node has; what it says goes out with the next flush.
         let mut fx = Effects::default();
-        copy.handle(now, Input::View(self.view.clone(), self.peers.dead()), &mut fx);
+        copy.handle(now, self.sight(), &mut fx);
         copy.handle(now, Input::Full(self.full), &mut fx);
         copy.handle(now, Input::Barred(self.barred), &mut fx);
         for (node, lead) in self.routes.remove(&fragment).unwrap_or_default() {

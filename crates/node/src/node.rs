@@ -596,7 +596,6 @@ impl Node {
         for node in view.difference(&self.view) {
             out.push(Effect::Notice(Notice::MemberJoin(*node, self.name_of(*node))));
         }
-        let dead = self.peers.dead();
         for node in self.view.difference(&view) {
             let bye = self.peers.get(*node).is_some_and(|p| p.bye);
             out.push(Effect::Notice(Notice::MemberLeave(*node, self.name_of(*node), bye)));
@@ -605,8 +604,14 @@ impl Node {
             });
             self.gateway.lost(*node);
         }
-        self.view = view.clone();
-        self.feed_all(now, &replica::Input::View(view, dead), out);
+        self.view = view;
+        let sight = self.sight();
+        self.feed_all(now, &sight, out);
+    }
+
+    /// What copies are told of others.
+    pub(crate) fn sight(&self) -> replica::Input {
+        replica::Input::View { view: self.view.clone(), dead: self.peers.dead(), gone: self.peers.gone() }
     }
 
     // ---- local clients ----

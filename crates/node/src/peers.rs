@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 /// A link that broke gets so long to be replaced before its peer leaves the view: a reset connection is evidence, and a
-/// refused one proof.
+/// refused one proof enough.
 const RELINK_WAIT: Span = Span::ms(700);
 
 /// One peer, from its first hello on.
@@ -157,9 +157,14 @@ impl Peers {
         self.all.iter().filter(|(_, p)| p.in_view(now)).map(|(node, _)| *node).collect()
     }
 
-    /// Peers that are known to be dead, not merely out of reach.
+    /// Peers that look dead, not merely out of reach: nobody listens where they did.
     pub(crate) fn dead(&self) -> BTreeSet<NodeId> {
         self.all.iter().filter(|(_, p)| p.refused || p.bye).map(|(node, _)| *node).collect()
+    }
+
+    /// Peers that said goodbye.
+    pub(crate) fn gone(&self) -> BTreeSet<NodeId> {
+        self.all.iter().filter(|(_, p)| p.bye).map(|(node, _)| *node).collect()
     }
 
     /// When a broken link's grace ends.

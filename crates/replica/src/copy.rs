@@ -2,12 +2,13 @@ use crate::follow::Following;
 use crate::gate::{Effects, Gate, Input, Notice, Persist, Then};
 use crate::key::{self, LedgerRow, MemberStatus, Space};
 use crate::lead::Leading;
+use crate::lease::Word;
 use crate::merge::MergePolicy;
 use crate::msg::{Lead, Msg, Status};
 use crate::mutant;
 use crate::open::{Opening, Promised};
 use crate::record::{Meta, Record, WriteBatch};
-use crate::store::Store;
+use crate::store::{Store, Stored};
 use base::{Ballot, FragmentId, Hlc, Instant, NodeId, Now, Span, Version};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -146,10 +147,10 @@ pub struct Copy {
     view_at: Instant,
     /// Who led when the view last changed.
     lost_leader: Option<NodeId>,
-    /// Those of the missing that are known to be dead: they hold no lease and serve nothing.
-    pub(crate) dead: BTreeSet<NodeId>,
-    /// Until when the leases run that this copy gave to any leader.
-    pub(crate) given: Instant,
+    /// Those of the missing that look dead, and those that said goodbye.
+    dead: BTreeSet<NodeId>,
+    pub(crate) gone: BTreeSet<NodeId>,
+    pub(crate) word: Word,
     pub(crate) statuses: BTreeMap<NodeId, Status>,
     pub(crate) heard: Ballot,
     pub(crate) gate: Gate,
@@ -205,8 +206,9 @@ impl Copy {
             view_at: now.mono,
             lost_leader: None,
             dead: BTreeSet::new(),
+            gone: BTreeSet::new(),
             // What it gave before a restart is not known: as much as can be.
-            given: if meta == Meta::default() { Instant(0) } else { now.mono + config.timing.lease_given() },
+            word: Word::new(if meta == Meta::default() { Instant(0) } else { now.mono + config.timing.lease_given() }),
             statuses: BTreeMap::new(),
             heard: meta.promised,
             gate: Gate::default(),
@@ -230,7 +232,10 @@ impl Copy {
         self.mind_pause(now);
         match input {
             Input::Tick => self.tick(now, fx),
-            Input::View(view, dead) => self.on_view(now, view, dead, fx),
+            Input::View { view, dead, gone } => {
+                (self.dead, self.gone) = (dead, gone);
+                self.on_view(now, view, fx);
+            }
             Input::Msg(from, msg) => self.on_msg(now, from, msg, fx),
             Input::Durable(mark) => self.gate.durable = self.gate.durable.max(mark),
             Input::Write(ticket, request) => self.on_write(now, ticket, request, fx),
@@ -263,7 +268,7 @@ impl Copy {
         let busy = match &self.role {
             // A rival is met as soon as the view has stood for long enough.
             Role::Leading(l) => !l.at_rest(&self.view) || self.foreign_lead().is_some(),
-            Role::Following(f) => !f.joined,
+            Role::Following(f) => !f.joined || f.loan.is_asked(),
             _ => true,
         };
         let wait = if busy || !self.gate.idle() { self.config.timing.tick } else { Span::ms(1000) };
@@ -301,6 +306,11 @@ impl Copy {
     /// The records, for readers that may see uncommitted ones: checkers, statistics.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// What it keeps, taken out of it: for a copy that is to be made anew later.
+    pub fn take_stored(&mut self) -> Stored {
+        Stored { meta: self.meta, store: std::mem::take(&mut self.store) }
     }
 
     /// All conflicts' losers that this copy knows of.
@@ -366,7 +376,7 @@ impl Copy {
         }
     }
 
-    fn on_view(&mut self, now: Now, view: BTreeSet<NodeId>, dead: BTreeSet<NodeId>, fx: &mut Effects) {
+    fn on_view(&mut self, now: Now, view: BTreeSet<NodeId>, fx: &mut Effects) {
         if self.view != view {
             for node in self.view.difference(&view) {
                 self.left.insert(*node, now.mono);
@@ -378,7 +388,6 @@ impl Copy {
             self.view = view;
             self.say(now, true, fx);
         }
-        self.dead = dead;
         self.tick(now, fx);
     }
 
@@ -428,6 +437,7 @@ impl Copy {
                     self.on_lent(now, session, nonce, commit, fx);
                 }
             }
+            Msg::NotLent { session, nonce } => self.on_not_lent(session, nonce, fx),
             Msg::Confirmed { session, nonce } => self.on_confirmed(now, from, session, nonce, fx),
         }
     }

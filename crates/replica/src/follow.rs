@@ -233,7 +233,8 @@ impl Copy {
     pub(crate) fn on_confirm(&mut self, now: Now, from: NodeId, session: u64, nonce: u64, fx: &mut Effects) {
         let Role::Following(f) = &self.role else { return };
         if f.joined && f.session == session {
-            self.given = self.given.max(now.mono + self.config.timing.lease_given());
+            let until = now.mono + self.config.timing.lease_given();
+            self.word.give(now.mono, from, until);
             fx.sends.push((from, Msg::Confirmed { session, nonce }));
         }
     }

@@ -12,8 +12,15 @@ pub type Ticket = u64;
 pub enum Input {
     /// The deadline has passed, or may have.
     Tick,
-    /// The nodes that can be reached now (without this one), and those of the missing that are known to be dead.
-    View(BTreeSet<NodeId>, BTreeSet<NodeId>),
+    /// Who can be reached has changed, or what is known of those that cannot.
+    View {
+        /// The nodes that can be reached now, without this one.
+        view: BTreeSet<NodeId>,
+        /// Those of the missing that look dead: nobody listens where they did. A hint: it saves waiting for a calm view.
+        dead: BTreeSet<NodeId>,
+        /// Those of the missing that said goodbye: they serve nothing, and hold no lease.
+        gone: BTreeSet<NodeId>,
+    },
     /// Another copy speaks.
     Msg(NodeId, Msg),
     /// Every [`Persist`] up to this mark is on disc.

@@ -34,8 +34,10 @@ pub(crate) struct Follower {
     pub acked: u64,
     /// Sent up to here.
     pub sent: u64,
-    /// Since when it owes an acknowledgement.
+    /// Since when it owes an answer: an acknowledgement or a confirmation.
     pub owes: Option<Instant>,
+    /// It was given a fresh chance to answer since it last did.
+    pub spared: bool,
     /// The last round of confirmations it answered, and until when its word holds.
     pub confirmed: u64,
     pub grants: Instant,
@@ -48,7 +50,18 @@ pub(crate) struct Follower {
 impl Follower {
     pub(crate) fn new(session: u64, sent: u64, progress: Progress) -> Follower {
         let (grants, leased) = (Instant(0), Instant(0));
-        Follower { session, progress, acked: 0, sent, owes: None, confirmed: 0, grants, leased, doomed: false }
+        Follower {
+            session,
+            progress,
+            acked: 0,
+            sent,
+            owes: None,
+            spared: false,
+            confirmed: 0,
+            grants,
+            leased,
+            doomed: false,
+        }
     }
 
     pub(crate) fn joined(&self) -> bool {
@@ -295,6 +308,7 @@ impl Copy {
         follower.progress = Progress::Joined;
         follower.acked = follower.acked.max(seq);
         follower.owes = (follower.acked < follower.sent).then_some(now.mono);
+        follower.spared = false;
         self.admit(now, fx);
         self.advance(now, fx);
     }
@@ -446,6 +460,7 @@ impl Copy {
         self.return_loan(fx);
         if let Role::Leading(l) = &self.role {
             let (branch, ready) = (l.branch, l.ready);
+            self.word.lend(l.followers.values().map(|f| f.leased).max());
             if ready {
                 let record = self.next_record(now, Some(Bytes::new()));
                 self.append(now, vec![(key::closed(branch), record)], true, fx);

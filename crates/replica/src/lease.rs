@@ -36,7 +36,41 @@ pub(crate) struct Loan {
     order: VecDeque<(u64, Bytes)>,
 }
 
+/// What this copy has promised to others by leases, and an opener has to wait for.
+pub(crate) struct Word {
+    /// Until when copies may be read to which it lent while it led, or what it gave before it was born may hold.
+    lent: Instant,
+    /// Until when each leader that it followed may count on it.
+    given: BTreeMap<NodeId, Instant>,
+}
+
+impl Word {
+    pub(crate) fn new(lent: Instant) -> Word {
+        Word { lent, given: BTreeMap::new() }
+    }
+
+    pub(crate) fn lend(&mut self, until: Option<Instant>) {
+        self.lent = self.lent.max(until.unwrap_or_default());
+    }
+
+    pub(crate) fn give(&mut self, now: Instant, leader: NodeId, until: Instant) {
+        self.given.retain(|_, until| *until > now);
+        self.given.insert(leader, until);
+    }
+
+    /// Until when an opener has to wait for it: its own word to the opener itself does not count, nor to those who said
+    /// goodbye.
+    pub(crate) fn until(&self, opener: NodeId, gone: &BTreeSet<NodeId>) -> Instant {
+        let others = self.given.iter().filter(|(leader, _)| **leader != opener && !gone.contains(leader));
+        others.map(|(_, until)| *until).fold(self.lent, Instant::max)
+    }
+}
+
 impl Loan {
+    pub(crate) fn is_asked(&self) -> bool {
+        self.asked.is_some()
+    }
+
     /// Is a key of the range pending?
     fn hides(&self, read: &Read) -> bool {
         !self.pending.is_empty()
@@ -101,7 +135,7 @@ impl Copy {
     pub fn wants_warmth(&self, now: Now) -> bool {
         let left = match &self.role {
             Role::Leading(l) => l.word(self.config.me, now.mono),
-            Role::Following(f) => Some(f.loan.until - now.mono),
+            Role::Following(f) if f.joined && f.loan.asked.is_none() => Some(f.loan.until - now.mono),
             _ => return false,
         };
         let cold = left.unwrap_or_default().0 < self.config.timing.lease.0 / 2;
@@ -120,10 +154,15 @@ impl Copy {
         }
     }
 
-    /// What `committed` may see of these ranges; `None` where something is pending, or is not the users'.
+    /// What may be seen of these ranges; `None` where something is pending, is not the users', or expires: of that the
+    /// leader's clock is the judge.
     fn read_as_follower(&self, now: Now, f: &Following, read: &Read) -> Option<Vec<Rows>> {
         let users = read.iter().all(|range| range.space == Space::User);
         if !users || (f.loan.hides(read) && !mutant!(self, PendingShown)) {
+            return None;
+        }
+        let expires = !self.store.is_lasting() && !mutant!(self, ExpiryByFollower);
+        if expires && read.iter().any(|range| self.store.expires_in(&range.bounds())) {
             return None;
         }
         Some(read.iter().map(|range| self.read_range(now, range, None)).collect())
@@ -178,21 +217,36 @@ impl Copy {
         }
     }
 
-    /// A question that was not answered is not asked again: those who wait ask the leader.
+    pub(crate) fn on_not_lent(&mut self, session: u64, nonce: u64, fx: &mut Effects) {
+        let Role::Following(f) = &self.role else { return };
+        if f.session == session && f.loan.nonce == nonce {
+            self.ask_no_more(fx);
+        }
+    }
+
+    /// A question that was not answered is not asked again.
     pub(crate) fn tend_loan(&mut self, now: Now, fx: &mut Effects) {
         let retry = self.config.timing.retry;
         let Role::Following(f) = &self.role else { return };
         if f.loan.asked.is_some_and(|at| now.mono - at > retry) {
-            self.return_loan(fx);
+            self.ask_no_more(fx);
         }
+    }
+
+    /// Those who wait for a loan ask the leader instead. What was lent before still holds.
+    fn ask_no_more(&mut self, fx: &mut Effects) {
+        let Role::Following(f) = &mut self.role else { return };
+        f.loan.asked = None;
+        let waiting = std::mem::take(&mut f.loan.waiting);
+        fx.replies.extend(waiting.into_iter().map(|(ticket, _)| (ticket, Reply::NotLeading)));
     }
 
     /// What was borrowed ends here and now.
     pub(crate) fn return_loan(&mut self, fx: &mut Effects) {
-        let Role::Following(f) = &mut self.role else { return };
-        (f.loan.asked, f.loan.until) = (None, Instant(0));
-        let waiting = std::mem::take(&mut f.loan.waiting);
-        fx.replies.extend(waiting.into_iter().map(|(ticket, _)| (ticket, Reply::NotLeading)));
+        self.ask_no_more(fx);
+        if let Role::Following(f) = &mut self.role {
+            f.loan.until = Instant(0);
+        }
     }
 
     // ---- the leader's half ----
@@ -204,33 +258,105 @@ impl Copy {
         let Role::Leading(l) = &mut self.role else { return };
         let bound = l.set.contains(&from) && l.set_committed() && l.answers(now, &self.view);
         let (ballot, commit) = (l.ballot, l.commit);
-        let Some(f) = l.followers.get_mut(&from).filter(|f| f.session == session) else { return };
+        let Some(f) = l.followers.get_mut(&from).filter(|f| f.session == session) else {
+            return fx.sends.push((from, Msg::Dropped { ballot, session }));
+        };
         let prompt = f.owes.is_none_or(|since| now.mono - since < Span(timing.append_timeout.0 / 2));
-        if bound && seen && f.joined() && !f.doomed && prompt {
+        fx.sends.push(if bound && seen && f.joined() && !f.doomed && prompt {
             f.leased = f.leased.max(now.mono + timing.lease_given());
-            fx.sends.push((from, Msg::Lent { ballot, session, nonce, commit }));
-        }
+            (from, Msg::Lent { ballot, session, nonce, commit })
+        } else {
+            (from, Msg::NotLent { session, nonce })
+        });
     }
 
-    /// Of those that are to be dropped, the ones that can be now: a copy that may still be read is waited for, unless it is
-    /// dead. Who has recovered by then stays.
-    pub(crate) fn without_leased(&mut self, now: Now, gone: BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+    /// Of those that are to be dropped, the ones that can be now: a copy that may still be read is waited for, unless it
+    /// said goodbye. Who has recovered by then stays.
+    pub(crate) fn without_leased(&mut self, now: Now, silent: BTreeSet<NodeId>) -> BTreeSet<NodeId> {
         let ignored = mutant!(self, LeaseIgnored);
-        let Role::Leading(l) = &mut self.role else { return gone };
+        let Role::Leading(l) = &mut self.role else { return silent };
         for (node, f) in &mut l.followers {
-            f.doomed = gone.contains(node);
+            f.doomed = silent.contains(node);
         }
-        let leased = |n: &NodeId| l.followers.get(n).is_some_and(|f| f.leased > now.mono) && !self.dead.contains(n);
-        gone.into_iter().filter(|n| ignored || !leased(n)).collect()
+        let leased = |n: &NodeId| l.followers.get(n).is_some_and(|f| f.leased > now.mono) && !self.gone.contains(n);
+        silent.into_iter().filter(|n| ignored || !leased(n)).collect()
     }
 
     /// A process that was stopped for a while must not take its own silence for that of others: whoever owes an answer gets
-    /// a fresh chance to give it, or to say that it has promised another leader.
+    /// one fresh chance to give it, or to say that it has promised another leader.
     pub(crate) fn mind_pause(&mut self, now: Now) {
         let late = self.deadline().is_some_and(|at| now.mono > at + Span(self.config.timing.lease.0 / 4));
         let Role::Leading(l) = &mut self.role else { return };
         if late {
-            l.followers.values_mut().filter_map(|f| f.owes.as_mut()).for_each(|since| *since = now.mono);
+            for f in l.followers.values_mut().filter(|f| f.owes.is_some() && !f.spared) {
+                (f.owes, f.spared) = (Some(now.mono), true);
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::open::tests::{at, copy};
+    use crate::{Copy, Effects, Input, Meta, Msg};
+    use base::{Heads, NodeId, Span};
+
+    /// Feeds one input, with a disc that is never behind.
+    fn feed(copy: &mut Copy, ms: u64, input: Input) -> Vec<Msg> {
+        let mut fx = Effects::default();
+        copy.handle(at(ms), input, &mut fx);
+        while let Some(mark) = fx.persists.drain(..).map(|p| p.mark).max() {
+            copy.handle(at(ms), Input::Durable(mark), &mut fx);
+        }
+        fx.sends.into_iter().map(|(_, msg)| msg).collect()
+    }
+
+    /// Node 1 leads, with node 2 in sync.
+    fn leading() -> (Copy, u64) {
+        let mut copy = copy(at(0), Meta::default());
+        let say = |msg| Input::Msg(NodeId(2), msg);
+        feed(&mut copy, 1, Input::View { view: [NodeId(2)].into(), dead: [].into(), gone: [].into() });
+        let asked = feed(&mut copy, 5000, Input::Tick);
+        let Some(ballot) =
+            asked.iter().find_map(|m| if let Msg::Prepare { ballot } = m { Some(*ballot) } else { None })
+        else {
+            panic!("it opens: {asked:?}")
+        };
+        let promise = Msg::Promise { ballot, heads: Heads::default(), set: [].into(), lent: Span(0) };
+        feed(&mut copy, 5001, say(promise));
+        let branch = copy.lead().expect("it leads").branch;
+        let join = Msg::Join { ballot, branch, session: 7, heads: Heads::default(), promised: ballot };
+        feed(&mut copy, 5002, say(join));
+        let seq = copy.store().heads().seq(branch);
+        feed(&mut copy, 5003, say(Msg::Ack { session: 7, seq }));
+        let seq = copy.store().heads().seq(branch);
+        feed(&mut copy, 5004, say(Msg::Ack { session: 7, seq }));
+        assert_eq!(copy.inspect().in_sync.len(), 2);
+        (copy, 6000)
+    }
+
+    /// A process that was stopped gives a silent copy another chance; one that is late all the time does not for ever.
+    #[test]
+    fn a_leader_that_is_always_late_still_drops_a_silent_copy() {
+        let (mut copy, start) = leading();
+        let asked = feed(&mut copy, start, Input::Read(1, vec![crate::Range::key("k".into())]));
+        assert!(asked.iter().any(|m| matches!(m, Msg::Confirm { .. })), "{asked:?}");
+        let mut dropped = Vec::new();
+        for late in 1..=4 {
+            feed(&mut copy, start + late * 900, Input::Tick);
+            dropped.push(copy.inspect().in_sync.len() == 1);
+        }
+        assert_eq!(dropped, [false, true, true, true]);
+    }
+
+    /// What a leader lent binds it when it leads no more; what it was given itself does not bind those who gave it.
+    #[test]
+    fn a_leader_that_steps_down_tells_an_opener_of_its_loans() {
+        let (mut copy, start) = leading();
+        let lent = feed(&mut copy, start, Input::Msg(NodeId(2), Msg::Borrow { session: 7, nonce: 1 }));
+        assert!(lent.iter().any(|m| matches!(m, Msg::Lent { .. })), "{lent:?}");
+        let ballot = base::Ballot { counter: 9, node: NodeId(3) };
+        let said = feed(&mut copy, start + 10, Input::Msg(NodeId(3), Msg::Prepare { ballot }));
+        assert!(said.iter().any(|m| matches!(m, Msg::Promise { lent, .. } if *lent == Span::ms(1000))), "{said:?}");
     }
 }

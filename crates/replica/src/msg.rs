@@ -69,4 +69,6 @@ pub enum Msg {
     Borrow { session: u64, nonce: u64 },
     /// Yes; and how far all is committed.
     Lent { ballot: Ballot, session: u64, nonce: u64, commit: u64 },
+    /// Not now: ask the leader itself for what was to be read.
+    NotLent { session: u64, nonce: u64 },
 }

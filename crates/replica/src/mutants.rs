@@ -43,6 +43,8 @@ pub enum Mutant {
     LeaseIgnored,
     /// D15: a follower shows entries that are not committed (invariant 2).
     PendingShown,
+    /// A follower judges by its own clock which records have expired (invariant 2).
+    ExpiryByFollower,
     /// Uncommitted values are shown (invariant 2).
     ReadUncommitted,
     /// A write is answered before the in-sync set has it (invariant 1).

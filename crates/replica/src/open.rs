@@ -67,12 +67,14 @@ impl Copy {
         self.drain(now, fx);
     }
 
-    /// Every copy in view: the members, and whoever says that it holds one.
+    /// Every copy in view: the members, whoever says that it holds one, and who was in sync as far as anybody knows.
     fn electorate(&self) -> Vec<NodeId> {
-        let members = self.members();
-        let holds = |node: &&NodeId| {
-            self.statuses.contains_key(node) || members.get(node).is_some_and(|s| *s != MemberStatus::Left)
-        };
+        let (members, mut in_sync) = (self.members(), self.known_set());
+        if let Role::Opening(o) = &self.role {
+            o.answers.values().for_each(|p| in_sync.extend(&p.set));
+        }
+        let member = |node: &NodeId| members.get(node).is_some_and(|s| *s != MemberStatus::Left);
+        let holds = |node: &&NodeId| self.statuses.contains_key(node) || member(node) || in_sync.contains(node);
         self.view.iter().filter(|n| **n != self.config.me).filter(holds).copied().collect()
     }
 
@@ -120,7 +122,7 @@ impl Copy {
         } else if !forgetful {
             return;
         }
-        let lent = if mutant!(self, LeaseUnawaited) { Span(0) } else { self.given - now.mono };
+        let lent = if mutant!(self, LeaseUnawaited) { Span(0) } else { self.word.until(from, &self.gone) - now.mono };
         let promise = Msg::Promise { ballot, heads: self.store.heads().clone(), set: self.known_set(), lent };
         self.gate.push(Then::Send(from, promise));
     }
@@ -267,15 +269,16 @@ impl Copy {
     }
 
     /// Until when a new leader stays silent: an in-sync copy that did not promise may still serve its old leader until a
-    /// lease after it left this view (unless it is dead); leases that those who promised gave, and its own, must have run
-    /// out; and copies that did promise get a moment to follow, so that what is acknowledged first does not stand on one.
+    /// lease after it left this view (unless it said goodbye: that nobody listens at its address proves nothing, a firewall
+    /// can say so, too); leases that those who promised gave to others, and this copy itself, must have run out; and copies that did promise get a moment to follow, so that what is acknowledged first does not stand on one.
     fn opening_waits(&self, now: Now, answers: &BTreeMap<NodeId, Promised>) -> (Instant, (Instant, BTreeSet<NodeId>)) {
         let timing = self.config.timing;
         let mut set = self.known_set();
         answers.values().for_each(|p| set.extend(&p.set));
-        let absent = set.iter().filter(|n| **n != self.config.me && !answers.contains_key(n) && !self.dead.contains(n));
+        let absent = set.iter().filter(|n| **n != self.config.me && !answers.contains_key(n) && !self.gone.contains(n));
         let left = absent.map(|n| *self.left.get(n).unwrap_or(&self.born) + timing.lease_given());
-        let lent = answers.values().map(|p| p.until).chain([self.given]).filter(|_| !mutant!(self, LeaseUnawaited));
+        let mine = self.word.until(self.config.me, &self.gone);
+        let lent = answers.values().map(|p| p.until).chain([mine]).filter(|_| !mutant!(self, LeaseUnawaited));
         let not_before = left.chain(lent).max();
         let awaited = answers.keys().copied().collect();
         (not_before.unwrap_or(now.mono), (now.mono + timing.settle, awaited))
@@ -296,16 +299,16 @@ impl Copy {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::{Config, Copy, Input, MergePolicy, Meta, Status, Store, Timing};
     use base::{FragmentId, TableId, WallMs};
 
-    fn at(ms: u64) -> Now {
+    pub(crate) fn at(ms: u64) -> Now {
         Now { mono: Instant(ms * 1_000_000), wall: WallMs(ms) }
     }
 
-    fn copy(at: Now, meta: Meta) -> Copy {
+    pub(crate) fn copy(at: Now, meta: Meta) -> Copy {
         let config = Config {
             fragment: FragmentId { table: TableId(1), index: 0 },
             me: NodeId(1),
@@ -349,7 +352,7 @@ mod tests {
     fn an_opener_goes_above_every_ballot_it_has_heard_of() {
         let mut copy = copy(at(0), Meta::default());
         let mut fx = Effects::default();
-        copy.handle(at(1), Input::View([NodeId(2)].into(), [].into()), &mut fx);
+        copy.handle(at(1), Input::View { view: [NodeId(2)].into(), dead: [].into(), gone: [].into() }, &mut fx);
         let heard = Ballot { counter: 9, node: NodeId(2) };
         let status = Status { lead: None, heard, was_in_sync: false, barred: false, weight: 0 };
         copy.handle(at(2), Input::Msg(NodeId(2), Msg::Status(status)), &mut fx);

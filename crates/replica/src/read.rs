@@ -28,7 +28,7 @@ pub(crate) struct Reads {
 
 impl Reads {
     pub(crate) fn is_empty(&self) -> bool {
-        self.next.is_empty() && self.current.is_empty()
+        self.next.is_empty() && self.current.is_empty() && self.asked.is_none()
     }
 
     pub(crate) fn into_tickets(self) -> impl Iterator<Item = Ticket> {
@@ -64,6 +64,9 @@ impl Copy {
         let Role::Leading(l) = &mut self.role else { return };
         if let Some(follower) = l.followers.get_mut(&from).filter(|f| f.session == session) {
             follower.confirmed = follower.confirmed.max(nonce);
+            if follower.acked >= follower.sent && follower.joined() {
+                (follower.owes, follower.spared) = (None, false);
+            }
             if nonce == l.reads.nonce {
                 // From when it was first asked: a question may have been repeated.
                 follower.grants = if from_receipt { now.mono } else { l.reads.begun } + held;
@@ -77,8 +80,7 @@ impl Copy {
         let unconfirmed = mutant!(self, ReadUnconfirmed);
         for _ in 0..2 {
             let Role::Leading(l) = &mut self.role else { return };
-            let wanted = !l.reads.is_empty() || l.reads.warm || l.reads.asked.is_some();
-            if !wanted || !l.answers(now, &self.view) {
+            if (l.reads.is_empty() && !l.reads.warm) || !l.answers(now, &self.view) {
                 return;
             }
             if l.reads.asked.is_some() {
@@ -93,14 +95,15 @@ impl Copy {
                 }
             }
             let Role::Leading(l) = &mut self.role else { return };
-            if l.reads.next.is_empty() && !std::mem::take(&mut l.reads.warm) {
+            let warm = std::mem::take(&mut l.reads.warm);
+            if l.reads.next.is_empty() && !warm {
                 return;
             }
             l.reads.nonce += 1;
             l.reads.begun = now.mono;
             l.reads.current = std::mem::take(&mut l.reads.next);
             l.reads.asked = Some(now.mono);
-            ask(l, fx);
+            ask(now, l, fx);
         }
     }
 
@@ -110,7 +113,7 @@ impl Copy {
         let Role::Leading(l) = &mut self.role else { return };
         if l.reads.asked.is_some_and(|at| now.mono - at > retry) {
             l.reads.asked = Some(now.mono);
-            ask(l, fx);
+            ask(now, l, fx);
         }
     }
 
@@ -149,8 +152,11 @@ fn confirmed(l: &Leading, me: NodeId) -> bool {
     l.set.iter().all(|n| *n == me || answered(n))
 }
 
-fn ask(l: &Leading, fx: &mut Effects) {
-    for (node, follower) in l.followers.iter().filter(|(node, f)| l.set.contains(node) && f.confirmed < l.reads.nonce) {
+/// Whoever does not answer this is silent, as one who does not acknowledge.
+fn ask(now: Now, l: &mut Leading, fx: &mut Effects) {
+    let (set, nonce) = (&l.set, l.reads.nonce);
+    for (node, follower) in l.followers.iter_mut().filter(|(node, f)| set.contains(node) && f.confirmed < nonce) {
+        follower.owes.get_or_insert(now.mono);
         let msg = Msg::Confirm { ballot: l.ballot, session: follower.session, nonce: l.reads.nonce };
         fx.sends.push((*node, msg));
     }

@@ -236,6 +236,7 @@ struct EndGuard(Handle);
 
 impl Drop for EndGuard {
     fn drop(&mut self) {
+        self.0.window.close();
         let mut ended = self.0.ended.lock().unwrap_or_else(PoisonError::into_inner);
         if ended.is_none() {
             let why =
@@ -432,6 +433,7 @@ impl Shell {
     }
 
     async fn end(self, why: Option<String>) {
+        self.handle.window.close();
         // What others must hear of the stop is on its way; the disc gets all it was given.
         self.transport.drain(Duration::from_secs(1)).await;
         self.writer.close();

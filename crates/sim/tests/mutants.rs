@@ -41,6 +41,7 @@ mutants! {
     r4_lease_unawaited LeaseUnawaited 3000
     lease_ignored LeaseIgnored 3000
     d15_pending_shown PendingShown 1000
+    expiry_by_follower ExpiryByFollower 1000
     read_uncommitted ReadUncommitted 1000
     ack_early AckEarly 100
     ack_unsynced AckUnsynced 3000

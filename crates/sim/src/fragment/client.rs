@@ -201,8 +201,21 @@ impl World {
         self.report.follower_reads += u64::from(!leads);
         let set = if leads { &seen.in_force } else { &seen.in_sync };
         let at = (since, self.now);
-        if let Some(what) = self.check.read(node, lead.branch, (leads, set), copy.store(), rows, at) {
+        let found = self.check.read(node, lead.branch, (leads, set), copy.store(), rows, at);
+        let found = found.or_else(|| if leads { None } else { self.expired_alike(node, rows) });
+        if let Some(what) = found {
             self.fail(what);
         }
+    }
+
+    /// What a follower shows has not expired by its leader's clock, and what it does not show has.
+    fn expired_alike(&self, node: usize, rows: &[Rows]) -> Option<String> {
+        let copy = self.nodes[node].copy.as_ref()?;
+        let (leader, _) = copy.inspect().lead?;
+        let wall = self.clock(index(leader)).wall;
+        let shown = |key: &[u8]| rows.iter().flat_map(|r| &r.rows).any(|(k, _)| *k == key[1..]);
+        let mortal = copy.store().space(Space::User).filter(|(_, r)| r.value.is_some() && r.expires.is_some());
+        let wrong = mortal.into_iter().find(|(key, r)| r.live(wall).is_some() != shown(key))?;
+        Some(format!("invariant 2: {node} judged by its own clock whether {wrong:?} has expired at {wall:?}"))
     }
 }

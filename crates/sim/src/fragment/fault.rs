@@ -32,6 +32,12 @@ impl World {
             10 => {
                 self.trace(|| format!("{a} resigns"));
                 self.step(a, replica::Input::Resign);
+                if self.rng.random_bool(0.5) && self.nodes[a].copy.is_some() {
+                    // A clean stop: its disc gets all.
+                    self.nodes[a].stopped = true;
+                    let (all, after) = (self.nodes[a].disc.at_risk(), self.rng.random_range(20..2000) * 1000);
+                    self.crash_keeping(a, all, after);
+                }
             }
             9 => {
                 self.nodes[a].skew = self.rng.random_range(-8000..8000);

@@ -81,6 +81,8 @@ pub(crate) struct Node {
     pub drift: i64,
     pub view: BTreeSet<usize>,
     pub born: u64,
+    /// It ended by itself, and said goodbye.
+    pub stopped: bool,
 }
 
 pub(crate) struct World {
@@ -162,6 +164,7 @@ impl World {
                 drift: rng.random_range(-9..=9),
                 view: BTreeSet::new(),
                 born: 0,
+                stopped: false,
             })
             .collect();
         let mut world = World {
@@ -248,7 +251,7 @@ impl World {
         let now = self.clock(node);
         self.nodes[node].copy = Some(Copy::new(now, config, meta, store));
         self.nodes[node].view.clear();
-        self.nodes[node].born = self.now;
+        (self.nodes[node].born, self.nodes[node].stopped) = (self.now, false);
         let life = self.nodes[node].life;
         self.at(1000, Event::Tick(node, life));
         self.views();
@@ -388,10 +391,14 @@ impl World {
         }
         if view != self.nodes[node].view {
             self.trace(|| format!("{node} sees {view:?}"));
-            let gone = self.nodes[node].view.difference(&view).copied();
-            let dead = gone.filter(|b| self.nodes[*b].copy.is_none()).map(id).collect();
+            let missing: Vec<usize> = self.nodes[node].view.difference(&view).copied().collect();
+            // A firewall may refuse for a machine that is well: some of the missing look dead and are not.
+            let wrong = self.faults && self.rng.random_bool(0.1);
+            let dead = missing.iter().filter(|b| wrong || self.nodes[**b].copy.is_none()).map(|b| id(*b)).collect();
+            let stopped = |b: &&usize| self.nodes[**b].copy.is_none() && self.nodes[**b].stopped;
+            let gone = missing.iter().filter(stopped).map(|b| id(*b)).collect();
             self.nodes[node].view = view.clone();
-            self.step(node, Input::View(view.into_iter().map(id).collect(), dead));
+            self.step(node, Input::View { view: view.into_iter().map(id).collect(), dead, gone });
         }
     }
 
