@@ -243,6 +243,11 @@ impl Range {
         (crate::key::in_space(self.space, &self.from), to)
     }
 
+    /// Can it hold one key only, the first? Such a read need not walk the keys in order.
+    pub(crate) fn is_point(&self) -> bool {
+        self.to.as_ref().is_some_and(|to| to.split_last().is_some_and(|(last, head)| *last == 0 && head == self.from))
+    }
+
     /// One key of the users' records.
     pub fn key(key: Bytes) -> Range {
         let mut to = key.to_vec();

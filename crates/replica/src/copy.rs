@@ -187,14 +187,16 @@ pub struct Inspect {
 
 impl Copy {
     /// A copy as found on disc, or an empty one.
-    pub fn new(now: Now, config: Config, #[allow(unused_mut)] mut meta: Meta, store: Store) -> Copy {
+    pub fn new(now: Now, config: Config, #[allow(unused_mut)] mut meta: Meta, mut store: Store) -> Copy {
         #[cfg(feature = "mutants")]
         if config.mutant == Some(crate::Mutant::BranchReused) {
             meta.n = 0;
         }
         #[cfg(feature = "mutants")]
-        let store =
-            if config.mutant == Some(crate::Mutant::RestartCloses) { close_all(config.me, store) } else { store };
+        if config.mutant == Some(crate::Mutant::RestartCloses) {
+            store = close_all(config.me, store);
+        }
+        store.volatile = config.ram;
         let rng = StdRng::seed_from_u64(config.seed ^ config.me.0 ^ config.fragment.table.0);
         let mut copy = Copy {
             meta,
@@ -533,12 +535,9 @@ impl Copy {
         }
     }
 
-    /// Hands a batch to the disc. `ram` tables keep meta only.
-    pub(crate) fn persist(&mut self, mut batch: WriteBatch, sync: bool, fx: &mut Effects) {
+    /// Hands a batch to the disc.
+    pub(crate) fn persist(&mut self, batch: WriteBatch, sync: bool, fx: &mut Effects) {
         let sync = sync || batch.meta.is_some();
-        if self.config.ram {
-            batch = WriteBatch { meta: batch.meta, ..WriteBatch::default() };
-        }
         if batch.is_empty() {
             return;
         }

@@ -171,8 +171,8 @@ impl Copy {
         f.joined = true;
         let (leader, session, seq, ballot) = (f.leader, f.session, f.seq, f.lead.ballot);
         self.meta.promised = self.meta.promised.max(ballot);
+        self.hlc = self.hlc.max(self.seen(now, &puts));
         let mut batch = self.store.apply(heads, puts);
-        self.hlc = self.hlc.max(self.seen(now, &batch.puts));
         self.raise_ceiling();
         batch.meta = Some(self.meta);
         self.persist(batch, true, fx);

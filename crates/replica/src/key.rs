@@ -120,10 +120,20 @@ pub(crate) fn outcome(id: SessionId, number: u64) -> Bytes {
     key.freeze()
 }
 
-/// Splits an outcome's key into its session's key and its number.
-pub(crate) fn session_of_outcome(key: &Bytes) -> Option<(Bytes, u64)> {
-    let number = u64::from_be_bytes(key.get(17..25)?.try_into().ok()?);
-    Some((in_space(Space::Session, key.get(1..17)?), number))
+fn session_at(key: &[u8]) -> Option<SessionId> {
+    let number = |at: usize| Some(u64::from_be_bytes(key.get(at..at + 8)?.try_into().ok()?));
+    Some(SessionId { node: NodeId(number(1)?), incarnation: number(9)? })
+}
+
+/// The session whose record's key this is.
+pub(crate) fn session_of(key: &[u8]) -> Option<SessionId> {
+    session_at(key).filter(|_| key[0] == Space::Session as u8 && key.len() == 17)
+}
+
+/// Splits an outcome's key into its session and its number.
+pub(crate) fn outcome_of(key: &[u8]) -> Option<(SessionId, u64)> {
+    let session = session_at(key).filter(|_| key[0] == Space::Outcome as u8 && key.len() == 25)?;
+    Some((session, u64::from_be_bytes(key[17..].try_into().ok()?)))
 }
 
 /// The ledger's key of a losing record: a pure function of that record.

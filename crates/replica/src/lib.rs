@@ -21,6 +21,7 @@ mod read;
 mod record;
 mod store;
 mod sync;
+mod table;
 mod write;
 
 pub use batch::{Answer, Batch, Bump, Check, Outcome, Range, Read, Refusal, Request, Rows, SessionId, Write};

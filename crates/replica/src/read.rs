@@ -129,7 +129,10 @@ impl Copy {
         if from >= to {
             return out;
         }
-        for (stored, record) in self.store.range(Bound::Included(&from), Bound::Excluded(&to)) {
+        let point = range.is_point();
+        let one = if point { self.store.entry(&from) } else { None };
+        let scan = if point { None } else { Some(self.store.range(Bound::Included(&from), Bound::Excluded(&to))) };
+        for (stored, record) in one.into_iter().chain(scan.into_iter().flatten()) {
             let record = match committed {
                 Some(l) => l.committed(stored, Some(record)),
                 None => Some(record),

@@ -1,5 +1,6 @@
 use crate::key::{self, Space};
 use crate::record::{Meta, Record, WriteBatch};
+use crate::table::Table;
 use base::{Heads, Hlc, Version, WallMs};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,10 +11,64 @@ use std::ops::Bound;
 /// Invariant H2: no record lies beyond the heads. H1: the heads hold the base of every branch they name.
 #[derive(Default, Debug)]
 pub struct Store {
-    records: BTreeMap<Bytes, Record>,
-    index: BTreeSet<(Version, Bytes)>,
+    records: Table,
+    index: BTreeMap<Version, Keys>,
     expiring: BTreeSet<(WallMs, Bytes)>,
     heads: Heads,
+    /// Nothing of it goes to disc: what it is told to apply is not handed on.
+    pub(crate) volatile: bool,
+}
+
+/// The keys whose records one version put. Mostly one or two; an opening can put a great many.
+#[derive(Debug)]
+enum Keys {
+    Few(Vec<Bytes>),
+    Many(BTreeSet<Bytes>),
+}
+
+/// From so many keys of one version on, they are kept as a tree.
+const KEYS_FEW_MAX: usize = 32;
+
+impl Keys {
+    fn insert(&mut self, key: Bytes) {
+        match self {
+            Keys::Few(few) => {
+                let Err(at) = few.binary_search(&key) else { return };
+                few.insert(at, key);
+                if few.len() > KEYS_FEW_MAX {
+                    *self = Keys::Many(std::mem::take(few).into_iter().collect());
+                }
+            }
+            Keys::Many(many) => {
+                many.insert(key);
+            }
+        }
+    }
+
+    /// `true`: none is left.
+    fn remove(&mut self, key: &[u8]) -> bool {
+        match self {
+            Keys::Few(few) => {
+                few.retain(|k| k != key);
+                few.is_empty()
+            }
+            Keys::Many(many) => {
+                many.remove(key);
+                many.is_empty()
+            }
+        }
+    }
+
+    /// Those after this one, in order.
+    fn after(&self, key: Option<&Bytes>) -> impl Iterator<Item = &Bytes> {
+        let (few, many) = match self {
+            Keys::Few(few) => (&few[..], None),
+            Keys::Many(many) => (&[][..], Some(many)),
+        };
+        let from = key.map_or(Bound::Unbounded, Bound::Excluded);
+        let many = many.into_iter().flat_map(move |many| many.range::<Bytes, _>((from, Bound::Unbounded)));
+        few.iter().filter(move |k| key.is_none_or(|key| *k > key)).chain(many)
+    }
 }
 
 /// A copy as found on disc.
@@ -49,20 +104,24 @@ impl Store {
         self.records.get(key)
     }
 
-    /// All records of a range of stored keys, in order.
-    pub fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> impl Iterator<Item = (&Bytes, &Record)> {
-        self.records.range::<[u8], _>((from, to))
+    /// The record under a stored key, and that key.
+    pub(crate) fn entry(&self, key: &[u8]) -> Option<(&Bytes, &Record)> {
+        self.records.entry(key)
     }
 
-    /// All records of one space.
+    /// All records of a range of stored keys, in order; outcomes are not among them.
+    pub fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> impl Iterator<Item = (&Bytes, &Record)> {
+        self.records.range(from, to)
+    }
+
+    /// All records of one space, but that of outcomes.
     pub fn space(&self, space: Space) -> impl Iterator<Item = (&Bytes, &Record)> {
-        let (from, to) = (space as u8, space as u8 + 1);
-        self.records.range::<[u8], _>((Bound::Included(&[from][..]), Bound::Excluded(&[to][..])))
+        self.records.space(space)
     }
 
     /// Every record of every space.
     pub fn all(&self) -> impl Iterator<Item = (&Bytes, &Record)> {
-        self.records.iter()
+        self.records.all()
     }
 
     /// How many records, tombstones and internal ones included.
@@ -72,7 +131,7 @@ impl Store {
 
     /// No record at all?
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.records.len() == 0
     }
 
     /// Puts records and moves heads as one step; returns what the disc must do, finished outcomes removed.
@@ -88,29 +147,40 @@ impl Store {
                 Some(Space::Session) => self.forget_outcomes(&key, &record, &mut batch.removes),
                 _ => {}
             }
-            self.put(key.clone(), record.clone());
-            batch.puts.push((key, record));
+            if !self.volatile {
+                batch.puts.push((key.clone(), record.clone()));
+            }
+            self.put(key, record);
+        }
+        if self.volatile {
+            batch = WriteBatch::default();
         }
         if !batch.removes.is_empty() {
             // A batch never both puts and removes a key: the disc may do the two in either order.
-            batch.puts.retain(|(key, _)| self.records.contains_key(key));
+            batch.puts.retain(|(key, _)| self.records.get(key).is_some());
         }
         batch
     }
 
     fn put(&mut self, key: Bytes, record: Record) {
-        self.index.insert((record.version, key.clone()));
         let (version, expires) = (record.version, record.expires);
+        self.index.entry(version).or_insert(Keys::Few(Vec::new())).insert(key.clone());
         if let Some(old) = self.records.insert(key.clone(), record) {
             if let Some(at) = old.expires {
                 self.expiring.remove(&(at, key.clone()));
             }
             if old.version != version {
-                self.index.remove(&(old.version, key.clone()));
+                self.unindex(old.version, &key);
             }
         }
         if let Some(at) = expires {
             self.expiring.insert((at, key));
+        }
+    }
+
+    fn unindex(&mut self, version: Version, key: &[u8]) {
+        if self.index.get_mut(&version).is_some_and(|keys| keys.remove(key)) {
+            self.index.remove(&version);
         }
     }
 
@@ -136,23 +206,20 @@ impl Store {
     }
 
     fn is_finished(&self, outcome_key: &Bytes) -> bool {
-        key::session_of_outcome(outcome_key).is_some_and(|(session, number)| number < self.done_through(&session))
+        key::outcome_of(outcome_key).is_some_and(|(session, number)| number < self.done_through(&key::session(session)))
     }
 
     /// A session's record makes the outcomes below it void, on every copy alike, however the two arrive.
     fn forget_outcomes(&mut self, session_key: &Bytes, record: &Record, removes: &mut Vec<Bytes>) {
         let Some(done): Option<u64> = record.value.as_ref().and_then(|v| key::decode(v)) else { return };
-        let prefix = key::in_space(Space::Outcome, &session_key[1..]);
-        let mut end = prefix.to_vec();
-        end.extend_from_slice(&done.to_be_bytes());
-        let gone: Vec<(Bytes, Version)> = self
-            .range(Bound::Included(&prefix), Bound::Excluded(&end))
-            .map(|(key, record)| (key.clone(), record.version))
-            .collect();
-        for (key, version) in gone {
-            self.records.remove(&key);
-            self.index.remove(&(version, key.clone()));
-            removes.push(key);
+        let Some(session) = key::session_of(session_key) else { return };
+        let gone: Vec<u64> = self.records.outcomes(session, done).collect();
+        for number in gone {
+            let key = key::outcome(session, number);
+            if let Some(old) = self.records.remove(&key) {
+                self.unindex(old.version, &key);
+                removes.push(key);
+            }
         }
     }
 
@@ -170,20 +237,20 @@ impl Store {
                 continue;
             }
             let first = Version { branch: head.branch, seq: have.seq(head.branch) + 1 };
-            let from = match &after {
-                Some((version, key)) if *version >= first => Bound::Excluded((*version, key.clone())),
-                _ => Bound::Included((first, Bytes::new())),
-            };
             let end = Version { branch: head.branch, seq: head.seq.saturating_add(1) };
-            if first >= end {
+            let from = after.as_ref().map_or(first, |(version, _)| first.max(*version));
+            if from >= end {
                 continue;
             }
-            for (version, key) in self.index.range((from, Bound::Excluded((end, Bytes::new())))) {
-                let Some(record) = self.records.get(key) else { continue };
-                size += record.weight(key);
-                out.push((key.clone(), record.clone()));
-                if size >= bytes {
-                    return (out, Some((*version, key.clone())));
+            for (version, keys) in self.index.range(from..end) {
+                let begun = after.as_ref().filter(|(v, _)| v == version).map(|(_, key)| key);
+                for key in keys.after(begun) {
+                    let Some(record) = self.records.get(key) else { continue };
+                    size += record.weight(key);
+                    out.push((key.clone(), record.clone()));
+                    if size >= bytes {
+                        return (out, Some((*version, key.clone())));
+                    }
                 }
             }
         }
