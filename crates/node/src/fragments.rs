@@ -96,12 +96,8 @@ impl Node {
             // I hold nothing of it, and so have nothing that the opener could lack.
             Msg::Prepare { ballot } if !self.stored.contains_key(&fragment) => {
                 if let Some(link) = self.peers.link(from) {
-                    let promise = Msg::Promise {
-                        ballot,
-                        heads: Default::default(),
-                        set: Default::default(),
-                        lent: base::Span(0),
-                    };
+                    let promise =
+                        Msg::Promise { ballot, heads: Default::default(), set: Default::default(), leases: Vec::new() };
                     out.push(Effect::Frame(link, Frame::Copy(fragment, promise)));
                 }
             }

@@ -28,6 +28,10 @@ pub struct Timing {
     pub lease: Span,
     /// Requests to other copies are repeated after this.
     pub retry: Span,
+    /// If one node alone wrote during so long, it shall lead;
+    pub writers_window: Span,
+    /// and wrote at least so often.
+    pub writes_min: u32,
     /// A promise binds the copy to wait for the opener for so long before it tries itself.
     pub promise_wait: Span,
     /// A new leader holds its answers back for at most so long, until the copies that promised follow it.
@@ -64,6 +68,8 @@ impl Default for Timing {
             append_timeout: Span::ms(500),
             lease: Span::ms(1000),
             retry: Span::ms(250),
+            writers_window: Span::ms(1000),
+            writes_min: 32,
             promise_wait: Span::ms(2000),
             settle: Span::ms(500),
             skew_max: Span::ms(5000),
@@ -144,7 +150,7 @@ pub struct Copy {
     pub(crate) view: BTreeSet<NodeId>,
     pub(crate) left: BTreeMap<NodeId, Instant>,
     pub(crate) born: Instant,
-    view_at: Instant,
+    pub(crate) view_at: Instant,
     /// Who led when the view last changed.
     lost_leader: Option<NodeId>,
     /// Those of the missing that look dead, and those that said goodbye.
@@ -402,8 +408,9 @@ impl Copy {
         match msg {
             Msg::Status(status) => self.on_status(now, from, status, fx),
             Msg::Prepare { ballot } => self.on_prepare(now, from, ballot, fx),
-            Msg::Promise { ballot, heads, set, lent } => {
-                let promise = Promised { heads, set, until: now.mono + lent };
+            Msg::Promise { ballot, heads, set, leases } => {
+                let leases = leases.into_iter().map(|(holder, left)| (holder, now.mono + left)).collect();
+                let promise = Promised { heads, set, leases };
                 self.on_promise(now, from, ballot, promise, fx);
             }
             Msg::Refuse { ballot, promised } => self.on_refuse(now, ballot, promised, fx),
@@ -437,6 +444,11 @@ impl Copy {
             Msg::Lent { ballot, session, nonce, commit } => {
                 if self.follows(from, ballot, fx) {
                     self.on_lent(now, session, nonce, commit, fx);
+                }
+            }
+            Msg::TakeOver { ballot, session } => {
+                if self.follows(from, ballot, fx) {
+                    self.on_take_over(now, session, fx);
                 }
             }
             Msg::NotLent { session, nonce } => self.on_not_lent(session, nonce, fx),

@@ -3,6 +3,7 @@
 use crate::batch::Answer;
 use crate::copy::{Copy, Role};
 use crate::gate::{Effects, Notice, Reply, Then, Ticket};
+use crate::handover::Writers;
 use crate::key::{self, MemberStatus};
 use crate::msg::Msg;
 use crate::mutant;
@@ -103,6 +104,7 @@ pub(crate) struct Leading {
     returns: BTreeMap<NodeId, (Instant, Span)>,
     pub rival_since: Option<Instant>,
     pub swept: Instant,
+    pub writers: Writers,
 }
 
 impl Leading {
@@ -138,6 +140,7 @@ impl Leading {
             returns: BTreeMap::new(),
             rival_since: None,
             swept: Instant(0),
+            writers: Writers::default(),
         }
     }
 
@@ -424,6 +427,7 @@ impl Copy {
         self.sweep(now, fx);
         self.advance(now, fx);
         self.retry_reads(now, fx);
+        self.mind_writers(now, fx);
         self.meet_rival(now, fx);
     }
 
@@ -460,7 +464,9 @@ impl Copy {
         self.return_loan(fx);
         if let Role::Leading(l) = &self.role {
             let (branch, ready) = (l.branch, l.ready);
-            self.word.lend(l.followers.values().map(|f| f.leased).max());
+            for (node, f) in l.followers.iter().filter(|(_, f)| f.leased > now.mono) {
+                self.word.give(now.mono, *node, f.leased);
+            }
             if ready {
                 let record = self.next_record(now, Some(Bytes::new()));
                 self.append(now, vec![(key::closed(branch), record)], true, fx);

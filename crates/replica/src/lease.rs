@@ -36,33 +36,30 @@ pub(crate) struct Loan {
     order: VecDeque<(u64, Bytes)>,
 }
 
-/// What this copy has promised to others by leases, and an opener has to wait for.
+/// The leases that this copy gave: its word to leaders that it followed, and what it lent to copies while it led.
 pub(crate) struct Word {
-    /// Until when copies may be read to which it lent while it led, or what it gave before it was born may hold.
-    lent: Instant,
-    /// Until when each leader that it followed may count on it.
-    given: BTreeMap<NodeId, Instant>,
+    /// What it gave before it was born may hold until then; to whom is not known.
+    born: Instant,
+    /// Until when each holder may count on it.
+    held: BTreeMap<NodeId, Instant>,
 }
 
 impl Word {
-    pub(crate) fn new(lent: Instant) -> Word {
-        Word { lent, given: BTreeMap::new() }
+    pub(crate) fn new(born: Instant) -> Word {
+        Word { born, held: BTreeMap::new() }
     }
 
-    pub(crate) fn lend(&mut self, until: Option<Instant>) {
-        self.lent = self.lent.max(until.unwrap_or_default());
+    pub(crate) fn give(&mut self, now: Instant, holder: NodeId, until: Instant) {
+        self.held.retain(|_, until| *until > now);
+        let held = self.held.entry(holder).or_default();
+        *held = until.max(*held);
     }
 
-    pub(crate) fn give(&mut self, now: Instant, leader: NodeId, until: Instant) {
-        self.given.retain(|_, until| *until > now);
-        self.given.insert(leader, until);
-    }
-
-    /// Until when an opener has to wait for it: its own word to the opener itself does not count, nor to those who said
-    /// goodbye.
-    pub(crate) fn until(&self, opener: NodeId, gone: &BTreeSet<NodeId>) -> Instant {
-        let others = self.given.iter().filter(|(leader, _)| **leader != opener && !gone.contains(leader));
-        others.map(|(_, until)| *until).fold(self.lent, Instant::max)
+    /// All that still hold: by whom, and for how long.
+    pub(crate) fn leases(&self, now: Instant) -> Vec<(Option<NodeId>, Span)> {
+        let held = self.held.iter().map(|(holder, until)| (Some(*holder), *until));
+        let all = held.chain([(None, self.born)]).filter(|(_, until)| *until > now);
+        all.map(|(holder, until)| (holder, until - now)).collect()
     }
 }
 
@@ -322,7 +319,7 @@ mod tests {
         else {
             panic!("it opens: {asked:?}")
         };
-        let promise = Msg::Promise { ballot, heads: Heads::default(), set: [].into(), lent: Span(0) };
+        let promise = Msg::Promise { ballot, heads: Heads::default(), set: [].into(), leases: vec![] };
         feed(&mut copy, 5001, say(promise));
         let branch = copy.lead().expect("it leads").branch;
         let join = Msg::Join { ballot, branch, session: 7, heads: Heads::default(), promised: ballot };
@@ -357,6 +354,10 @@ mod tests {
         assert!(lent.iter().any(|m| matches!(m, Msg::Lent { .. })), "{lent:?}");
         let ballot = base::Ballot { counter: 9, node: NodeId(3) };
         let said = feed(&mut copy, start + 10, Input::Msg(NodeId(3), Msg::Prepare { ballot }));
-        assert!(said.iter().any(|m| matches!(m, Msg::Promise { lent, .. } if *lent == Span::ms(1000))), "{said:?}");
+        assert!(
+            said.iter()
+                .any(|m| matches!(m, Msg::Promise { leases, .. } if *leases == [(Some(NodeId(2)), Span::ms(1000))])),
+            "{said:?}"
+        );
     }
 }

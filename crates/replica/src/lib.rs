@@ -10,6 +10,7 @@ mod batch;
 mod copy;
 mod follow;
 mod gate;
+mod handover;
 mod key;
 mod lead;
 mod lease;

@@ -39,8 +39,8 @@ pub enum Msg {
     /// Opener to all: follow nothing below this ballot.
     Prepare { ballot: Ballot },
     /// The durable word, with what this copy holds.
-    /// `lent`: how long leases that it gave still run.
-    Promise { ballot: Ballot, heads: Heads, set: BTreeSet<NodeId>, lent: Span },
+    /// `leases`: who holds leases that it gave, if that is known, and how long they still run.
+    Promise { ballot: Ballot, heads: Heads, set: BTreeSet<NodeId>, leases: Vec<(Option<NodeId>, Span)> },
     /// No: a higher ballot was promised.
     Refuse { ballot: Ballot, promised: Ballot },
     /// Opener to a promiser: give me what I lack, chunk `no`, after this cursor.
@@ -71,4 +71,6 @@ pub enum Msg {
     Lent { ballot: Ballot, session: u64, nonce: u64, commit: u64 },
     /// Not now: ask the leader itself for what was to be read.
     NotLent { session: u64, nonce: u64 },
+    /// Leader to follower: you alone write, so lead.
+    TakeOver { ballot: Ballot, session: u64 },
 }

@@ -17,8 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) struct Promised {
     pub heads: Heads,
     pub set: BTreeSet<NodeId>,
-    /// Until then a leader that it promised before may hold a lease of it.
-    pub until: Instant,
+    /// The leases that it gave: by whom they are held, if that is known, and until when.
+    pub leases: Vec<(Option<NodeId>, Instant)>,
 }
 
 struct Pull {
@@ -122,8 +122,8 @@ impl Copy {
         } else if !forgetful {
             return;
         }
-        let lent = if mutant!(self, LeaseUnawaited) { Span(0) } else { self.word.until(from, &self.gone) - now.mono };
-        let promise = Msg::Promise { ballot, heads: self.store.heads().clone(), set: self.known_set(), lent };
+        let leases = self.word.leases(now.mono);
+        let promise = Msg::Promise { ballot, heads: self.store.heads().clone(), set: self.known_set(), leases };
         self.gate.push(Then::Send(from, promise));
     }
 
@@ -270,16 +270,20 @@ impl Copy {
 
     /// Until when a new leader stays silent: an in-sync copy that did not promise may still serve its old leader until a
     /// lease after it left this view (unless it said goodbye: that nobody listens at its address proves nothing, a firewall
-    /// can say so, too); leases that those who promised gave to others, and this copy itself, must have run out; and copies that did promise get a moment to follow, so that what is acknowledged first does not stand on one.
+    /// can say so, too); leases that those who promised gave, and this copy itself, must have run out, unless their holder
+    /// has promised, too, and so given them back; and copies that did promise get a moment to follow, so that what is
+    /// acknowledged first does not stand on one.
     fn opening_waits(&self, now: Now, answers: &BTreeMap<NodeId, Promised>) -> (Instant, (Instant, BTreeSet<NodeId>)) {
         let timing = self.config.timing;
         let mut set = self.known_set();
         answers.values().for_each(|p| set.extend(&p.set));
         let absent = set.iter().filter(|n| **n != self.config.me && !answers.contains_key(n) && !self.gone.contains(n));
         let left = absent.map(|n| *self.left.get(n).unwrap_or(&self.born) + timing.lease_given());
-        let mine = self.word.until(self.config.me, &self.gone);
-        let lent = answers.values().map(|p| p.until).chain([mine]).filter(|_| !mutant!(self, LeaseUnawaited));
-        let not_before = left.chain(lent).max();
+        let mine = self.word.leases(now.mono).into_iter().map(|(holder, left)| (holder, now.mono + left));
+        let leases = answers.values().flat_map(|p| p.leases.iter().copied()).chain(mine);
+        let returned = |n: NodeId| n == self.config.me || answers.contains_key(&n) || self.gone.contains(&n);
+        let held = leases.filter(|(holder, _)| !holder.is_some_and(returned) && !mutant!(self, LeaseUnawaited));
+        let not_before = left.chain(held.map(|(_, until)| until)).max();
         let awaited = answers.keys().copied().collect();
         (not_before.unwrap_or(now.mono), (now.mono + timing.settle, awaited))
     }
@@ -337,14 +341,14 @@ pub(crate) mod tests {
             let mark = fx.persists.last().map(|p| p.mark).expect("a promise is durable");
             copy.handle(at(ms), Input::Durable(mark), &mut fx);
             fx.sends.into_iter().find_map(|(_, msg)| match msg {
-                Msg::Promise { lent, .. } => Some(lent),
+                Msg::Promise { leases, .. } => Some(leases),
                 _ => None,
             })
         };
         let old = Meta { promised: Ballot { counter: 1, node: NodeId(1) }, ..Meta::default() };
-        assert_eq!(promised(old, 1400), Some(Span::ms(610)));
-        assert_eq!(promised(old, 2100), Some(Span(0)));
-        assert_eq!(promised(Meta::default(), 1400), Some(Span(0)), "one that is new gave nothing");
+        assert_eq!(promised(old, 1400), Some(vec![(None, Span::ms(610))]));
+        assert_eq!(promised(old, 2100), Some(vec![]));
+        assert_eq!(promised(Meta::default(), 1400), Some(vec![]), "one that is new gave nothing");
     }
 
     /// R3: with a ballot below one that the other side has promised, two leaders would refuse each other for ever.

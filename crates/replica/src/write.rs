@@ -110,6 +110,9 @@ impl Copy {
             let record = self.next_record(now, Some(key::encode(&request.done_through)));
             puts.push((session, record));
         }
+        if let Role::Leading(l) = &mut self.role {
+            l.writers.note(request.session.node);
+        }
         let sync = self.config.sync || request.batch.sync;
         let seq = self.append(now, puts, sync, fx);
         self.wait(ticket, seq, Outcome::Done { version, hlc })

@@ -45,9 +45,9 @@ fn main() -> ExitCode {
     let (sum, bad) = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
     let seconds = begun.elapsed().as_secs_f64();
     println!("{} histories, {bad} bad, {:.0} a second", args.seeds, args.seeds as f64 / seconds);
-    let Report { done, failed, unknown, reads, follower_reads, conflicts, opened, crashes, .. } = sum;
+    let Report { done, failed, unknown, reads, follower_reads, conflicts, opened, handovers, crashes, .. } = sum;
     println!(
-        "{done} done, {failed} refused, {unknown} unknown, {reads} reads ({follower_reads} by followers), {conflicts} conflicts, {opened} openings, {crashes} crashes"
+        "{done} done, {failed} refused, {unknown} unknown, {reads} reads ({follower_reads} by followers), {conflicts} conflicts, {opened} openings, {handovers} handovers, {crashes} crashes"
     );
     if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -92,6 +92,7 @@ fn work(args: &Args, next: &AtomicU64, sum: &Mutex<(Report, u64)>) {
         s.conflicts += r.conflicts;
         s.opened += r.opened;
         s.crashes += r.crashes;
+        s.handovers += r.handovers;
         if sum.1 >= args.most {
             return;
         }

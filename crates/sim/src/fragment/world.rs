@@ -42,6 +42,8 @@ pub struct Report {
     pub conflicts: u64,
     /// Branches opened.
     pub opened: u64,
+    /// How often a leader asked the only writer to lead.
+    pub handovers: u64,
     /// Crashes.
     pub crashes: u64,
     /// Points of a schedule at which it could have gone otherwise.
@@ -224,6 +226,8 @@ impl World {
             append_timeout: Span::ms(200),
             lease: Span::ms(300),
             retry: Span::ms(100),
+            writers_window: Span::ms(100),
+            writes_min: 2,
             promise_wait: Span::ms(800),
             settle: Span::ms(150),
             sync_timeout: Span::ms(700),
@@ -450,6 +454,7 @@ impl World {
         }
         self.start_flush(node);
         for (to, msg) in fx.sends {
+            self.report.handovers += u64::from(matches!(msg, Msg::TakeOver { .. }));
             self.send(node, index(to), msg);
         }
         for (ticket, reply) in fx.replies {
