@@ -52,8 +52,6 @@ pub enum Input {
     Datagram(Vec<u8>),
     /// A peer was found: say hello to it.
     Found(Identity),
-    /// Going away on purpose.
-    Leave,
 }
 
 /// What the detector wants, or has found.
@@ -142,7 +140,6 @@ impl Swim {
             Input::Tick => Ok(()),
             Input::Datagram(data) => self.foca.handle_data(&data, &mut *pending),
             Input::Found(identity) => self.foca.announce(identity, &mut *pending),
-            Input::Leave => self.foca.leave_cluster(&mut *pending),
         };
         while let Some(entry) = self.pending.timers.first_entry().filter(|e| e.key().0 <= now) {
             let timer = entry.remove();

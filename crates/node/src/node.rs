@@ -68,6 +68,8 @@ pub struct Node {
     replay: ReplayWindow,
     pub(crate) peers: Peers,
     pub(crate) view: BTreeSet<NodeId>,
+    /// Those of the missing that look dead, and those that said goodbye.
+    missing: (BTreeSet<NodeId>, BTreeSet<NodeId>),
     pub(crate) gateway: Gateway,
     pub(crate) copies: Copies,
     pub(crate) stored: BTreeMap<FragmentId, Stored>,
@@ -110,6 +112,7 @@ impl Node {
             replay: ReplayWindow::default(),
             peers: Peers::default(),
             view: BTreeSet::new(),
+            missing: Default::default(),
             gateway: Gateway::new(session),
             copies: Copies::default(),
             stored,
@@ -202,7 +205,9 @@ impl Node {
                 self.update_view(now, out);
             }
             Input::Frame(link, frame) => {
-                if let Some(from) = self.peers.node(link) {
+                // A goodbye on a link that was replaced may be an earlier process's last word.
+                let late = |from| frame == Frame::Bye && self.peers.link(from) != Some(link);
+                if let Some(from) = self.peers.node(link).filter(|from| !late(*from)) {
                     self.on_frame(now, from, frame, out);
                 }
             }
@@ -585,7 +590,9 @@ impl Node {
 
     fn update_view(&mut self, now: Now, out: &mut Vec<Effect>) {
         let view = self.peers.view(now.mono);
-        if view != self.view {
+        let missing = (self.peers.dead(), self.peers.gone());
+        if view != self.view || missing != self.missing {
+            self.missing = missing;
             self.show_view(now, view, out);
             // The island may have changed: say so soon, not at the next round.
             self.chores_at = now.mono;
@@ -611,7 +618,8 @@ impl Node {
 
     /// What copies are told of others.
     pub(crate) fn sight(&self) -> replica::Input {
-        replica::Input::View { view: self.view.clone(), dead: self.peers.dead(), gone: self.peers.gone() }
+        let (dead, gone) = self.missing.clone();
+        replica::Input::View { view: self.view.clone(), dead, gone }
     }
 
     // ---- local clients ----
@@ -790,7 +798,7 @@ impl Node {
     fn leave(&mut self, now: Now, out: &mut Vec<Effect>) {
         self.feed_all(now, &replica::Input::Resign, out);
         self.flush_copies(now, out);
-        self.swim(now, membership::Input::Leave, out);
+        // Gossip of it might come first, and cost the link that carries the goodbye.
         let links: Vec<LinkId> = self.peers.links().collect();
         out.extend(links.into_iter().map(|link| Effect::Frame(link, Frame::Bye)));
         out.push(Effect::Stopped);

@@ -151,8 +151,8 @@ pub struct Copy {
     pub(crate) left: BTreeMap<NodeId, Instant>,
     pub(crate) born: Instant,
     pub(crate) view_at: Instant,
-    /// Who led when the view last changed.
-    lost_leader: Option<NodeId>,
+    /// Who left the view since it was last stable.
+    lost: BTreeSet<NodeId>,
     /// Those of the missing that look dead, and those that said goodbye.
     dead: BTreeSet<NodeId>,
     pub(crate) gone: BTreeSet<NodeId>,
@@ -212,7 +212,7 @@ impl Copy {
             left: BTreeMap::new(),
             born: now.mono,
             view_at: now.mono,
-            lost_leader: None,
+            lost: BTreeSet::new(),
             dead: BTreeSet::new(),
             gone: BTreeSet::new(),
             // What it gave before a restart is not known: as much as can be.
@@ -318,6 +318,8 @@ impl Copy {
 
     /// What it keeps, taken out of it: for a copy that is to be made anew later.
     pub fn take_stored(&mut self) -> Stored {
+        // A reader beside it may still have it in hand.
+        self.role = Role::Idle { since: self.ticked, wait: Span(0) };
         Stored { meta: self.meta, store: std::mem::take(&mut self.store) }
     }
 
@@ -386,12 +388,14 @@ impl Copy {
 
     fn on_view(&mut self, now: Now, view: BTreeSet<NodeId>, fx: &mut Effects) {
         if self.view != view {
+            if now.mono - self.view_at >= self.config.timing.stable_view {
+                self.lost.clear();
+            }
             for node in self.view.difference(&view) {
                 self.left.insert(*node, now.mono);
                 self.statuses.remove(node);
+                self.lost.insert(*node);
             }
-            let leader = self.leader().map(|(node, _)| node);
-            self.lost_leader = leader;
             self.view_at = now.mono;
             self.view = view;
             self.say(now, true, fx);
@@ -399,9 +403,11 @@ impl Copy {
         self.tick(now, fx);
     }
 
+    /// Has it stood for long enough? Whoever stopped or looks dead will not be back in a moment.
     pub(crate) fn view_is_stable(&self, now: Now) -> bool {
-        let dead = self.lost_leader.is_some_and(|node| self.dead.contains(&node));
-        dead || now.mono - self.view_at >= self.config.timing.stable_view
+        let dead = |node: &NodeId| self.dead.contains(node) || self.gone.contains(node);
+        (!self.lost.is_empty() && self.lost.iter().all(dead))
+            || now.mono - self.view_at >= self.config.timing.stable_view
     }
 
     fn on_msg(&mut self, now: Now, from: NodeId, msg: Msg, fx: &mut Effects) {

@@ -121,7 +121,7 @@ impl Copy {
         match &self.role {
             Role::Leading(l) if l.answers(now, &self.view) => {
                 l.word(self.config.me, now.mono)?;
-                Some(read.iter().map(|range| self.read_range(now, range, Some(l))).collect())
+                read.iter().map(|range| self.read_range(now, range, Some(l))).collect()
             }
             Role::Following(f) if f.joined && now.mono < f.loan.until => self.read_as_follower(now, f, read),
             _ => None,
@@ -158,11 +158,7 @@ impl Copy {
         if !users || (f.loan.hides(read) && !mutant!(self, PendingShown)) {
             return None;
         }
-        let expires = !self.store.is_lasting() && !mutant!(self, ExpiryByFollower);
-        if expires && read.iter().any(|range| self.store.expires_in(&range.bounds())) {
-            return None;
-        }
-        Some(read.iter().map(|range| self.read_range(now, range, None)).collect())
+        read.iter().map(|range| self.read_range(now, range, None)).collect()
     }
 
     // ---- the follower's half ----
@@ -294,9 +290,11 @@ impl Copy {
 
 #[cfg(test)]
 mod tests {
+    use crate::copy::Role;
     use crate::open::tests::{at, copy};
     use crate::{Copy, Effects, Input, Meta, Msg};
     use base::{Heads, NodeId, Span};
+    use std::collections::BTreeSet;
 
     /// Feeds one input, with a disc that is never behind.
     fn feed(copy: &mut Copy, ms: u64, input: Input) -> Vec<Msg> {
@@ -344,6 +342,27 @@ mod tests {
             dropped.push(copy.inspect().in_sync.len() == 1);
         }
         assert_eq!(dropped, [false, true, true, true]);
+    }
+
+    /// The set record of an opening that was given up names nobody else: who was in sync before may still be read.
+    #[test]
+    fn an_opening_anew_still_waits_for_members_out_of_view() {
+        let (mut copy, start) = leading();
+        feed(&mut copy, start, Input::View { view: [].into(), dead: [].into(), gone: [].into() });
+        feed(&mut copy, start + 10, Input::Resign);
+        let view = |nodes: &[u64]| nodes.iter().map(|n| NodeId(*n)).collect::<BTreeSet<_>>();
+        for at in (start + 20..start + 4000).step_by(50) {
+            // It leads anew, and steps down again at once, until it may not any more be silent.
+            feed(&mut copy, at, Input::View { view: view(&[]), dead: view(&[2]), gone: view(&[]) });
+            if copy.lead().is_some() {
+                let Role::Leading(l) = &copy.role else { continue };
+                assert_eq!(l.answers(super::tests::at(at), &copy.view), at >= start + 1010, "at {at}");
+                if at < start + 1000 {
+                    feed(&mut copy, at, Input::Resign);
+                }
+            }
+        }
+        assert!(copy.lead().is_some());
     }
 
     /// What a leader lent binds it when it leads no more; what it was given itself does not bind those who gave it.

@@ -275,13 +275,17 @@ impl Copy {
     /// acknowledged first does not stand on one.
     fn opening_waits(&self, now: Now, answers: &BTreeMap<NodeId, Promised>) -> (Instant, (Instant, BTreeSet<NodeId>)) {
         let timing = self.config.timing;
-        let mut set = self.known_set();
+        // Not only those in sync by the newest word: an opening that was given up may have written that word, and waited.
+        let members = self.members().into_iter().filter(|(_, s)| *s != MemberStatus::Left);
+        let mut set: BTreeSet<NodeId> = self.known_set().into_iter().chain(members.map(|(node, _)| node)).collect();
         answers.values().for_each(|p| set.extend(&p.set));
         let absent = set.iter().filter(|n| **n != self.config.me && !answers.contains_key(n) && !self.gone.contains(n));
         let left = absent.map(|n| *self.left.get(n).unwrap_or(&self.born) + timing.lease_given());
         let mine = self.word.leases(now.mono).into_iter().map(|(holder, left)| (holder, now.mono + left));
         let leases = answers.values().flat_map(|p| p.leases.iter().copied()).chain(mine);
-        let returned = |n: NodeId| n == self.config.me || answers.contains_key(&n) || self.gone.contains(&n);
+        // One that holds nothing made no durable promise, and may have come to hold something since.
+        let promised = |n: &NodeId| answers.get(n).is_some_and(|p| !p.heads.is_empty());
+        let returned = |n: NodeId| n == self.config.me || promised(&n) || self.gone.contains(&n);
         let held = leases.filter(|(holder, _)| !holder.is_some_and(returned) && !mutant!(self, LeaseUnawaited));
         let not_before = left.chain(held.map(|(_, until)| until)).max();
         let awaited = answers.keys().copied().collect();

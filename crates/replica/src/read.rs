@@ -120,14 +120,17 @@ impl Copy {
     fn answer_read(&self, now: Now, read: &Read) -> Vec<Rows> {
         let Role::Leading(l) = &self.role else { return Vec::new() };
         let committed = if mutant!(self, ReadUncommitted) { None } else { Some(&**l) };
-        read.iter().map(|range| self.read_range(now, range, committed)).collect()
+        read.iter().map(|range| self.read_range(now, range, committed).unwrap_or_default()).collect()
     }
 
-    pub(crate) fn read_range(&self, now: Now, range: &Range, committed: Option<&Leading>) -> Rows {
+    /// One range as a leader shows it, or as a follower may: that one is no judge of what has expired, and says `None` when it
+    /// comes upon a record that can.
+    pub(crate) fn read_range(&self, now: Now, range: &Range, committed: Option<&Leading>) -> Option<Rows> {
         let (from, to) = range.bounds();
         let (mut out, mut size) = (Rows::default(), 0);
+        let judge = committed.is_some() || mutant!(self, ExpiryByFollower) || mutant!(self, ReadUncommitted);
         if from >= to {
-            return out;
+            return Some(out);
         }
         let point = range.is_point();
         let one = if point { self.store.entry(&from) } else { None };
@@ -137,6 +140,9 @@ impl Copy {
                 Some(l) => l.committed(stored, Some(record)),
                 None => Some(record),
             };
+            if !judge && record.is_some_and(|r| r.expires.is_some()) {
+                return None;
+            }
             let Some(record) = record.filter(|r| r.live(now.wall).is_some()) else { continue };
             if out.rows.len() >= range.limit as usize || size >= ANSWER_BYTES_MAX {
                 out.more = true;
@@ -145,7 +151,7 @@ impl Copy {
             size += record.weight(stored);
             out.rows.push((stored.slice(1..), record.clone()));
         }
-        out
+        Some(out)
     }
 }
 

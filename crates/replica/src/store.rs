@@ -190,16 +190,6 @@ impl Store {
         due.filter_map(|(_, key)| Some((key.clone(), self.records.get(key)?.hlc))).collect()
     }
 
-    /// Does no record expire?
-    pub(crate) fn is_lasting(&self) -> bool {
-        self.expiring.is_empty()
-    }
-
-    /// Is there a record in this range of stored keys that expires?
-    pub(crate) fn expires_in(&self, (from, to): &(Bytes, Bytes)) -> bool {
-        from < to && self.range(Bound::Included(from), Bound::Excluded(to)).any(|(_, r)| r.expires.is_some())
-    }
-
     /// The number below which all requests of the session are finished.
     pub(crate) fn done_through(&self, session_key: &[u8]) -> u64 {
         self.get(session_key).and_then(|r| key::decode(r.value.as_ref()?)).unwrap_or(0)
