@@ -25,7 +25,7 @@ struct Args {
     /// How many nodes there must be, this one included, before it begins.
     #[arg(long, default_value_t = 3)]
     nodes: usize,
-    /// put, put-if-absent, or fill (so many records, then stay).
+    /// put, put-if-absent, get (of 100,000 keys that it puts first), or fill (so many records, then stay).
     #[arg(long, default_value = "put")]
     op: String,
     /// Clients at once.
@@ -37,7 +37,10 @@ struct Args {
     /// Copies.
     #[arg(long, default_value_t = 3)]
     copies: u16,
-    /// How long, or how many records for `fill`.
+    /// Seconds of load before anything is counted.
+    #[arg(long, default_value_t = 0)]
+    warm: u64,
+    /// How many seconds, or how many records for `fill`.
     #[arg(long, default_value_t = 5)]
     amount: u64,
 }
@@ -72,16 +75,39 @@ async fn begin(args: &Args) -> Result<(runtime::Handle, Table), Failed> {
     Ok((handle, table))
 }
 
+/// All 100,000 keys.
+async fn populate(table: &Table, value_size: usize) -> Result<(), Failed> {
+    let value = Bytes::from(vec![b'x'; value_size]);
+    let clients = (0..64u64).map(|client| {
+        let (table, value) = (table.clone(), value.clone());
+        tokio::spawn(async move {
+            for n in (client..100_000).step_by(64) {
+                let key = Bytes::copy_from_slice(&n.to_be_bytes());
+                let writes = vec![Write::Put { key: key.clone(), value: value.clone(), ttl_ms: None }];
+                table.batch(&key, Batch { checks: Vec::new(), writes, sync: false }).await?;
+            }
+            Ok::<_, client::Error>(())
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.await??;
+    }
+    Ok(())
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Failed> {
     let args = Args::parse();
     let (handle, table) = begin(&args).await?;
     let fill = args.op == "fill";
-    let absent = args.op == "put-if-absent";
+    let (absent, get) = (args.op == "put-if-absent", args.op == "get");
+    if get {
+        populate(&table, args.value_size).await?;
+    }
     let value = Bytes::from(vec![b'x'; args.value_size]);
-    let (next, begun) = (Arc::new(AtomicU64::new(0)), Instant::now());
+    let (next, begun) = (Arc::new(AtomicU64::new(0)), Instant::now() + Duration::from_secs(args.warm));
     let end = begun + Duration::from_secs(if fill { 3600 } else { args.amount });
-    let salt = begun.elapsed().as_nanos() as u64 ^ u64::from(std::process::id()) << 32;
+    let salt = u64::from(std::process::id()) << 32;
     let clients = (0..args.clients).map(|_| {
         let (table, value, next) = (table.clone(), value.clone(), next.clone());
         tokio::spawn(async move {
@@ -101,27 +127,38 @@ async fn main() -> Result<(), Failed> {
                 let checks = if absent { vec![Check::Absent(key.clone())] } else { Vec::new() };
                 let writes = vec![Write::Put { key: key.clone(), value: value.clone(), ttl_ms: None }];
                 let start = Instant::now();
+                if get {
+                    match table.get(&key).await {
+                        Ok(Some(_)) if start < begun => {}
+                        Ok(Some(_)) => took.push(start.elapsed().as_nanos() as u64),
+                        other => eprintln!("{other:?}"),
+                    }
+                    continue;
+                }
                 match table.batch(&key, Batch { checks, writes, sync: false }).await {
-                    Ok(Outcome::Done { .. }) => took.push(start.elapsed().as_micros() as u64),
+                    Ok(Outcome::Done { .. }) if start < begun => {}
+                    Ok(Outcome::Done { .. }) => took.push(start.elapsed().as_nanos() as u64),
                     other => eprintln!("{other:?}"),
                 }
             }
             took
         })
     });
-    let mut took = Vec::new();
+    let mut took: Vec<u64> = Vec::new();
     for client in clients.collect::<Vec<_>>() {
         took.extend(client.await?);
     }
     took.sort_unstable();
-    let at = |part: f64| took.get((took.len() as f64 * part) as usize).copied().unwrap_or(0);
+    let us = |nanos: &u64| *nanos as f64 / 1000.0;
+    let at = |part: f64| took.get((took.len() as f64 * part) as usize).map_or(0.0, us);
     let rate = took.len() as f64 / begun.elapsed().as_secs_f64();
     println!(
-        "{{\"op\":\"{}\",\"clients\":{},\"ops_s\":{rate:.0},\"p50_us\":{},\"p99_us\":{}}}",
+        "{{\"op\":\"{}\",\"clients\":{},\"ops_s\":{rate:.0},\"p50_us\":{:.1},\"p99_us\":{:.1},\"max_us\":{:.0}}}",
         args.op,
         args.clients,
         at(0.5),
-        at(0.99)
+        at(0.99),
+        took.last().map_or(0.0, us)
     );
     if fill {
         // The records stay as long as this node does.

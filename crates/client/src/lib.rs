@@ -137,6 +137,9 @@ impl Table {
 
     /// The live record of one key.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Record>, Error> {
+        if let Some(found) = self.db.handle.get_here(self.def.fragment(key), key) {
+            return Ok(found);
+        }
         let rows = self.read(key, vec![Range::key(Bytes::copy_from_slice(key))]).await?;
         Ok(rows.into_iter().flat_map(|r| r.rows).next().map(|(_, record)| record))
     }

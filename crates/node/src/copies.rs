@@ -1,7 +1,7 @@
 //! The copies that a node holds, where threads beside it can read them.
 
 use base::{FragmentId, Instant, Now};
-use replica::{Copy, Read, Rows, Stored};
+use replica::{Copy, Read, Record, Rows, Stored};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
@@ -19,10 +19,10 @@ pub struct Window {
 }
 
 /// What came of a look through a [`Window`].
-#[derive(Clone, PartialEq, Debug, Default)]
-pub struct Glance {
-    /// The rows, if a copy here may be read at this moment.
-    pub rows: Option<Vec<Rows>>,
+#[derive(Clone, PartialEq, Debug)]
+pub struct Glance<T> {
+    /// What was read, if a copy here may be read at this moment.
+    pub found: Option<T>,
     /// Its leases are old or missing: [`Input::Warm`](crate::Input::Warm) gets new ones.
     pub cold: bool,
 }
@@ -34,12 +34,27 @@ impl Window {
     }
 
     /// Reads a fragment if a copy of it is here and has the leases for it. `clock` is asked while the copy stands still.
-    pub fn read(&self, fragment: FragmentId, read: &Read, clock: impl FnOnce() -> Now) -> Glance {
-        let Some(copy) = look(&self.all).get(&fragment).cloned() else { return Glance::default() };
+    pub fn read(&self, fragment: FragmentId, read: &Read, clock: impl FnOnce() -> Now) -> Glance<Vec<Rows>> {
+        self.look_at(fragment, clock, |copy, now| copy.read_under_lease(now, read))
+    }
+
+    /// One key's live record.
+    pub fn get(&self, fragment: FragmentId, key: &[u8], clock: impl FnOnce() -> Now) -> Glance<Option<Record>> {
+        self.look_at(fragment, clock, |copy, now| copy.get_under_lease(now, key))
+    }
+
+    fn look_at<T>(
+        &self,
+        fragment: FragmentId,
+        clock: impl FnOnce() -> Now,
+        read: impl FnOnce(&Copy, Now) -> Option<T>,
+    ) -> Glance<T> {
+        let nothing = Glance { found: None, cold: false };
+        let Some(copy) = look(&self.all).get(&fragment).cloned() else { return nothing };
         // One that the node failed in the midst of changing is no copy.
-        let Ok(copy) = copy.read() else { return Glance::default() };
+        let Ok(copy) = copy.read() else { return nothing };
         let now = clock();
-        Glance { rows: copy.read_under_lease(now, read), cold: copy.wants_warmth(now) }
+        Glance { found: read(&copy, now), cold: copy.wants_warmth(now) }
     }
 }
 

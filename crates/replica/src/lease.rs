@@ -9,11 +9,11 @@ use crate::batch::{Read, Rows};
 use crate::copy::{Copy, Role};
 use crate::follow::Following;
 use crate::gate::{Effects, Reply, Ticket};
-use crate::key::Space;
+use crate::key::{self, Space};
 use crate::lead::Leading;
 use crate::msg::Msg;
 use crate::mutant;
-use crate::record::Entry;
+use crate::record::{Entry, Record};
 use base::{Instant, NodeId, Now, Span};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -126,6 +126,26 @@ impl Copy {
             Role::Following(f) if f.joined && now.mono < f.loan.until => self.read_as_follower(now, f, read),
             _ => None,
         }
+    }
+
+    /// One key's live record, as [`Copy::read_under_lease`] reads it; `None`: this copy may not be read.
+    pub fn get_under_lease(&self, now: Now, key: &[u8]) -> Option<Option<Record>> {
+        let stored = key::user(key);
+        let record = match &self.role {
+            Role::Leading(l) if l.answers(now, &self.view) => {
+                l.word(self.config.me, now.mono)?;
+                l.committed(&stored, self.store.get(&stored))
+            }
+            Role::Following(f) if f.joined && now.mono < f.loan.until && !f.loan.pending.contains_key(&stored) => {
+                let record = self.store.get(&stored);
+                if record.is_some_and(|r| r.expires.is_some()) {
+                    return None;
+                }
+                record
+            }
+            _ => return None,
+        };
+        Some(record.filter(|r| r.live(now.wall).is_some()).cloned())
     }
 
     /// Should [`Input::Warm`](crate::Input::Warm) be sent, since leases are old or missing? Says so once.

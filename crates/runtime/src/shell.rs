@@ -1,8 +1,8 @@
 use crate::Clock;
 use base::{FragmentId, NodeId, Span};
 use bytes::Bytes;
-use node::{Config, Effect, Hello, Input, Node, Notice, Op, OpId, OpReply, Window};
-use replica::{Read, Rows};
+use node::{Config, Effect, Glance, Hello, Input, Node, Notice, Op, OpId, OpReply, Window};
+use replica::{Read, Record, Rows};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -133,11 +133,19 @@ impl Handle {
     /// Reads a fragment on the calling thread, if a copy of it is here and has the leases for it: a function call, no
     /// message. `None`: ask with [`Op::Read`].
     pub fn read_here(&self, fragment: FragmentId, read: &Read) -> Option<Vec<Rows>> {
-        let glance = self.window.read(fragment, read, || self.clock.now());
+        self.seen(fragment, self.window.read(fragment, read, || self.clock.now()))
+    }
+
+    /// The same of one key: its live record, if it has one.
+    pub fn get_here(&self, fragment: FragmentId, key: &[u8]) -> Option<Option<Record>> {
+        self.seen(fragment, self.window.get(fragment, key, || self.clock.now()))
+    }
+
+    fn seen<T>(&self, fragment: FragmentId, glance: Glance<T>) -> Option<T> {
         if glance.cold {
             let _ = self.wake.send(Wake::Warm(fragment));
         }
-        glance.rows
+        glance.found
     }
 
     /// Everything that happens from now on.

@@ -157,6 +157,11 @@ impl World {
         }
         let Some(copy) = &self.nodes[node].copy else { return };
         let (rows, cold) = (copy.read_under_lease(now, &everything()), copy.wants_warmth(now));
+        let alone = |k: u8| copy.get_under_lease(now, &key(k));
+        let within = |k: u8| rows.iter().flatten().flat_map(|r| &r.rows).find(|(rk, _)| *rk == key(k)).map(|(_, r)| r);
+        if rows.is_some() && (0..KEYS).any(|k| alone(k).as_ref().map(Option::as_ref) != Some(within(k))) {
+            return self.fail(format!("invariant 2: a key read alone at {node} is not as a range shows it"));
+        }
         if let Some(rows) = rows {
             self.read_answered(which, node, &rows, self.now);
         }
