@@ -4,10 +4,13 @@ use crate::frame::Frame;
 use crate::io::{Effect, Notice, OpId};
 use crate::node::{Node, Origin};
 use crate::schema::{self, Durability, Storage, TableDef, sys_fragment};
-use base::{FragmentId, Instant, NodeId, Now};
+use base::{FragmentId, Instant, NodeId, Now, Span};
 use membership::RosterEntry;
 use replica::{Config, Copy, Effects, Input, Lead, MemberStatus, Meta, Msg, Reply, Space, Store, Stored, Ticket};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// How soon after it became a member a node is invited to hold its copy.
+const INVITE_SOON: Span = Span::ms(50);
 
 impl Node {
     /// Feeds one copy and carries its effects out.
@@ -122,7 +125,12 @@ impl Node {
         }
         self.sys_weight = weight.unwrap_or_default();
         let read = self.copies.with(sys_fragment(), |sys| described(sys, now));
+        let before = self.roster.len();
         (self.roster, self.tables) = read.unwrap_or_default();
+        if self.roster.len() != before {
+            // A newcomer shall hold what it is to hold soon, not at the next round.
+            self.chores_at = now.mono;
+        }
         let known: BTreeSet<_> = self.tables.values().map(|def| def.id).collect();
         // A table that vanishes may come back when islands meet: its branches must not be numbered anew.
         let gone = self.copies.take_out(|fragment| fragment == sys_fragment() || known.contains(&fragment.table));
@@ -224,6 +232,10 @@ impl Node {
             }
         }
         out.extend(invite.into_iter().map(|(link, fragment)| Effect::Frame(link, Frame::Invite(fragment))));
+        if !add.is_empty() {
+            // Members before they are invited.
+            self.chores_at = now.mono + INVITE_SOON;
+        }
         for (fragment, node) in add {
             self.feed(now, fragment, Input::AddMember(node), out);
         }

@@ -89,7 +89,7 @@ pub struct Node {
     entered: Option<OpId>,
     out_since: BTreeMap<NodeId, Instant>,
     said: Option<(&'static str, String)>,
-    chores_at: Instant,
+    pub(crate) chores_at: Instant,
     stopping: Option<(Instant, OpId)>,
     pub(crate) full: bool,
     /// How far this machine's clock is ahead of the others', in ms, while that is too far.

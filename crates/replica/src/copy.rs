@@ -256,7 +256,9 @@ impl Copy {
                 self.tick(now, fx);
             }
             Input::Resign => {
+                let heir = self.heir();
                 self.step_down(now, fx);
+                fx.sends.extend(heir);
                 self.say(now, true, fx);
             }
         }

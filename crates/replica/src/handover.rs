@@ -1,4 +1,5 @@
-//! Leadership goes to a fragment's only writer: what that node writes then needs no way to the leader and back.
+//! Leadership goes to a fragment's only writer, whose writes then need no way to the leader and back; and from a node that
+//! stops to another, before anybody has to find out.
 
 use crate::copy::{Copy, Role};
 use crate::gate::Effects;
@@ -43,6 +44,15 @@ impl Copy {
         if f.joined() && !f.doomed && self.view_at + timing.stable_view < now.mono {
             fx.sends.push((node, Msg::TakeOver { ballot: l.ballot, session: f.session }));
         }
+    }
+
+    /// What to tell the copy that shall go on when this one resigns: behind the last entry, so that it lacks nothing.
+    pub(crate) fn heir(&self) -> Option<(NodeId, Msg)> {
+        let Role::Leading(l) = &self.role else { return None };
+        let able = |node: &NodeId| self.view.contains(node) && self.statuses.get(node).is_some_and(|s| !s.barred);
+        let fit = l.followers.iter().filter(|(node, f)| l.ready && f.joined() && l.set.contains(node) && able(node));
+        let ballot = l.ballot;
+        fit.map(|(node, f)| (*node, Msg::TakeOver { ballot, session: f.session })).next()
     }
 
     /// The leader would rather have it led here: an opening like any other.
