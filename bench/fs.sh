@@ -12,10 +12,10 @@ for i in range(int(sys.argv[3])): os.close(os.open(f"{sys.argv[1]}/{sys.argv[2]}
 P
 }
 for procs in 1 4; do
-  mkdir "$dir/mnt/d$procs"; each=$((2000 / procs)); start=$(date +%s.%N); jobs_=()
+  mkdir "$dir/mnt/d$procs"; each=$((10000 / procs)); start=$(date +%s.%N); jobs_=()
   for p in $(seq $procs); do create "$dir/mnt/d$procs" "$p" $each & jobs_+=($!); done
   wait "${jobs_[@]}"
-  echo "creates from $procs processes: $(echo "2000 / ($(date +%s.%N) - $start)" | bc) per s"
+  echo "creates from $procs processes: $(echo "10000 / ($(date +%s.%N) - $start)" | bc) per s"
 done
 start=$(date +%s.%N); dd if=/dev/zero of="$dir/mnt/big" bs=1M count=256 conv=fsync status=none
 echo "write of 256 MiB with fsync: $(echo "256 / ($(date +%s.%N) - $start)" | bc) MiB/s"

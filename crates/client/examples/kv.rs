@@ -95,6 +95,22 @@ async fn populate(table: &Table, value_size: usize) -> Result<(), Failed> {
     Ok(())
 }
 
+/// One line of JSON; `took` in nanoseconds.
+fn report(args: &Args, mut took: Vec<u64>, within: Duration) {
+    took.sort_unstable();
+    let us = |nanos: &u64| *nanos as f64 / 1000.0;
+    let at = |part: f64| took.get((took.len() as f64 * part) as usize).map_or(0.0, us);
+    println!(
+        "{{\"op\":\"{}\",\"clients\":{},\"ops_s\":{:.0},\"p50_us\":{:.1},\"p99_us\":{:.1},\"max_us\":{:.0}}}",
+        args.op,
+        args.clients,
+        took.len() as f64 / within.as_secs_f64(),
+        at(0.5),
+        at(0.99),
+        took.last().map_or(0.0, us)
+    );
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Failed> {
     let args = Args::parse();
@@ -148,18 +164,7 @@ async fn main() -> Result<(), Failed> {
     for client in clients.collect::<Vec<_>>() {
         took.extend(client.await?);
     }
-    took.sort_unstable();
-    let us = |nanos: &u64| *nanos as f64 / 1000.0;
-    let at = |part: f64| took.get((took.len() as f64 * part) as usize).map_or(0.0, us);
-    let rate = took.len() as f64 / begun.elapsed().as_secs_f64();
-    println!(
-        "{{\"op\":\"{}\",\"clients\":{},\"ops_s\":{rate:.0},\"p50_us\":{:.1},\"p99_us\":{:.1},\"max_us\":{:.0}}}",
-        args.op,
-        args.clients,
-        at(0.5),
-        at(0.99),
-        took.last().map_or(0.0, us)
-    );
+    report(&args, took, begun.elapsed());
     if fill {
         // The records stay as long as this node does.
         tokio::signal::ctrl_c().await?;

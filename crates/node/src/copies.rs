@@ -110,7 +110,8 @@ impl Copies {
     /// Takes out those that are not to be kept.
     pub(crate) fn take_out(&mut self, keep: impl Fn(FragmentId) -> bool) -> Vec<(FragmentId, Stored)> {
         let mut all = self.window.all.write().unwrap_or_else(PoisonError::into_inner);
-        let gone = all.extract_if(.., |fragment, _| !keep(*fragment)).collect::<Vec<_>>();
+        let gone: Vec<_> = all.keys().copied().filter(|fragment| !keep(*fragment)).collect();
+        let gone: Vec<_> = gone.into_iter().filter_map(|fragment| Some((fragment, all.remove(&fragment)?))).collect();
         drop(all);
         self.due.retain(|(_, fragment)| keep(*fragment));
         self.deadlines.retain(|fragment, _| keep(*fragment));

@@ -9,6 +9,7 @@ mod frame;
 mod gateway;
 mod io;
 mod node;
+mod packets;
 mod peers;
 mod schema;
 mod status;

@@ -5,13 +5,13 @@ use crate::io::{Effect, Input, LinkId, Notice, OpId};
 use crate::peers::Peers;
 use crate::schema::{self, TableDef, TableOptions, sys_fragment, sys_table};
 use base::{FragmentId, Instant, NodeId, Now, Span};
-use discovery::{Beacon, Discovery};
+use discovery::Discovery;
 use membership::{Identity, Island, RosterEntry, RosterStatus, Swim, island};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use replica::{Batch, Check, Lead, Outcome, SessionId, Stored, Ticket, Timing, Write};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use wire::{Header, Keys, Kind, Opened, ReplayWindow, Verdict};
+use wire::{Keys, ReplayWindow};
 
 /// A node is marked lost no earlier than this after it left the view.
 const LOST_AFTER: Span = Span::ms(10_000);
@@ -64,8 +64,8 @@ pub struct Node {
     pub(crate) config: Config,
     pub(crate) started: Instant,
     pub(crate) discovery: Discovery,
-    swim: Swim,
-    replay: ReplayWindow,
+    pub(crate) swim: Swim,
+    pub(crate) replay: ReplayWindow,
     pub(crate) peers: Peers,
     pub(crate) view: BTreeSet<NodeId>,
     /// Those of the missing that look dead, and those that said goodbye.
@@ -83,7 +83,7 @@ pub struct Node {
     pub(crate) sys_weight: u64,
     creating: BTreeMap<OpId, (String, TableOptions, bool)>,
     ready: bool,
-    counter: u64,
+    pub(crate) counter: u64,
     tickets: Ticket,
     internal: OpId,
     entered: Option<OpId>,
@@ -96,7 +96,7 @@ pub struct Node {
     pub(crate) skewed: Option<i64>,
     /// So far that it leads nothing.
     pub(crate) barred: bool,
-    rng: StdRng,
+    pub(crate) rng: StdRng,
 }
 
 impl Node {
@@ -501,94 +501,7 @@ impl Node {
         self.tickets
     }
 
-    /// Opens and judges a packet; foreign and replayed ones are silence.
-    fn opened(
-        &mut self,
-        now: Now,
-        kind: Kind,
-        from: SocketAddr,
-        bytes: &[u8],
-        out: &mut Vec<Effect>,
-    ) -> Option<(Header, Vec<u8>)> {
-        match wire::open(&self.config.keys, kind, bytes) {
-            Opened::Ours(header, payload) => {
-                self.peers.clock(header.node, header.sent.0 as i64 - now.wall.0 as i64);
-                let fresh = header.node != self.config.me && self.replay.judge(now.wall, &header) == Verdict::Fresh;
-                fresh.then_some((header, payload))
-            }
-            Opened::Foreign => {
-                self.discover(now, discovery::Input::Foreign(from), out);
-                None
-            }
-            Opened::Malformed => None,
-        }
-    }
-
-    fn on_datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8], out: &mut Vec<Effect>) {
-        if let Some((_, payload)) = self.opened(now, Kind::Swim, from, bytes, out) {
-            self.swim(now, membership::Input::Datagram(payload), out);
-            self.update_view(now, out);
-        }
-    }
-
-    fn on_beacon(&mut self, now: Now, from: SocketAddr, bytes: &[u8], out: &mut Vec<Effect>) {
-        if let Some((header, payload)) = self.opened(now, Kind::Beacon, from, bytes, out)
-            && let Ok(beacon) = wire::decode::<Beacon>(&payload)
-        {
-            let found = discovery::Input::Found(header.node, reachable(beacon.listen, from));
-            self.discover(now, found, out);
-        }
-    }
-
-    fn seal(&mut self, now: Now, kind: Kind, payload: &[u8]) -> Vec<u8> {
-        self.counter += 1;
-        let header = Header {
-            node: self.config.me,
-            incarnation: self.config.incarnation,
-            counter: self.counter,
-            sent: now.wall,
-        };
-        let nonce: [u8; 24] = self.rng.random();
-        wire::seal(&self.config.keys, kind, &header, payload, nonce)
-    }
-
-    fn discover(&mut self, now: Now, input: discovery::Input, out: &mut Vec<Effect>) {
-        let mut effects = Vec::new();
-        self.discovery.handle(now.mono, input, &mut effects);
-        for effect in effects {
-            match effect {
-                discovery::Effect::Dial(addr) => out.push(Effect::Dial(addr)),
-                discovery::Effect::Beacon => {
-                    let payload = wire::encode(&Beacon { listen: self.config.advertise }).unwrap_or_default();
-                    let packet = self.seal(now, Kind::Beacon, &payload);
-                    out.push(Effect::Multicast(packet));
-                }
-            }
-        }
-    }
-
-    fn swim(&mut self, now: Now, input: membership::Input, out: &mut Vec<Effect>) {
-        let mut effects = Vec::new();
-        self.swim.handle(now.mono, input, &mut effects);
-        for effect in effects {
-            match effect {
-                membership::Effect::Send(to, data) => {
-                    let packet = self.seal(now, Kind::Swim, &data);
-                    out.push(Effect::Datagram(to.addr, packet));
-                }
-                membership::Effect::Up(node, addr) => {
-                    self.peers.swim(node, true);
-                    // Gossip brings news of nodes that were not met yet: everybody links with everybody.
-                    self.discover(now, discovery::Input::Found(node, addr), out);
-                }
-                membership::Effect::Down(node) => {
-                    out.extend(self.peers.swim(node, false).into_iter().map(Effect::Close));
-                }
-            }
-        }
-    }
-
-    fn update_view(&mut self, now: Now, out: &mut Vec<Effect>) {
+    pub(crate) fn update_view(&mut self, now: Now, out: &mut Vec<Effect>) {
         let view = self.peers.view(now.mono);
         let missing = (self.peers.dead(), self.peers.gone());
         if view != self.view || missing != self.missing {
@@ -806,6 +719,6 @@ impl Node {
 }
 
 /// An address that its owner may not know: an unspecified IP means the one that packets come from.
-fn reachable(listen: SocketAddr, from: SocketAddr) -> SocketAddr {
+pub(crate) fn reachable(listen: SocketAddr, from: SocketAddr) -> SocketAddr {
     if listen.ip().is_unspecified() { SocketAddr::new(from.ip(), listen.port()) } else { listen }
 }
