@@ -128,7 +128,8 @@ impl Copy {
     pub(crate) fn read_range(&self, now: Now, range: &Range, committed: Option<&Leading>) -> Option<Rows> {
         let (from, to) = range.bounds();
         let (mut out, mut size) = (Rows::default(), 0);
-        let judge = committed.is_some() || mutant!(self, ExpiryByFollower) || mutant!(self, ReadUncommitted);
+        let judge =
+            [committed.is_some(), mutant!(self, ExpiryByFollower), mutant!(self, ReadUncommitted)].contains(&true);
         if from >= to {
             return Some(out);
         }

@@ -177,7 +177,25 @@ async fn write_command(data: &Path, table: String, key: Bytes, checks: Vec<Check
     if let Err(refusal) = batch.validate() {
         return Err(Usage(format!("{}: {refusal}", shorten(&object))).into());
     }
-    done(ask(data, Ask::Write(table, key, batch)).await?, Some(&shorten(&object)))
+    let checks = batch.checks.clone();
+    let told = ask(data, Ask::Write(table, key, batch)).await?;
+    if let Told::Outcome(Outcome::Failed(Refusal::Check(index))) = &told
+        && let Some(check) = checks.get(*index as usize)
+    {
+        eprintln!("tombolo: {}: {}; nothing was changed", shorten(&object), unmet(check));
+        return Ok(FAILED);
+    }
+    done(told, Some(&shorten(&object)))
+}
+
+/// Why a check was not met, for people.
+fn unmet(check: &Check) -> &'static str {
+    match check {
+        Check::Absent(_) => "there is a value already",
+        Check::Present(_) => "there is no value",
+        Check::AtVersion(..) => "its version is another, see `tombolo get --version`, or there is no value",
+        Check::Count(..) => "so many values are not there",
+    }
 }
 
 fn shorten(text: &str) -> String {

@@ -52,7 +52,7 @@ fn unknown_options_tables_keys_and_policies() {
     table(&node);
     says(&node.ask(&["get", "t", "nothing"]), 1, &["t nothing", "not found"]);
     says(&node.ask(&["del", "t", "nothing"]), 1, &["t nothing"]);
-    says(&node.ask(&["put", "t", "ready", "2", "--if-absent"]), 1, &["t ready"]);
+    says(&node.ask(&["put", "t", "ready", "2", "--if-absent"]), 1, &["t ready", "already"]);
     says(&node.ask(&["put", "t", "ready", "2", "--if-version", "x"]), 2, &["get --version"]);
     says(&node.ask(&["put", "t", "ready", "2", "--ttl", "soon"]), 2, &["soon", "30s"]);
     says(&node.ask(&["table", "create", "t"]), 1, &["\"t\"", "there already"]);
