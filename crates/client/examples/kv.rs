@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use clap::Parser;
 use client::{Batch, Check, Database, Outcome, Table, Write};
-use node::{Storage, TableOptions};
+use node::{Durability, Storage, TableOptions};
 use runtime::{Cookie, Settings};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,6 +40,9 @@ struct Args {
     /// Seconds of load before anything is counted.
     #[arg(long, default_value_t = 0)]
     warm: u64,
+    /// On disc, flushed before each write is acknowledged, instead of in RAM.
+    #[arg(long)]
+    durable: bool,
     /// How many seconds, or how many records for `fill`.
     #[arg(long, default_value_t = 5)]
     amount: u64,
@@ -66,7 +69,9 @@ async fn begin(args: &Args) -> Result<(runtime::Handle, Table), Failed> {
     while db.status().await?.nodes.iter().filter(|n| n.reachable).count() < args.nodes {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let options = TableOptions { copies: args.copies, storage: Storage::Ram, ..TableOptions::default() };
+    let (storage, durability) =
+        if args.durable { (Storage::Disc, Durability::Sync) } else { (Storage::Ram, Durability::Interval) };
+    let options = TableOptions { copies: args.copies, storage, durability, ..TableOptions::default() };
     let table = db.create_table("load", options, true).await?;
     let ready = |line: &node::TableLine| line.led == line.fragments && usize::from(line.in_sync) >= args.nodes;
     while !db.status().await?.tables.iter().any(|t| t.name == "load" && ready(t)) {
