@@ -48,6 +48,9 @@ struct Args {
     amount: u64,
 }
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Failed = Box<dyn std::error::Error>;
 
 /// A node of the cluster in this process, and a table that all nodes hold in sync.

@@ -10,6 +10,10 @@ mod text;
 use clap::Parser;
 use std::process::ExitCode;
 
+/// Records come and go by the thousand with every flush: with the system's allocator that was 40 % of a durable load.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let level = match cli.verbose {
