@@ -166,7 +166,7 @@ impl Node {
     ) {
         let stored = self.stored.remove(&fragment);
         let eager = live && stored.is_none() && fragment != sys_fragment();
-        let stored = stored.unwrap_or(Stored { meta: Meta::default(), store: Store::default() });
+        let stored = stored.unwrap_or_else(|| Stored { meta: Meta::default(), store: Store::new(self.seed()) });
         let config = Config {
             fragment,
             me: self.config.me,

@@ -83,9 +83,14 @@ pub struct Stored {
 pub(crate) type Cursor = Option<(Version, Bytes)>;
 
 impl Store {
+    /// An empty one; `seed` is of its hash tables, and changes nothing that can be seen.
+    pub fn new(seed: u64) -> Store {
+        Store { records: Table::new(seed), ..Store::default() }
+    }
+
     /// A copy as loaded from disc. Records beyond the heads (there are none unless the disc lied) are left out.
-    pub fn load(heads: Heads, records: impl IntoIterator<Item = (Bytes, Record)>) -> Store {
-        let mut store = Store { heads, ..Store::default() };
+    pub fn load(seed: u64, heads: Heads, records: impl IntoIterator<Item = (Bytes, Record)>) -> Store {
+        let mut store = Store { heads, ..Store::new(seed) };
         for (key, record) in records {
             if store.heads.covers(record.version) {
                 store.put(key, record);

@@ -6,19 +6,33 @@ use crate::batch::SessionId;
 use crate::key::{self, Space};
 use crate::record::Record;
 use bytes::Bytes;
-use std::collections::hash_map::RandomState;
+use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeSet, HashMap};
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hasher};
 use std::ops::Bound;
 
 /// How many hash tables share the records. Each grows by itself, so that no put waits until all records have moved.
 const SHARDS: usize = 64;
 
+/// SipHash behind a seed that whoever chooses keys does not know: nobody can make them collide on purpose.
+#[derive(Clone, Copy, Default, Debug)]
+struct Seeded(u64);
+
+impl BuildHasher for Seeded {
+    type Hasher = DefaultHasher;
+
+    fn build_hasher(&self) -> DefaultHasher {
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(self.0);
+        hasher
+    }
+}
+
 /// The records of a copy. Nothing depends on the order in which hashing puts them.
 #[derive(Default, Debug)]
 pub(crate) struct Table {
-    shards: Vec<HashMap<Bytes, Record>>,
-    hasher: RandomState,
+    shards: Vec<HashMap<Bytes, Record, Seeded>>,
+    seed: Seeded,
     len: usize,
     /// All keys but those of outcomes.
     order: BTreeSet<Bytes>,
@@ -27,8 +41,13 @@ pub(crate) struct Table {
 }
 
 impl Table {
+    pub(crate) fn new(seed: u64) -> Table {
+        Table { seed: Seeded(seed), ..Table::default() }
+    }
+
+    /// By bits of the hash that the hash table itself does not look at.
     fn shard(&self, key: &[u8]) -> usize {
-        self.hasher.hash_one(key) as usize % SHARDS
+        (self.seed.hash_one(key) >> 40) as usize % SHARDS
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Option<&Record> {
@@ -43,7 +62,7 @@ impl Table {
     /// Returns the record that was there.
     pub(crate) fn insert(&mut self, key: Bytes, record: Record) -> Option<Record> {
         if self.shards.is_empty() {
-            self.shards.resize_with(SHARDS, HashMap::new);
+            self.shards.resize_with(SHARDS, || HashMap::with_hasher(self.seed));
         }
         let shard = self.shard(&key);
         let old = self.shards[shard].insert(key.clone(), record);

@@ -184,7 +184,7 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
     let dir = DataDir::open(&settings.data)?;
     let bound = transport::bind(settings.listen)?;
     let identity = dir.identity(NodeId(random_u64()?))?;
-    let (disc, stored) = Disc::open(&settings.data.join("store"))?;
+    let (disc, stored) = Disc::open(&settings.data.join("store"), random_u64()?)?;
     let (listen, keys) = (bound.addr, Keys::derive(&settings.cookie, &settings.group));
     let advertise = settings.advertise.unwrap_or_else(|| bound.advertise());
     let config = Config {

@@ -55,8 +55,8 @@ fn head_key(fragment: FragmentId, branch: BranchId) -> Vec<u8> {
 }
 
 impl Disc {
-    /// Opens or makes the store in `path`, and reads all of it.
-    pub fn open(path: &Path) -> Result<(Disc, Loaded), StorageError> {
+    /// Opens or makes the store in `path`, and reads all of it; `seed` is of the stores' hash tables.
+    pub fn open(path: &Path, seed: u64) -> Result<(Disc, Loaded), StorageError> {
         let damaged = |what: String| StorageError::Damaged { path: path.into(), what };
         // The engine asserts on what it does not expect to find; that is damage, not a bug of ours.
         let hook = std::panic::take_hook();
@@ -64,7 +64,7 @@ impl Disc {
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let disc = Disc::open_engine(path)?;
             disc.finish_switches()?;
-            let loaded = disc.load()?;
+            let loaded = disc.load(seed)?;
             Ok((disc, loaded))
         }));
         std::panic::set_hook(hook);
@@ -97,7 +97,7 @@ impl Disc {
         StorageError::Write { path: self.path.clone(), what }
     }
 
-    fn load(&self) -> Result<Loaded, StorageError> {
+    fn load(&self, seed: u64) -> Result<Loaded, StorageError> {
         let mut state: BTreeMap<FragmentId, (Meta, Heads)> = BTreeMap::new();
         for row in self.state.iter() {
             let (key, value) = row.into_inner().map_err(|e| self.damaged(e))?;
@@ -124,7 +124,7 @@ impl Disc {
                 }
                 records.push((Bytes::copy_from_slice(&key[10..]), record));
             }
-            loaded.insert(fragment, Stored { meta, store: Store::load(heads, records) });
+            loaded.insert(fragment, Stored { meta, store: Store::load(seed, heads, records) });
         }
         Ok(loaded)
     }

@@ -112,7 +112,7 @@ mod tests {
     }
 
     fn open(path: &std::path::Path) -> (Disc, crate::Loaded) {
-        Disc::open(path).expect("opens")
+        Disc::open(path, 1).expect("opens")
     }
 
     #[test]
@@ -175,7 +175,7 @@ mod tests {
             }
         }
         assert!(hit > 0);
-        match Disc::open(dir.path()) {
+        match Disc::open(dir.path(), 1) {
             Err(e) => assert!(e.to_string().contains("damaged"), "{e}"),
             Ok((_, loaded)) => {
                 // The journal's tail counts as never written: then nothing of the broken batch may be claimed.

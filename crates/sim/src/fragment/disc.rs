@@ -24,7 +24,7 @@ impl Image {
     }
 
     pub(crate) fn store(&self) -> Store {
-        Store::load(self.heads.clone(), self.records.clone())
+        Store::load(0, self.heads.clone(), self.records.clone())
     }
 }
 
