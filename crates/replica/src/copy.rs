@@ -150,7 +150,7 @@ pub struct Copy {
     pub(crate) view: BTreeSet<NodeId>,
     pub(crate) left: BTreeMap<NodeId, Instant>,
     pub(crate) born: Instant,
-    pub(crate) view_at: Instant,
+    view_at: Instant,
     /// Who left the view since it was last stable.
     lost: BTreeSet<NodeId>,
     /// Those of the missing that look dead, and those that said goodbye.

@@ -36,23 +36,29 @@ impl Copy {
         }
         let windows = l.writers.windows + 1;
         let seen = std::mem::replace(&mut l.writers, Writers { since: now.mono, windows, ..Writers::default() });
-        let Some(node) = seen.only.filter(|_| !seen.mixed && seen.writes >= timing.writes_min) else { return };
-        let able = self.view.contains(&node) && self.statuses.get(&node).is_some_and(|s| !s.barred);
-        let (Some(f), true) = (l.followers.get(&node), able && l.set.contains(&node) && windows > WINDOWS_MIN) else {
-            return;
-        };
-        if f.joined() && !f.doomed && self.view_at + timing.stable_view < now.mono {
-            fx.sends.push((node, Msg::TakeOver { ballot: l.ballot, session: f.session }));
+        let many = !seen.mixed && seen.writes >= timing.writes_min && windows > WINDOWS_MIN;
+        if let Some(node) = seen.only.filter(|_| many && self.view_is_stable(now)) {
+            fx.sends.extend(self.invitation(node));
         }
     }
 
     /// What to tell the copy that shall go on when this one resigns: behind the last entry, so that it lacks nothing.
     pub(crate) fn heir(&self) -> Option<(NodeId, Msg)> {
         let Role::Leading(l) = &self.role else { return None };
-        let able = |node: &NodeId| self.view.contains(node) && self.statuses.get(node).is_some_and(|s| !s.barred);
-        let fit = l.followers.iter().filter(|(node, f)| l.ready && f.joined() && l.set.contains(node) && able(node));
-        let ballot = l.ballot;
-        fit.map(|(node, f)| (*node, Msg::TakeOver { ballot, session: f.session })).next()
+        l.followers.keys().find_map(|node| self.invitation(*node))
+    }
+
+    /// May another lead instead? Its clock is right, and it can be reached.
+    pub(crate) fn is_able(&self, node: NodeId) -> bool {
+        self.view.contains(&node) && self.statuses.get(&node).is_some_and(|s| !s.barred)
+    }
+
+    /// The invitation to lead, for a copy that is in step and able.
+    fn invitation(&self, node: NodeId) -> Option<(NodeId, Msg)> {
+        let Role::Leading(l) = &self.role else { return None };
+        let f = l.followers.get(&node).filter(|f| l.ready && f.joined() && !f.doomed)?;
+        let fit = l.set.contains(&node) && self.is_able(node);
+        fit.then(|| (node, Msg::TakeOver { ballot: l.ballot, session: f.session }))
     }
 
     /// The leader would rather have it led here: an opening like any other.

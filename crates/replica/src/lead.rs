@@ -434,8 +434,7 @@ impl Copy {
     /// A clock far off stamps records that win every conflict, or none: let another lead, where one is in step and in view.
     fn should_yield(&self) -> bool {
         let Role::Leading(l) = &self.role else { return false };
-        let able = |node: &&NodeId| self.view.contains(node) && self.statuses.get(node).is_some_and(|s| !s.barred);
-        self.barred && l.set.iter().any(|node| able(&node))
+        self.barred && l.set.iter().any(|node| self.is_able(*node))
     }
 
     /// Two leaders in one view: one of them opens anew and so merges; both compute the same which one.

@@ -17,7 +17,6 @@ use crate::record::{Entry, Record};
 use base::{Instant, NodeId, Now, Span};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Bound;
 use std::sync::atomic::Ordering;
 
 /// How many reads may wait for one loan.
@@ -63,18 +62,15 @@ impl Word {
     }
 }
 
+/// Whose view of the records a reader gets.
+pub(crate) enum Eyes<'a> {
+    Leader(&'a Leading),
+    Follower(&'a Following),
+}
+
 impl Loan {
     pub(crate) fn is_asked(&self) -> bool {
         self.asked.is_some()
-    }
-
-    /// Is a key of the range pending?
-    fn hides(&self, read: &Read) -> bool {
-        !self.pending.is_empty()
-            && read.iter().any(|range| {
-                let (from, to) = range.bounds();
-                from < to && self.pending.range((Bound::Included(from), Bound::Excluded(to))).next().is_some()
-            })
     }
 }
 
@@ -115,37 +111,28 @@ impl Leading {
 }
 
 impl Copy {
-    /// Reads without a word to anybody, if this copy may: it leads with the word of all in-sync copies, or follows with a
-    /// loan. `now` must have been taken while this copy was borrowed: nothing changes between the look and the clock.
-    pub fn read_under_lease(&self, now: Now, read: &Read) -> Option<Vec<Rows>> {
+    /// Through whose eyes this copy may be read at this moment without a word to anybody: it leads with the word of all
+    /// in-sync copies, or follows with a loan.
+    fn eyes(&self, now: Now) -> Option<Eyes<'_>> {
         match &self.role {
-            Role::Leading(l) if l.answers(now, &self.view) => {
-                l.word(self.config.me, now.mono)?;
-                read.iter().map(|range| self.read_range(now, range, Some(l))).collect()
-            }
-            Role::Following(f) if f.joined && now.mono < f.loan.until => self.read_as_follower(now, f, read),
+            Role::Leading(l) if l.answers(now, &self.view) => l.word(self.config.me, now.mono).map(|_| Eyes::Leader(l)),
+            Role::Following(f) if f.joined && now.mono < f.loan.until => Some(Eyes::Follower(f)),
             _ => None,
         }
     }
 
+    /// Reads without a word to anybody, if this copy may. `now` must have been taken while this copy was borrowed: nothing
+    /// changes between the look and the clock.
+    pub fn read_under_lease(&self, now: Now, read: &Read) -> Option<Vec<Rows>> {
+        let eyes = self.eyes(now)?;
+        read.iter().map(|range| self.read_range(now, range, &eyes)).collect()
+    }
+
     /// One key's live record, as [`Copy::read_under_lease`] reads it; `None`: this copy may not be read.
     pub fn get_under_lease(&self, now: Now, key: &[u8]) -> Option<Option<Record>> {
-        let stored = key::user(key);
-        let record = match &self.role {
-            Role::Leading(l) if l.answers(now, &self.view) => {
-                l.word(self.config.me, now.mono)?;
-                l.committed(&stored, self.store.get(&stored))
-            }
-            Role::Following(f) if f.joined && now.mono < f.loan.until && !f.loan.pending.contains_key(&stored) => {
-                let record = self.store.get(&stored);
-                if record.is_some_and(|r| r.expires.is_some()) {
-                    return None;
-                }
-                record
-            }
-            _ => return None,
-        };
-        Some(record.filter(|r| r.live(now.wall).is_some()).cloned())
+        let eyes = self.eyes(now)?;
+        let Some((stored, record)) = self.store.entry(&key::user(key)) else { return Some(None) };
+        Some(self.shown(now, &eyes, stored, record)?.cloned())
     }
 
     /// Should [`Input::Warm`](crate::Input::Warm) be sent, since leases are old or missing? Says so once.
@@ -171,14 +158,28 @@ impl Copy {
         }
     }
 
-    /// What may be seen of these ranges; `None` where something is pending, is not the users', or expires: of that the
-    /// leader's clock is the judge.
-    fn read_as_follower(&self, now: Now, f: &Following, read: &Read) -> Option<Vec<Rows>> {
-        let users = read.iter().all(|range| range.space == Space::User);
-        if !users || (f.loan.hides(read) && !mutant!(self, PendingShown)) {
-            return None;
-        }
-        read.iter().map(|range| self.read_range(now, range, None)).collect()
+    /// What may be seen of a record, if it lives; `None`: these eyes cannot tell. A follower cannot where an entry is not
+    /// committed, nor what has expired: of that the leader's clock is the judge.
+    pub(crate) fn shown<'a>(
+        &'a self,
+        now: Now,
+        eyes: &Eyes<'a>,
+        stored: &Bytes,
+        record: &'a Record,
+    ) -> Option<Option<&'a Record>> {
+        let record = match eyes {
+            Eyes::Leader(_) if mutant!(self, ReadUncommitted) => Some(record),
+            Eyes::Leader(l) => l.committed(stored, Some(record)),
+            Eyes::Follower(f) => {
+                let pending = f.loan.pending.contains_key(stored) && !mutant!(self, PendingShown);
+                let mortal = record.expires.is_some() && !mutant!(self, ExpiryByFollower);
+                if pending || mortal {
+                    return None;
+                }
+                Some(record)
+            }
+        };
+        Some(record.filter(|r| r.live(now.wall).is_some()))
     }
 
     // ---- the follower's half ----
@@ -198,11 +199,7 @@ impl Copy {
     }
 
     fn follower_answer(&self, now: Now, read: &Read) -> Reply {
-        let rows = match &self.role {
-            Role::Following(f) if now.mono < f.loan.until => self.read_as_follower(now, f, read),
-            _ => None,
-        };
-        rows.map_or(Reply::NotLeading, Reply::Rows)
+        self.read_under_lease(now, read).map_or(Reply::NotLeading, Reply::Rows)
     }
 
     fn borrow(&mut self, now: Now, fx: &mut Effects) {
@@ -385,7 +382,7 @@ mod tests {
         assert!(copy.lead().is_some());
     }
 
-    /// What a leader lent binds it when it leads no more; what it was given itself does not bind those who gave it.
+    /// What a leader lent binds it when it leads no more.
     #[test]
     fn a_leader_that_steps_down_tells_an_opener_of_its_loans() {
         let (mut copy, start) = leading();

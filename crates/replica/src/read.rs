@@ -4,7 +4,9 @@
 use crate::batch::{Range, Read, Rows};
 use crate::copy::{Copy, Role};
 use crate::gate::{Effects, Reply, Ticket};
+use crate::key::Space;
 use crate::lead::Leading;
+use crate::lease::Eyes;
 use crate::msg::Msg;
 use crate::mutant;
 use base::{Instant, NodeId, Now};
@@ -119,17 +121,17 @@ impl Copy {
 
     fn answer_read(&self, now: Now, read: &Read) -> Vec<Rows> {
         let Role::Leading(l) = &self.role else { return Vec::new() };
-        let committed = if mutant!(self, ReadUncommitted) { None } else { Some(&**l) };
-        read.iter().map(|range| self.read_range(now, range, committed).unwrap_or_default()).collect()
+        let eyes = Eyes::Leader(l);
+        read.iter().map(|range| self.read_range(now, range, &eyes).unwrap_or_default()).collect()
     }
 
-    /// One range as a leader shows it, or as a follower may: that one is no judge of what has expired, and says `None` when it
-    /// comes upon a record that can.
-    pub(crate) fn read_range(&self, now: Now, range: &Range, committed: Option<&Leading>) -> Option<Rows> {
+    /// One range as these eyes see it; `None` where they cannot tell. Only a leader shows what is not the users'.
+    pub(crate) fn read_range(&self, now: Now, range: &Range, eyes: &Eyes<'_>) -> Option<Rows> {
+        if range.space != Space::User && matches!(eyes, Eyes::Follower(_)) {
+            return None;
+        }
         let (from, to) = range.bounds();
         let (mut out, mut size) = (Rows::default(), 0);
-        let judge =
-            [committed.is_some(), mutant!(self, ExpiryByFollower), mutant!(self, ReadUncommitted)].contains(&true);
         if from >= to {
             return Some(out);
         }
@@ -137,14 +139,7 @@ impl Copy {
         let one = if point { self.store.entry(&from) } else { None };
         let scan = if point { None } else { Some(self.store.range(Bound::Included(&from), Bound::Excluded(&to))) };
         for (stored, record) in one.into_iter().chain(scan.into_iter().flatten()) {
-            let record = match committed {
-                Some(l) => l.committed(stored, Some(record)),
-                None => Some(record),
-            };
-            if !judge && record.is_some_and(|r| r.expires.is_some()) {
-                return None;
-            }
-            let Some(record) = record.filter(|r| r.live(now.wall).is_some()) else { continue };
+            let Some(record) = self.shown(now, eyes, stored, record)? else { continue };
             if out.rows.len() >= range.limit as usize || size >= ANSWER_BYTES_MAX {
                 out.more = true;
                 break;
