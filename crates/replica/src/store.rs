@@ -3,7 +3,7 @@ use crate::record::{Meta, Record, WriteBatch};
 use crate::table::Table;
 use base::{Heads, Hlc, Version, WallMs};
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Bound;
 
 /// The records of one copy, all in RAM, and the index version -> keys from which deltas are cut.
@@ -12,63 +12,11 @@ use std::ops::Bound;
 #[derive(Default, Debug)]
 pub struct Store {
     records: Table,
-    index: BTreeMap<Version, Keys>,
+    index: BTreeSet<(Version, Bytes)>,
     expiring: BTreeSet<(WallMs, Bytes)>,
     heads: Heads,
     /// Nothing of it goes to disc: what it is told to apply is not handed on.
     pub(crate) volatile: bool,
-}
-
-/// The keys whose records one version put. Mostly one or two; an opening can put a great many.
-#[derive(Debug)]
-enum Keys {
-    Few(Vec<Bytes>),
-    Many(BTreeSet<Bytes>),
-}
-
-/// From so many keys of one version on, they are kept as a tree.
-const KEYS_FEW_MAX: usize = 32;
-
-impl Keys {
-    fn insert(&mut self, key: Bytes) {
-        match self {
-            Keys::Few(few) => {
-                let Err(at) = few.binary_search(&key) else { return };
-                few.insert(at, key);
-                if few.len() > KEYS_FEW_MAX {
-                    *self = Keys::Many(std::mem::take(few).into_iter().collect());
-                }
-            }
-            Keys::Many(many) => {
-                many.insert(key);
-            }
-        }
-    }
-
-    /// `true`: none is left.
-    fn remove(&mut self, key: &[u8]) -> bool {
-        match self {
-            Keys::Few(few) => {
-                few.retain(|k| k != key);
-                few.is_empty()
-            }
-            Keys::Many(many) => {
-                many.remove(key);
-                many.is_empty()
-            }
-        }
-    }
-
-    /// Those after this one, in order.
-    fn after(&self, key: Option<&Bytes>) -> impl Iterator<Item = &Bytes> {
-        let (few, many) = match self {
-            Keys::Few(few) => (&few[..], None),
-            Keys::Many(many) => (&[][..], Some(many)),
-        };
-        let from = key.map_or(Bound::Unbounded, Bound::Excluded);
-        let many = many.into_iter().flat_map(move |many| many.range::<Bytes, _>((from, Bound::Unbounded)));
-        few.iter().filter(move |k| key.is_none_or(|key| *k > key)).chain(many)
-    }
 }
 
 /// A copy as found on disc.
@@ -169,23 +117,17 @@ impl Store {
 
     fn put(&mut self, key: Bytes, record: Record) {
         let (version, expires) = (record.version, record.expires);
-        self.index.entry(version).or_insert(Keys::Few(Vec::new())).insert(key.clone());
+        self.index.insert((version, key.clone()));
         if let Some(old) = self.records.insert(key.clone(), record) {
             if let Some(at) = old.expires {
                 self.expiring.remove(&(at, key.clone()));
             }
             if old.version != version {
-                self.unindex(old.version, &key);
+                self.index.remove(&(old.version, key.clone()));
             }
         }
         if let Some(at) = expires {
             self.expiring.insert((at, key));
-        }
-    }
-
-    fn unindex(&mut self, version: Version, key: &[u8]) {
-        if self.index.get_mut(&version).is_some_and(|keys| keys.remove(key)) {
-            self.index.remove(&version);
         }
     }
 
@@ -212,7 +154,7 @@ impl Store {
         for number in gone {
             let key = key::outcome(session, number);
             if let Some(old) = self.records.remove(&key) {
-                self.unindex(old.version, &key);
+                self.index.remove(&(old.version, key.clone()));
                 removes.push(key);
             }
         }
@@ -232,20 +174,20 @@ impl Store {
                 continue;
             }
             let first = Version { branch: head.branch, seq: have.seq(head.branch) + 1 };
+            let from = match &after {
+                Some((version, key)) if *version >= first => Bound::Excluded((*version, key.clone())),
+                _ => Bound::Included((first, Bytes::new())),
+            };
             let end = Version { branch: head.branch, seq: head.seq.saturating_add(1) };
-            let from = after.as_ref().map_or(first, |(version, _)| first.max(*version));
-            if from >= end {
+            if first >= end {
                 continue;
             }
-            for (version, keys) in self.index.range(from..end) {
-                let begun = after.as_ref().filter(|(v, _)| v == version).map(|(_, key)| key);
-                for key in keys.after(begun) {
-                    let Some(record) = self.records.get(key) else { continue };
-                    size += record.weight(key);
-                    out.push((key.clone(), record.clone()));
-                    if size >= bytes {
-                        return (out, Some((*version, key.clone())));
-                    }
+            for (version, key) in self.index.range((from, Bound::Excluded((end, Bytes::new())))) {
+                let Some(record) = self.records.get(key) else { continue };
+                size += record.weight(key);
+                out.push((key.clone(), record.clone()));
+                if size >= bytes {
+                    return (out, Some((*version, key.clone())));
                 }
             }
         }
