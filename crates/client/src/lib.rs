@@ -5,10 +5,14 @@
 
 use base::{FragmentId, Span};
 use bytes::Bytes;
-use node::{ClientError, Op, OpReply, Status, TableDef, TableOptions};
+use node::{ClientError, Op, OpReply, Status, TableDef, TableInfo, TableOptions, Vitals};
 pub use replica::{Batch, Bump, Check, Outcome, Range, Record, Refusal, Rows, Space, Write};
 use runtime::Handle;
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// How many bytes of rows one scan returns, about.
+const SCAN_BYTES: usize = 4 * 1024 * 1024;
 
 /// Why something was not done. Nothing was changed.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -90,6 +94,22 @@ impl Database {
         }
     }
 
+    /// One table, fragment by fragment.
+    pub async fn table_info(&self, name: &str) -> Result<TableInfo, Error> {
+        match self.op(Op::TableInfo(name.into())).await? {
+            OpReply::TableInfo(info) => Ok(*info),
+            _ => Err(Error::Ended),
+        }
+    }
+
+    /// What the processes of all nodes in view use, by node name. Those that do not answer within a second are left out.
+    pub async fn vitals(&self) -> Result<BTreeMap<String, Vitals>, Error> {
+        match self.op(Op::Vitals).await? {
+            OpReply::Vitals(all) => Ok(all),
+            _ => Err(Error::Ended),
+        }
+    }
+
     /// How things stand.
     pub async fn status(&self) -> Result<Status, Error> {
         match self.op(Op::Status).await? {
@@ -144,8 +164,23 @@ impl Table {
         Ok(rows.into_iter().flat_map(|r| r.rows).next().map(|(_, record)| record))
     }
 
-    /// Up to about `limit` rows from `from` on, before `to`, in key order over all fragments; and where to go on, if there
-    /// may be more. Each fragment is read at one moment, the fragments at different ones.
+    /// Up to `limit` rows of one fragment from `from` on, in key order; and where to go on, if there may be more. An answer
+    /// is cut after about 4 MiB.
+    pub async fn scan_fragment(
+        &self,
+        index: u16,
+        from: Bytes,
+        limit: u32,
+    ) -> Result<(Vec<(Bytes, Record)>, Option<Bytes>), Error> {
+        let range = Range { space: Space::User, from, to: None, limit };
+        let parts = self.read_fragment(FragmentId { table: self.def.id, index }, vec![range]).await?;
+        let Some(part) = parts.into_iter().next() else { return Ok((Vec::new(), None)) };
+        let last = part.rows.last().filter(|_| part.more).map(|(key, _)| [key, &[0][..]].concat().into());
+        Ok((part.rows, last))
+    }
+
+    /// Up to `limit` rows from `from` on, before `to`, in key order over all fragments, cut after about 4 MiB; and where to go
+    /// on, if there may be more. Each fragment is read at one moment, the fragments at different ones.
     pub async fn scan(
         &self,
         from: Bytes,
@@ -176,8 +211,15 @@ impl Table {
         if let Some(last) = &complete_to {
             rows.retain(|(key, _)| key <= last);
         }
-        if rows.len() > limit as usize {
-            rows.truncate(limit as usize);
+        let mut bytes = 0;
+        let fit = rows.iter().take_while(|(key, record)| {
+            let before = bytes;
+            bytes += key.len() + record.value.as_ref().map_or(0, Bytes::len);
+            before < SCAN_BYTES
+        });
+        let most = fit.count().min(limit as usize);
+        if rows.len() > most {
+            rows.truncate(most);
             complete_to = rows.last().map(|(key, _)| key.clone());
         }
         let next = complete_to.map(|last| [&last[..], &[0]].concat().into());

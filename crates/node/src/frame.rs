@@ -1,3 +1,4 @@
+use crate::vitals::Vitals;
 use base::{FragmentId, NodeId};
 use replica::{Answer, Msg, Read, Request, Rows};
 use serde::{Deserialize, Serialize};
@@ -40,4 +41,8 @@ pub enum Frame {
     Rows(u64, Option<Vec<Rows>>),
     /// I am stopping, on purpose.
     Bye,
+    /// What does your process use? Answered under the same number.
+    AskVitals(u64),
+    /// This.
+    Vitals(u64, Vitals),
 }

@@ -1,9 +1,10 @@
 //! What local clients want, carried to whoever leads the fragment: tried again until it is known what became of it.
 
 use crate::schema::{BadTable, TableDef, TableOptions};
-use crate::status::Status;
+use crate::status::{Status, TableInfo};
+use crate::vitals::Vitals;
 use base::{BranchId, FragmentId, Instant, NodeId, Span};
-use replica::{Answer, Batch, Outcome, Read, Request, Rows, SessionId};
+use replica::{Answer, Batch, Outcome, Read, Refusal, Request, Rows, SessionId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,6 +36,10 @@ pub enum Op {
     Tables,
     /// How things stand.
     Status,
+    /// One table, fragment by fragment.
+    TableInfo(String),
+    /// What the processes of all nodes in view use.
+    Vitals,
 }
 
 /// What a local client is told.
@@ -50,6 +55,10 @@ pub enum OpReply {
     Tables(Vec<TableDef>),
     /// To `Status`.
     Status(Box<Status>),
+    /// To `TableInfo`.
+    TableInfo(Box<TableInfo>),
+    /// To `Vitals`: by node name, of those that answered.
+    Vitals(BTreeMap<String, Vitals>),
     /// It cannot be done, or not now; nothing was changed.
     Error(ClientError),
 }
@@ -95,6 +104,8 @@ pub(crate) struct Pending {
     pub not_before: Instant,
     /// It was tried at a copy beside it, which follows.
     pub read_here: bool,
+    /// Too few copies were in sync when it was last tried, under another number.
+    pub too_few: Option<Refusal>,
 }
 
 pub(crate) enum What {
@@ -145,7 +156,8 @@ impl Gateway {
         let number = self.next;
         self.next += 1;
         let deadline = now + wait;
-        let pending = Pending { op, fragment, what, deadline, attempt: None, not_before: now, read_here: false };
+        let pending =
+            Pending { op, fragment, what, deadline, attempt: None, not_before: now, read_here: false, too_few: None };
         self.pending.insert(number, pending);
         self.idle.insert(number);
         Some(number)
@@ -168,6 +180,11 @@ impl Gateway {
         match answer {
             // A refusal counts only from the branch that the list names last [R5].
             Answer::Outcome(Outcome::Failed(_), branch) if branches.last() != Some(&branch) => Next::Nothing,
+            Answer::Outcome(Outcome::Failed(refusal @ Refusal::TooFewCopies { .. }), _)
+                if now + BACKOFF < pending.deadline =>
+            {
+                self.renumber(now, number, refusal)
+            }
             Answer::Outcome(outcome, _) => self.end(number, OpReply::Outcome(outcome)),
             Answer::Moved(branch) => {
                 pending.attempt = None;
@@ -180,6 +197,20 @@ impl Gateway {
                 Next::Retry
             }
         }
+    }
+
+    /// What was refused for want of copies is refused for ever under its number; it may be done under another, as long as
+    /// there is time.
+    fn renumber(&mut self, now: Instant, number: u64, refusal: Refusal) -> Next {
+        let Some(mut pending) = self.pending.remove(&number) else { return Next::Nothing };
+        if let What::Write { branches, .. } = &mut pending.what {
+            branches.clear();
+        }
+        (pending.attempt, pending.not_before, pending.too_few) = (None, now + BACKOFF, Some(refusal));
+        self.pending.insert(self.next, pending);
+        self.idle.insert(self.next);
+        self.next += 1;
+        Next::Retry
     }
 
     pub(crate) fn rows(&mut self, now: Instant, number: u64, rows: Option<Vec<Rows>>) -> Next {
@@ -247,7 +278,7 @@ impl Gateway {
         let late = late.into_iter().filter_map(|n| self.pending.remove(&n));
         late.map(|p| {
             let sent = matches!(&p.what, What::Write { branches, .. } if !branches.is_empty());
-            (p.op, p.fragment, sent.then_some(Outcome::Unknown))
+            (p.op, p.fragment, if sent { Some(Outcome::Unknown) } else { p.too_few.map(Outcome::Failed) })
         })
         .collect()
     }

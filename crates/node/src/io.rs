@@ -1,5 +1,6 @@
 use crate::frame::{Frame, Hello};
 use crate::gateway::{Op, OpReply};
+use crate::vitals::Vitals;
 use base::{FragmentId, NodeId};
 use bytes::Bytes;
 use replica::Persist;
@@ -47,6 +48,8 @@ pub enum Input {
     Op(OpId, Op),
     /// A copy of this fragment is being read through a [`Window`](crate::Window), and its leases are old or missing.
     Warm(FragmentId),
+    /// What this node's own process uses, asked for by this number.
+    Vitals(u64, Vitals),
     /// A local client no longer waits.
     Forget(OpId),
     /// The disc is nearly full, or no longer.
@@ -73,6 +76,8 @@ pub enum Effect {
     Close(LinkId),
     /// Answer a local client.
     Reply(OpId, OpReply),
+    /// Find out what this process uses: to be sent on this link, or for [`Input::Vitals`], with this number.
+    Vitals(Option<LinkId>, u64),
     /// Tell whoever listens.
     Notice(Notice),
     /// Everything is done: exit.

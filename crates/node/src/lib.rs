@@ -13,6 +13,7 @@ mod packets;
 mod peers;
 mod schema;
 mod status;
+mod vitals;
 
 pub use copies::{Glance, Window};
 pub use frame::{Frame, Hello, PROTOCOL};
@@ -20,4 +21,5 @@ pub use gateway::{ClientError, Op, OpReply};
 pub use io::{Effect, Input, LinkId, Notice, OpId};
 pub use node::{Config, Node};
 pub use schema::{Durability, FragmentBy, Storage, TableDef, TableOptions, sys_fragment};
-pub use status::{NodeLine, Status, TableLine};
+pub use status::{FragmentLine, NodeLine, Status, TableInfo, TableLine};
+pub use vitals::Vitals;

@@ -4,6 +4,7 @@ use crate::gateway::{ClientError, Gateway, Next, Op, OpReply, What};
 use crate::io::{Effect, Input, LinkId, Notice, OpId};
 use crate::peers::Peers;
 use crate::schema::{self, TableDef, TableOptions, sys_fragment, sys_table};
+use crate::vitals::Asking;
 use base::{FragmentId, Instant, NodeId, Now, Span};
 use discovery::Discovery;
 use membership::{Identity, Island, RosterEntry, RosterStatus, Swim, island};
@@ -96,6 +97,7 @@ pub struct Node {
     pub(crate) skewed: Option<i64>,
     /// So far that it leads nothing.
     pub(crate) barred: bool,
+    pub(crate) asking: Asking,
     pub(crate) rng: StdRng,
 }
 
@@ -137,6 +139,7 @@ impl Node {
             full: false,
             skewed: None,
             barred: false,
+            asking: Asking::default(),
             rng,
             config,
         };
@@ -213,6 +216,7 @@ impl Node {
             }
             Input::Durable(fragment, mark) => self.feed(now, fragment, replica::Input::Durable(mark), out),
             Input::Op(op, what) => self.on_op(now, op, what, out),
+            Input::Vitals(number, vitals) => self.vitals_told(self.config.me, number, vitals, out),
             Input::Warm(fragment) => self.feed(now, fragment, replica::Input::Warm, out),
             Input::Forget(op) => {
                 self.creating.remove(&op);
@@ -242,6 +246,7 @@ impl Node {
             self.peers.deadline(now),
             self.gateway.deadline(now),
             self.copies.deadline(),
+            self.asking.deadline(),
         ];
         all.into_iter().flatten().min().unwrap_or(now + CHORES)
     }
@@ -260,6 +265,7 @@ impl Node {
             };
             self.finish(now, op, reply, out);
         }
+        self.tend_vitals(now, out);
         if now.mono >= self.chores_at {
             self.chores_at = now.mono + CHORES;
             self.chores(now, out);
@@ -299,10 +305,16 @@ impl Node {
         self.tend_members(now, !matches!(island, Island::Partitioned(_)), out);
     }
 
+    /// How far this clock is ahead of the others'.
+    pub(crate) fn clock_ahead(&self, now: Now) -> Option<i64> {
+        let (ahead, clocks) = self.peers.ahead(now.mono);
+        (clocks > 1).then_some(if clocks == 2 { ahead * 2 } else { ahead })
+    }
+
     /// With two nodes nobody can tell whose clock is wrong: both say so, and both may lead.
     fn mind_clock(&mut self, now: Now, out: &mut Vec<Effect>) {
-        let (ahead, clocks) = self.peers.ahead(now.mono);
-        let ahead = if clocks == 2 { ahead * 2 } else { ahead };
+        let (_, clocks) = self.peers.ahead(now.mono);
+        let ahead = self.clock_ahead(now).unwrap_or(0);
         let bound = if self.skewed.is_some() { SKEW_GOOD_MS } else { SKEW_MAX_MS };
         let before = (self.skewed.is_some(), self.barred);
         self.skewed = (ahead.abs() > bound).then_some(ahead);
@@ -484,6 +496,8 @@ impl Node {
                 let next = self.gateway.rows(now.mono, number, rows);
                 self.next(now, next, out);
             }
+            Frame::AskVitals(number) => out.extend(self.peers.link(from).map(|l| Effect::Vitals(Some(l), number))),
+            Frame::Vitals(number, vitals) => self.vitals_told(from, number, vitals, out),
             Frame::Bye => {
                 self.peers.bye(from);
                 self.update_view(now, out);
@@ -560,6 +574,13 @@ impl Node {
             }
             Op::Tables => return self.reply(op, OpReply::Tables(self.tables.values().cloned().collect()), out),
             Op::Status => return self.reply(op, OpReply::Status(Box::new(self.status(now))), out),
+            Op::TableInfo(name) => {
+                let info = self.tables.get(&name).map(|def| self.table_info(def));
+                let reply =
+                    info.map_or(OpReply::Error(ClientError::NoTable(name)), |i| OpReply::TableInfo(Box::new(i)));
+                return self.reply(op, reply, out);
+            }
+            Op::Vitals => return self.ask_vitals(now, op, out),
         };
         match self.gateway.begin(now.mono, op, fragment, what, wait) {
             Some(number) => self.attempt(now, number, out),

@@ -137,6 +137,11 @@ impl Peers {
         (-(low + high) / 2, all.len())
     }
 
+    /// Does SWIM hear it, as far as that is known? Of those with a link.
+    pub(crate) fn datagrams(&self, node: NodeId) -> Option<bool> {
+        self.all.get(&node).filter(|p| !p.links.is_empty()).map(|p| p.swim == Some(true))
+    }
+
     pub(crate) fn node(&self, link: LinkId) -> Option<NodeId> {
         self.by_link.get(&link).copied()
     }

@@ -2,7 +2,7 @@
 
 use base::{FRAGMENTS_MAX, FragmentId, NAME_BYTES_MAX, NodeId, TableId};
 use bytes::Bytes;
-use replica::{MergePolicy, MergeRule};
+use replica::{MergePolicy, MergeRule, MinInSync};
 use serde::{Deserialize, Serialize};
 
 /// Where a table's records are kept.
@@ -47,6 +47,10 @@ pub struct TableOptions {
     pub policy: MergePolicy,
     /// What decides in which fragment a key lies.
     pub fragment_by: FragmentBy,
+    /// Keys are found by hash only: less memory and work for point reads and writes; a scan walks the whole table.
+    pub unordered: bool,
+    /// With fewer in-sync copies than this, writes are refused; reads are not.
+    pub min_in_sync: MinInSync,
 }
 
 impl Default for TableOptions {
@@ -58,6 +62,8 @@ impl Default for TableOptions {
             durability: Durability::Interval,
             policy: MergePolicy::default(),
             fragment_by: FragmentBy::Key,
+            unordered: false,
+            min_in_sync: MinInSync::default(),
         }
     }
 }
@@ -124,6 +130,9 @@ pub enum BadTable {
     /// Copies or fragments.
     #[error("table {0}: copies must be 1 to 64 and fragments 1 to {FRAGMENTS_MAX}")]
     Shape(String),
+    /// More in-sync copies asked for than there shall be.
+    #[error("table {0}: min-in-sync must be `majority`, or a number from 1 to the number of copies")]
+    MinInSync(String),
 }
 
 /// Checks what came from a user.
@@ -135,12 +144,18 @@ pub(crate) fn validate(name: &str, options: &TableOptions) -> Result<(), BadTabl
     if !(1..=64).contains(&options.copies) || !(1..=FRAGMENTS_MAX).contains(&options.fragments) {
         return Err(BadTable::Shape(name.into()));
     }
+    if matches!(options.min_in_sync, MinInSync::Copies(n) if n == 0 || n > options.copies) {
+        return Err(BadTable::MinInSync(name.into()));
+    }
     Ok(())
 }
 
 fn first_u64(hash: &[u8; 32]) -> u64 {
     u64::from_be_bytes([hash[0], hash[1], hash[2], hash[3], hash[4], hash[5], hash[6], hash[7]])
 }
+
+/// So many nodes hold in-sync copies of the system table; all others hold mirrors.
+pub(crate) const SYS_IN_SYNC_MAX: usize = 5;
 
 /// The one fragment of the system table. Every node holds a copy.
 pub fn sys_fragment() -> FragmentId {
@@ -156,7 +171,7 @@ pub(crate) fn sys_table() -> TableDef {
         storage: Storage::Disc,
         durability: Durability::Sync,
         policy,
-        fragment_by: FragmentBy::Key,
+        ..TableOptions::default()
     };
     TableDef { id: TableId(0), name: "sys".into(), options, founders: vec![Vec::new()] }
 }

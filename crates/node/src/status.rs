@@ -1,6 +1,7 @@
 use crate::node::Node;
-use base::{NodeId, Now};
+use base::{FragmentId, NodeId, Now};
 use membership::Island;
+use replica::MemberStatus;
 use serde::{Deserialize, Serialize};
 
 /// How things stand, as `tombolo status --json` prints it.
@@ -22,6 +23,8 @@ pub struct Status {
     pub nodes: Vec<NodeLine>,
     /// Every table.
     pub tables: Vec<TableLine>,
+    /// How far this machine's clock is ahead of the median of those in view, in ms (negative: behind), if there are others.
+    pub clock_ahead_ms: Option<i64>,
     /// How many nodes of other cookies or groups were heard.
     pub foreign: usize,
 }
@@ -41,6 +44,8 @@ pub struct NodeLine {
     pub zone: Option<String>,
     /// Where it listens.
     pub addr: String,
+    /// Whether its datagrams get through, if it is linked with.
+    pub datagrams: Option<bool>,
 }
 
 /// One table.
@@ -58,10 +63,46 @@ pub struct TableLine {
     pub durability: String,
     /// `latest` or `max`.
     pub on_conflict: String,
+    /// A number of copies, or `majority`.
+    pub min_in_sync: String,
+    /// Keys are found by hash only.
+    pub unordered: bool,
     /// Fragments that have a leader in this island.
     pub led: u16,
     /// The fewest in-sync copies of any of them.
     pub in_sync: u16,
+}
+
+/// One table, as `tombolo table info --json` prints it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TableInfo {
+    /// The table as a whole.
+    pub table: TableLine,
+    /// Its id, in hexadecimal.
+    pub id: String,
+    /// `key`, or the length of the prefix that keys of one fragment share.
+    pub fragment_by: String,
+    /// Each of its fragments.
+    pub fragments: Vec<FragmentLine>,
+}
+
+/// One fragment, as far as this node knows.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FragmentLine {
+    /// Which.
+    pub index: u16,
+    /// The name of the node that leads it in this island.
+    pub leader: Option<String>,
+    /// How many copies are in sync.
+    pub in_sync: u16,
+    /// The names of the nodes that hold copies, if one is here to tell.
+    pub members: Vec<String>,
+    /// What the copy here does, if there is one.
+    pub here: Option<String>,
+    /// Live and expired records in the copy here, and the bytes of their keys and values.
+    pub records: Option<u64>,
+    /// See `records`.
+    pub bytes: Option<u64>,
 }
 
 impl Node {
@@ -80,6 +121,7 @@ impl Node {
                 reachable: *node == self.config.me || view.contains(node),
                 zone: entry.zone.clone(),
                 addr: entry.addr.to_string(),
+                datagrams: self.peers.datagrams(*node),
             })
             .collect();
         nodes.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
@@ -99,6 +141,7 @@ impl Node {
             missing,
             nodes,
             tables: self.tables().values().map(|def| self.table_line(def)).collect(),
+            clock_ahead_ms: self.clock_ahead(now),
             foreign: self.discovery.foreign(),
         }
     }
@@ -132,8 +175,35 @@ impl Node {
             storage: format!("{:?}", o.storage).to_lowercase(),
             durability: format!("{:?}", o.durability).to_lowercase(),
             on_conflict: format!("{:?}", o.policy.default).to_lowercase(),
+            min_in_sync: o.min_in_sync.to_string(),
+            unordered: o.unordered,
             led: leads.len() as u16,
             in_sync: leads.into_iter().min().unwrap_or(0),
+        }
+    }
+
+    pub(crate) fn table_info(&self, def: &crate::TableDef) -> TableInfo {
+        let fragment_by = match def.options.fragment_by {
+            crate::FragmentBy::Key => "key".into(),
+            crate::FragmentBy::Prefix(bytes) => bytes.to_string(),
+        };
+        let fragments = def.all().map(|fragment| self.fragment_line(fragment)).collect();
+        TableInfo { table: self.table_line(def), id: format!("{:016x}", def.id.0), fragment_by, fragments }
+    }
+
+    fn fragment_line(&self, fragment: FragmentId) -> FragmentLine {
+        let lead = self.lead_of(fragment);
+        let seen = self.copies.with(fragment, |c| (c.inspect(), c.store().live_size()));
+        let name = |node: &NodeId| self.name_of(*node);
+        let listed = seen.as_ref().map(|(seen, _)| seen.members.iter().filter(|(_, s)| **s != MemberStatus::Left));
+        FragmentLine {
+            index: fragment.index,
+            leader: lead.map(|(node, _)| self.name_of(node)),
+            in_sync: lead.map_or(0, |(_, lead)| lead.in_sync),
+            members: listed.into_iter().flatten().map(|(node, _)| name(node)).collect(),
+            here: seen.as_ref().map(|(seen, _)| format!("{:?}", seen.role).to_lowercase()),
+            records: seen.as_ref().map(|(_, size)| size.0),
+            bytes: seen.as_ref().map(|(_, size)| size.1),
         }
     }
 

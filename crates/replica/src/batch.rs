@@ -96,6 +96,16 @@ pub enum Refusal {
     /// The leader's disc is nearly full; batches that delete, and put little, are still taken.
     #[error("the disc of the node that leads this fragment is nearly full: delete something, or give it room")]
     NoSpace,
+    /// Fewer copies than the table's `min_in_sync` are in sync; it may be tried again under another number.
+    #[error(
+        "{have} copies are in sync here, and the table asks for {need} (min-in-sync): see `tombolo status` for which nodes are missing"
+    )]
+    TooFewCopies {
+        /// In sync here, the leader among them.
+        have: u16,
+        /// Asked for.
+        need: u16,
+    },
     /// The session has said that this request is finished.
     #[error("the request was given up by its own session")]
     Finished,

@@ -7,6 +7,7 @@ use crate::merge::MergePolicy;
 use crate::msg::{Lead, Msg, Status};
 use crate::mutant;
 use crate::open::{Opening, Promised};
+use crate::quorum::MinInSync;
 use crate::record::{Meta, Record, WriteBatch};
 use crate::store::{Store, Stored};
 use base::{Ballot, FragmentId, Hlc, Instant, NodeId, Now, Span, Version};
@@ -94,6 +95,8 @@ pub struct Config {
     pub founders: Vec<NodeId>,
     /// Records are not kept on disc.
     pub ram: bool,
+    /// Users' keys are found by hash, not kept in order.
+    pub unordered: bool,
     /// Every write is on disc before it is acknowledged.
     pub sync: bool,
     /// The table was made this moment: the first founder opens without waiting for a stable view.
@@ -102,6 +105,11 @@ pub struct Config {
     pub opens_after: Instant,
     /// Take in any node that asks (system tables).
     pub open_membership: bool,
+    /// With fewer in-sync copies than this, writes are refused.
+    pub min_in_sync: MinInSync,
+    /// How many copies are taken into the in-sync set at most, at least 1; more than those are mirrors, which follow and are
+    /// never waited for, and take the place of one that is missing.
+    pub in_sync_max: usize,
     /// What conflicts become.
     pub policy: MergePolicy,
     /// Waits and sizes.
@@ -203,6 +211,7 @@ impl Copy {
             store = close_all(config.me, store);
         }
         store.volatile = config.ram;
+        store.set_unordered(config.unordered);
         let rng = StdRng::seed_from_u64(config.seed ^ config.me.0 ^ config.fragment.table.0);
         let mut copy = Copy {
             meta,

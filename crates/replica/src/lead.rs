@@ -7,6 +7,7 @@ use crate::handover::Writers;
 use crate::key::{self, MemberStatus};
 use crate::msg::Msg;
 use crate::mutant;
+use crate::quorum;
 use crate::read::Reads;
 use crate::record::{Entry, Record};
 use crate::sync::Delta;
@@ -91,6 +92,8 @@ pub(crate) struct Leading {
     not_before: Instant,
     /// Until then, or until these copies follow, answers are held back.
     settle: (Instant, BTreeSet<NodeId>),
+    /// The in-sync set grows no further than this.
+    set_max: usize,
     out: Vec<Entry>,
     uncommitted: VecDeque<(u64, Vec<Bytes>, usize)>,
     uncommitted_bytes: usize,
@@ -114,6 +117,7 @@ impl Leading {
         me: NodeId,
         not_before: Instant,
         settle: (Instant, BTreeSet<NodeId>),
+        set_max: usize,
     ) -> Self {
         let set: BTreeSet<NodeId> = [me].into();
         Leading {
@@ -129,6 +133,7 @@ impl Leading {
             sessions: BTreeMap::new(),
             not_before,
             settle,
+            set_max,
             out: Vec::new(),
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
@@ -147,7 +152,8 @@ impl Leading {
     /// Nothing owed to or by anybody?
     pub(crate) fn at_rest(&self, view: &BTreeSet<NodeId>) -> bool {
         let followers = self.followers.values().all(|f| f.joined() && f.owes.is_none());
-        let set = self.set.len() == self.followers.len() + 1 && self.followers.keys().all(|n| view.contains(n));
+        let fit = (self.followers.len() + 1).min(self.set_max);
+        let set = self.set.len() == fit && self.followers.keys().all(|n| view.contains(n));
         self.commit == self.last && followers && set && self.waits.is_empty() && self.reads.is_empty()
     }
 
@@ -158,7 +164,8 @@ impl Leading {
 
     /// May answers go out?
     pub(crate) fn answers(&self, now: Now, view: &BTreeSet<NodeId>) -> bool {
-        let settled = self.settle.1.iter().all(|node| self.set.contains(node) || !view.contains(node));
+        let followed = self.settle.1.iter().all(|node| self.set.contains(node) || !view.contains(node));
+        let settled = followed || self.set.len() >= self.set_max;
         self.ready && now.mono >= self.not_before && (settled || now.mono >= self.settle.0)
     }
 
@@ -330,19 +337,25 @@ impl Copy {
         if !l.answers(now, &self.view) {
             return;
         }
+        let unsure = self.too_few_to_answer();
+        let Role::Leading(l) = &mut self.role else { return };
         while let Some(entry) = l.waits.first_entry().filter(|e| *e.key() <= l.commit) {
-            fx.replies.extend(entry.remove().into_iter().map(|(ticket, answer)| (ticket, Reply::Write(answer))));
+            let sure = |answer| if unsure { quorum::unsure(answer) } else { answer };
+            fx.replies.extend(entry.remove().into_iter().map(|(ticket, answer)| (ticket, Reply::Write(sure(answer)))));
         }
         self.pump_reads(now, fx);
     }
 
-    /// Takes followers that have caught up into the in-sync set: one entry for all of them.
+    /// Takes followers that have caught up into the in-sync set, as far as there is room: one entry for all of them. The rest
+    /// are mirrors, until somebody is missing.
     fn admit(&mut self, now: Now, fx: &mut Effects) {
+        let admit_all = mutant!(self, MirrorsAdmitted);
         let Role::Leading(l) = &mut self.role else { return };
         let fit = |(node, f): &(&NodeId, &Follower)| {
             f.joined() && !l.set.contains(node) && self.view.contains(node) && f.acked + LAG_ENTRIES_MAX >= l.last
         };
-        let fit: BTreeSet<NodeId> = l.followers.iter().filter(fit).map(|(node, _)| *node).collect();
+        let room = if admit_all { usize::MAX } else { l.set_max.saturating_sub(l.set.len()) };
+        let fit: BTreeSet<NodeId> = l.followers.iter().filter(fit).take(room).map(|(node, _)| *node).collect();
         if !fit.is_empty() && l.ready {
             let set = l.set.union(&fit).copied().collect();
             self.change_set(now, set, fx);

@@ -18,6 +18,7 @@ mod merge;
 mod msg;
 mod mutants;
 mod open;
+mod quorum;
 mod read;
 mod record;
 mod store;
@@ -32,6 +33,7 @@ pub use key::{LedgerRow, MemberStatus, Space};
 pub use merge::{MergePolicy, MergeRule};
 pub use msg::{Lead, Msg, Status};
 pub use mutants::Mutant;
+pub use quorum::MinInSync;
 pub use record::{Entry, Meta, Record, WriteBatch};
 pub use store::{Store, Stored};
 

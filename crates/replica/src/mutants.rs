@@ -53,6 +53,10 @@ pub enum Mutant {
     AckUnsynced,
     /// The opener does not pull what it lacks (invariant 1).
     NoPull,
+    /// Writes are taken, and called done, by fewer copies than `min_in_sync` (invariant 1).
+    TooFewIgnored,
+    /// Mirrors are taken into the in-sync set beyond its bound (liveness: they would be waited for).
+    MirrorsAdmitted,
     /// Invariant 7: every concurrent-looking pair is called a conflict, known or not.
     FalseConflicts,
 }

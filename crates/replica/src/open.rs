@@ -259,7 +259,8 @@ impl Copy {
         let mut batch = self.store.apply(heads, puts.into_iter().collect());
         self.raise_ceiling();
         batch.meta = Some(self.meta);
-        self.role = Role::Leading(Box::new(Leading::new(branch, o.ballot, me, not_before, settle)));
+        self.role =
+            Role::Leading(Box::new(Leading::new(branch, o.ballot, me, not_before, settle, self.config.in_sync_max)));
         self.persist(batch, true, fx);
         self.gate.push(Then::Ready(branch));
         if taken > 0 {
@@ -323,10 +324,13 @@ pub(crate) mod tests {
             incarnation: 1,
             founders: vec![NodeId(1), NodeId(2)],
             ram: false,
+            unordered: false,
             sync: true,
             eager: false,
             opens_after: Instant(0),
             open_membership: false,
+            min_in_sync: crate::MinInSync::default(),
+            in_sync_max: usize::MAX,
             policy: MergePolicy::default(),
             timing: Timing::default(),
             seed: 1,

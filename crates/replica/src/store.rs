@@ -47,6 +47,11 @@ impl Store {
         store
     }
 
+    /// Keeps users' keys in order, or finds them by hash only: then a range of them costs a walk over all.
+    pub(crate) fn set_unordered(&mut self, unordered: bool) {
+        self.records.set_unordered(unordered);
+    }
+
     /// What is incorporated.
     pub fn heads(&self) -> &Heads {
         &self.heads
@@ -80,6 +85,11 @@ impl Store {
     /// How many records, tombstones and internal ones included.
     pub fn len(&self) -> usize {
         self.records.len()
+    }
+
+    /// How many users' records hold a value, expired ones included, and the bytes of their keys and values.
+    pub fn live_size(&self) -> (u64, u64) {
+        self.records.live_size()
     }
 
     /// No record at all?

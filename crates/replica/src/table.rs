@@ -1,15 +1,16 @@
 //! Records by key, and the keys in order: what a point access costs does not grow with the table.
 
-#![expect(clippy::disallowed_types, reason = "the hash tables are never walked, so that a seed still replays")]
+#![expect(clippy::disallowed_types, reason = "what is walked is sorted, so that a seed still replays")]
 
 use crate::batch::SessionId;
 use crate::key::{self, Space};
 use crate::record::Record;
 use bytes::Bytes;
+use std::collections::btree_set::Range;
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, Hasher};
-use std::ops::Bound;
+use std::ops::{Bound, RangeBounds};
 
 /// How many hash tables share the records. Each grows by itself, so that no put waits until all records have moved.
 const SHARDS: usize = 64;
@@ -34,8 +35,12 @@ pub(crate) struct Table {
     shards: Vec<HashMap<Bytes, Record, Seeded>>,
     seed: Seeded,
     len: usize,
-    /// All keys but those of outcomes.
+    /// Users' records that hold a value, and the bytes of their keys and values.
+    live: (u64, u64),
+    /// All keys but those of outcomes, and of users where they are not kept in order.
     order: BTreeSet<Bytes>,
+    /// Users' keys are found by hash only; a range of them is gathered and sorted when it is asked for.
+    unordered: bool,
     /// Outcomes come and go with every write, and are only ever looked for by session and number.
     outcomes: BTreeSet<(SessionId, u64)>,
 }
@@ -43,6 +48,16 @@ pub(crate) struct Table {
 impl Table {
     pub(crate) fn new(seed: u64) -> Table {
         Table { seed: Seeded(seed), ..Table::default() }
+    }
+
+    /// Keeps users' keys in order from here on, or no longer.
+    pub(crate) fn set_unordered(&mut self, unordered: bool) {
+        if unordered && !self.unordered {
+            self.order.retain(|key| !is_users(key));
+        } else if self.unordered && !unordered {
+            self.order.extend(self.shards.iter().flat_map(HashMap::keys).filter(|key| is_users(key)).cloned());
+        }
+        self.unordered = unordered;
     }
 
     /// By bits of the hash that the hash table itself does not look at.
@@ -65,11 +80,15 @@ impl Table {
             self.shards.resize_with(SHARDS, || HashMap::with_hasher(self.seed));
         }
         let shard = self.shard(&key);
+        let size = live_size(&key, Some(&record));
         let old = self.shards[shard].insert(key.clone(), record);
+        let before = live_size(&key, old.as_ref());
+        self.live = (self.live.0 + size.0 - before.0, self.live.1 + size.1 - before.1);
         if old.is_none() {
             self.len += 1;
             match key::outcome_of(&key) {
                 Some(id) => self.outcomes.insert(id),
+                None if self.unordered && is_users(&key) => true,
                 None => self.order.insert(key),
             };
         }
@@ -80,11 +99,17 @@ impl Table {
         let shard = self.shard(key);
         let old = self.shards.get_mut(shard)?.remove(key)?;
         self.len -= 1;
+        let size = live_size(key, Some(&old));
+        self.live = (self.live.0 - size.0, self.live.1 - size.1);
         match key::outcome_of(key) {
             Some(id) => self.outcomes.remove(&id),
             None => self.order.remove(key),
         };
         Some(old)
+    }
+
+    pub(crate) fn live_size(&self) -> (u64, u64) {
+        self.live
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -93,7 +118,26 @@ impl Table {
 
     /// Records of a range of keys, in order. Outcomes are not among them.
     pub(crate) fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> impl Iterator<Item = (&Bytes, &Record)> {
-        self.order.range::<[u8], _>((from, to)).filter_map(|key| Some((key, self.get(key)?)))
+        let kept = self.order.range::<[u8], _>((from, to));
+        let all = self.gathered((from, to)).map_or_else(|| Keys::Kept(kept), |keys| Keys::Gathered(keys.into_iter()));
+        all.filter_map(|key| Some((key, self.get(key)?)))
+    }
+
+    /// The keys of a range, sorted, if users' keys that are not kept in order may be among them.
+    fn gathered(&self, bounds: (Bound<&[u8]>, Bound<&[u8]>)) -> Option<Vec<&Bytes>> {
+        let (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) = bounds else {
+            return self.unordered.then(|| self.sorted(bounds));
+        };
+        let users = from < &[Space::User as u8 + 1][..] && to >= &[Space::User as u8][..];
+        (self.unordered && users).then(|| self.sorted(bounds))
+    }
+
+    fn sorted(&self, bounds: (Bound<&[u8]>, Bound<&[u8]>)) -> Vec<&Bytes> {
+        let users = self.shards.iter().flat_map(HashMap::keys).filter(|key| is_users(key));
+        let within = users.filter(|key| RangeBounds::<[u8]>::contains(&bounds, &key[..]));
+        let mut keys: Vec<&Bytes> = within.chain(self.order.range::<[u8], _>(bounds)).collect();
+        keys.sort_unstable();
+        keys
     }
 
     /// The numbers of a session's outcomes below `end`.
@@ -113,8 +157,74 @@ impl Table {
     /// All records of one space but that of outcomes.
     pub(crate) fn space(&self, space: Space) -> impl Iterator<Item = (&Bytes, &Record)> {
         let (from, to) = (space as u8, space as u8 + 1);
-        let bounds = (Bound::Included([from]), Bound::Excluded([to]));
-        let keys = self.order.range::<[u8], _>((bounds.0.as_ref().map(|b| &b[..]), bounds.1.as_ref().map(|b| &b[..])));
-        keys.filter_map(|key| Some((key, self.get(key)?)))
+        let (from, to) = ([from], [to]);
+        self.range(Bound::Included(&from), Bound::Excluded(&to)).collect::<Vec<_>>().into_iter()
+    }
+}
+
+/// One record, and its bytes without the byte that names its space, if it is a user's and holds a value.
+fn live_size(key: &[u8], record: Option<&Record>) -> (u64, u64) {
+    let value = record.filter(|_| is_users(key)).and_then(|r| r.value.as_ref());
+    value.map_or((0, 0), |value| (1, (key.len() - 1 + value.len()) as u64))
+}
+
+fn is_users(key: &[u8]) -> bool {
+    key.first() == Some(&(Space::User as u8))
+}
+
+/// The keys of a range, in order.
+enum Keys<'a> {
+    Kept(Range<'a, Bytes>),
+    Gathered(std::vec::IntoIter<&'a Bytes>),
+}
+
+impl<'a> Iterator for Keys<'a> {
+    type Item = &'a Bytes;
+
+    fn next(&mut self) -> Option<&'a Bytes> {
+        match self {
+            Keys::Kept(keys) => keys.next(),
+            Keys::Gathered(keys) => keys.next(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::{Hlc, Version};
+    use proptest::prelude::*;
+
+    fn record(n: u8) -> Record {
+        let value = (!n.is_multiple_of(3)).then(|| vec![n; usize::from(n)].into());
+        Record { version: Version::default(), hlc: Hlc(u64::from(n)), expires: None, value }
+    }
+
+    proptest! {
+        /// Whatever is put and removed, and whenever order is given up or taken up, both show the same.
+        #[test]
+        fn an_unordered_table_shows_what_an_ordered_one_does(
+            steps in proptest::collection::vec((0u8..5, 0u8..40, any::<bool>()), 0..80),
+            from in 0u8..40,
+            to in 0u8..40,
+        ) {
+            let (mut plain, mut other) = (Table::new(1), Table::new(2));
+            for (what, k, space) in steps {
+                let key = if space { key::user(&[k]) } else { key::member(base::NodeId(u64::from(k))) };
+                match what {
+                    0 => other.set_unordered(k % 2 == 0),
+                    1 => prop_assert_eq!(plain.remove(&key), other.remove(&key)),
+                    _ => prop_assert_eq!(plain.insert(key.clone(), record(k)), other.insert(key, record(k))),
+                }
+            }
+            prop_assert!(plain.all().eq(other.all()));
+            let live = plain.space(Space::User).map(|(k, r)| live_size(k, Some(r)));
+            prop_assert_eq!(plain.live_size(), live.fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1)));
+            let (from, to) = (key::user(&[from.min(to)]), key::user(&[from.max(to)]));
+            let bounds = || (Bound::Included(&from[..]), Bound::Excluded(&to[..]));
+            prop_assert!(plain.range(bounds().0, bounds().1).eq(other.range(bounds().0, bounds().1)));
+            prop_assert!(plain.space(Space::Member).eq(other.space(Space::Member)));
+            prop_assert!(plain.space(Space::User).eq(other.space(Space::User)));
+        }
     }
 }

@@ -52,6 +52,9 @@ impl Copy {
         let floor = *floor;
         if let Some(record) = self.store.get(&key::outcome(id.0, id.1)) {
             let (version, hlc) = (record.version, record.hlc);
+            if self.too_few_to_answer() {
+                return Some(Answer::Busy);
+            }
             let pending = version.branch == branch && !mutant!(self, PendingAnswered);
             let seq = if pending { version.seq } else { 0 };
             return self.wait(ticket, seq, Outcome::Done { version, hlc });
@@ -71,7 +74,11 @@ impl Copy {
             return Some(Answer::Busy);
         }
         let full = self.full && !request.batch.frees();
-        let puts = if full { Err(Refusal::NoSpace) } else { self.evaluate(now, &request.batch) };
+        let puts = match self.too_few_to_write() {
+            Some(refusal) => Err(refusal),
+            None if full => Err(Refusal::NoSpace),
+            None => self.evaluate(now, &request.batch),
+        };
         match puts {
             Ok(puts) => self.accept(now, ticket, request, puts, fx),
             Err(refusal) => {

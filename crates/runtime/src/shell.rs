@@ -79,6 +79,7 @@ enum Wake {
     Op(OpId, Op, oneshot::Sender<OpReply>),
     Warm(FragmentId),
     Forget(OpId),
+    Vitals(u64),
     Stop,
 }
 
@@ -176,6 +177,17 @@ impl Handle {
 
 fn random_u64() -> Result<u64, StartError> {
     getrandom::u64().map_err(|e| StartError::System(std::io::Error::other(e.to_string())))
+}
+
+/// What this process uses.
+fn vitals() -> node::Vitals {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split(' ').nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
+    node::Vitals {
+        cpu_us: used.tv_sec as u64 * 1_000_000 + used.tv_nsec as u64 / 1000,
+        resident_bytes: pages * rustix::param::page_size() as u64,
+    }
 }
 
 /// Starts a node: opens its data, binds its sockets, and runs it on a thread of its own. It brings the runtime
@@ -330,6 +342,7 @@ impl Shell {
                     self.clients.remove(&id);
                     Input::Forget(id)
                 }
+                Wake::Vitals(number) => Input::Vitals(number, vitals()),
                 Wake::Stop => Input::Stop,
             };
             self.node.handle(now, input, out);
@@ -390,6 +403,14 @@ impl Shell {
                     if let Some(client) = self.clients.remove(&op) {
                         let _ = client.send(reply);
                     }
+                }
+                Effect::Vitals(None, number) => {
+                    // Its answer is an input of the next burst.
+                    let _ = self.handle.wake.send(Wake::Vitals(number));
+                }
+                Effect::Vitals(Some(link), number) => {
+                    let frame = node::Frame::Vitals(number, vitals());
+                    let _ = wire::encode(&frame).map(|bytes| self.transport.send(link, bytes));
                 }
                 Effect::Notice(notice) => self.tell(notice),
                 Effect::Stopped => done = true,

@@ -229,7 +229,7 @@ impl World {
             Effect::Dial(to) => self.dial(m, life, to),
             Effect::Close(link) => self.unlink(link),
             Effect::Reply(op, reply) => self.replied(op, reply),
-            Effect::Notice(_) | Effect::Stopped => {}
+            Effect::Vitals(..) | Effect::Notice(_) | Effect::Stopped => {}
         }
     }
 

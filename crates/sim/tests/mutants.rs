@@ -46,6 +46,8 @@ mutants! {
     ack_early AckEarly 100
     ack_unsynced AckUnsynced 3000
     no_pull NoPull 100
+    too_few_ignored TooFewIgnored 300
+    mirrors_admitted MirrorsAdmitted 300
     false_conflicts FalseConflicts 100
     d14_pending_answered PendingAnswered 3000
     r7_commit_new_set CommitNewSet 3000

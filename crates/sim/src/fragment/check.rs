@@ -25,6 +25,8 @@ struct Acked {
     /// The branch whose leader said so.
     branch: BranchId,
     set: BTreeSet<NodeId>,
+    /// The writer was told; else it was only shown to a reader.
+    told: bool,
 }
 
 /// Watches every step of every copy.
@@ -40,6 +42,8 @@ pub(crate) struct Checker {
     lost: BTreeMap<Version, BTreeSet<NodeId>>,
     /// Every write is on disc before it is acknowledged.
     flushed: bool,
+    /// Each write takes more than half of the copies: no two sides may both acknowledge.
+    majority: bool,
     /// What the stepping node's copy knew of each key before the step.
     knew_before: BTreeMap<Bytes, BTreeSet<usize>>,
 }
@@ -49,7 +53,7 @@ fn users(key: &Bytes) -> bool {
 }
 
 impl Checker {
-    pub(crate) fn new(n: usize, flushed: bool) -> Checker {
+    pub(crate) fn new(n: usize, flushed: bool, majority: bool) -> Checker {
         Checker {
             writes: Vec::new(),
             by_version: BTreeMap::new(),
@@ -59,6 +63,7 @@ impl Checker {
             apart: vec![vec![0; n]; n],
             lost: BTreeMap::new(),
             flushed,
+            majority: majority && flushed,
             knew_before: BTreeMap::new(),
         }
     }
@@ -220,7 +225,11 @@ impl Checker {
             let related = acked.branch == branch || mine.covers(v) || theirs.covers(version);
             let lost = self.lost.get(&v);
             let shared = acked.set.iter().any(|n| set.contains(n) && lost.is_none_or(|lost| !lost.contains(n)));
-            if v.branch == acked.branch && version.branch == branch && !related && shared {
+            if v.branch == acked.branch
+                && version.branch == branch
+                && !related
+                && (shared || self.majority && acked.told)
+            {
                 let what = format!("{version:?} by {set:?} and {v:?} by {:?}", acked.set);
                 clash = Some(format!("invariant 2: two leaders committed apart with a shared copy: {what}"));
             }
@@ -229,8 +238,8 @@ impl Checker {
             if *v != version {
                 break;
             }
-            let acked = Acked { at: now, branch, set: set.clone() };
-            self.writes[*wid].acked.get_or_insert(acked);
+            let acked = Acked { at: now, branch, set: set.clone(), told: true };
+            self.writes[*wid].acked.get_or_insert(acked).told = true;
         }
         clash
     }
@@ -250,7 +259,7 @@ impl Checker {
             let shown = rows.iter().flat_map(|r| &r.rows).find(|(rk, _)| *rk == key(k)).map(|(_, r)| r.version);
             if let Some(wid) = shown.and_then(|version| self.by_version.get(&(version, stored.clone()))) {
                 // What was once shown must be there for ever, acknowledged or not.
-                self.writes[*wid].acked.get_or_insert(Acked { at: now, branch, set: set.clone() });
+                self.writes[*wid].acked.get_or_insert(Acked { at: now, branch, set: set.clone(), told: false });
             }
             let mut known = match shown {
                 Some(version) => {

@@ -1,8 +1,11 @@
 use super::world::{Event, World, id, index};
-use base::BranchId;
+use base::{BranchId, NodeId};
 use bytes::Bytes;
 use rand::RngExt;
-use replica::{Answer, Batch, Bump, Check, Input, Outcome, Range, Refusal, Request, Rows, SessionId, Space, Write};
+use replica::{
+    Answer, Batch, Bump, Check, Input, MinInSync, Outcome, Range, Refusal, Request, Rows, SessionId, Space, Write,
+};
+use std::collections::BTreeSet;
 
 /// How many users' keys there are: few, so that writers meet.
 pub(crate) const KEYS: u8 = 3;
@@ -180,20 +183,32 @@ impl World {
         let last = pending.request.branches.last() == Some(&branch);
         match &outcome {
             Outcome::Failed(_) if !last => return,
-            Outcome::Failed(Refusal::Check(_)) => self.report.failed += 1,
+            Outcome::Failed(Refusal::Check(_) | Refusal::TooFewCopies { .. }) => self.report.failed += 1,
             Outcome::Failed(_) => return,
             Outcome::Unknown => self.report.unknown += 1,
             Outcome::Done { version, .. } => {
                 self.report.done += 1;
                 let set = self.nodes[node].copy.as_ref().map(|c| c.inspect().in_force).unwrap_or_default();
+                let short = self.too_few(node, &set);
                 let found = self.check.acknowledged(*version, branch, set, self.now);
-                if let Some(what) = found {
+                if let Some(what) = short.or(found) {
                     self.fail(what);
                 }
             }
         }
         self.trace(|| format!("request {which} {outcome:?}"));
         self.pending[which].outcome = Some(outcome);
+    }
+
+    /// An acknowledgement by fewer copies than the table asks for.
+    fn too_few(&self, node: usize, set: &BTreeSet<NodeId>) -> Option<String> {
+        let copy = self.nodes[node].copy.as_ref()?;
+        let need = match self.min_in_sync {
+            MinInSync::Copies(n) => usize::from(n),
+            MinInSync::Majority => copy.members().len() / 2 + 1,
+        };
+        (!set.is_empty() && set.len() < need)
+            .then(|| format!("invariant 1: acknowledged by {set:?}, and {need} were asked for"))
     }
 
     pub(crate) fn read_answered(&mut self, which: usize, node: usize, rows: &[Rows], since: u64) {

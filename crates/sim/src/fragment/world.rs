@@ -6,7 +6,7 @@ use base::{FragmentId, Instant, NodeId, Now, Span, TableId, WallMs};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use replica::{
-    Config, Copy, Effects, Input, MergePolicy, MergeRule, Meta, Msg, Mutant, Reply, RoleName, Store, Timing,
+    Config, Copy, Effects, Input, MergePolicy, MergeRule, Meta, MinInSync, Msg, Mutant, Reply, RoleName, Store, Timing,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -106,6 +106,10 @@ pub(crate) struct World {
     pub ram: bool,
     pub sync: bool,
     pub max: bool,
+    pub min_in_sync: MinInSync,
+    /// More copies than this are mirrors.
+    in_sync_max: usize,
+    unordered: bool,
     /// Requests come in bursts.
     pub bursts: bool,
     /// How many of the nodes begin with copies.
@@ -155,6 +159,13 @@ impl World {
         let (wild, ram, sync) = (rng.random_bool(0.25), rng.random_bool(0.15), rng.random_bool(0.7));
         let max = rng.random_bool(0.1);
         let bursts = rng.random_bool(0.1);
+        let min_in_sync = match rng.random_range(0..10) {
+            0 => MinInSync::Copies(2),
+            1 => MinInSync::Majority,
+            _ => MinInSync::Copies(1),
+        };
+        let in_sync_max = if rng.random_bool(0.2) { rng.random_range(1..=n) } else { usize::MAX };
+        let unordered = rng.random_bool(0.2);
         let founders = if rng.random_bool(0.2) { n - 1 } else { n };
         let nodes = (0..n)
             .map(|_| Node {
@@ -187,15 +198,22 @@ impl World {
             ram,
             sync,
             max,
+            min_in_sync,
+            in_sync_max,
+            unordered,
             bursts,
             founders,
             schedule: None,
-            check: Checker::new(n, sync && !ram),
+            check: Checker::new(n, sync && !ram, min_in_sync == MinInSync::Majority),
             report: Report::default(),
             pending: Vec::new(),
             tickets: BTreeMap::new(),
         };
-        world.trace(|| format!("{n} nodes, loss {loss} %, wild {wild}, ram {ram}, sync {sync}, max {max}"));
+        world.trace(|| {
+            let kind =
+                format!("wild {wild}, ram {ram}, sync {sync}, max {max}, {min_in_sync:?}, at most {in_sync_max}");
+            format!("{n} nodes, loss {loss} %, {kind}")
+        });
         for node in 0..n {
             world.boot(node, Meta::default(), Store::default());
         }
@@ -207,7 +225,8 @@ impl World {
         let mut world = World::of(3, StdRng::seed_from_u64(1), options);
         (world.loss, world.wild, world.ram, world.sync, world.max) = (0, false, false, true, false);
         (world.founders, world.faults, world.load) = (3, false, false);
-        world.check = Checker::new(3, true);
+        (world.min_in_sync, world.in_sync_max, world.unordered) = (MinInSync::default(), usize::MAX, false);
+        world.check = Checker::new(3, true, false);
         for node in 0..3 {
             world.nodes[node].life += 1;
             (world.nodes[node].skew, world.nodes[node].drift) = (0, 0);
@@ -243,10 +262,13 @@ impl World {
             incarnation: self.nodes[node].life + 1,
             founders: all,
             ram: self.ram,
+            unordered: self.unordered,
             sync: self.sync && !self.ram,
             eager: true,
             opens_after: Instant(0),
             open_membership: false,
+            min_in_sync: self.min_in_sync,
+            in_sync_max: self.in_sync_max,
             policy: MergePolicy { default, exceptions: vec![] },
             timing,
             seed: self.rng.random(),
@@ -513,14 +535,14 @@ impl World {
         };
         let seen = leader.inspect();
         let Some((last, commit)) = seen.committed else { return };
-        if seen.in_sync.len() != self.nodes.len() || last != commit {
+        if seen.in_sync.len() != self.nodes.len().min(self.in_sync_max) || last != commit {
             let roles: Vec<_> = copies.iter().map(|c| (c.inspect().role, c.inspect().lead)).collect();
             let at = format!("in sync at rest {:?}, {commit} of {last} committed, {roles:?}", seen.in_sync);
             return self.fail(format!("liveness: {at}"));
         }
         if copies.iter().filter(|c| c.inspect().role == RoleName::Following).count() + 1 != copies.len() {
             let roles: Vec<RoleName> = copies.iter().map(|c| c.inspect().role).collect();
-            return self.fail(format!("liveness: all count as in sync, but roles at rest are {roles:?}"));
+            return self.fail(format!("liveness: all shall follow, but roles at rest are {roles:?}"));
         }
         if let Some(other) = copies.iter().find(|c| !same(c.store(), leader.store())) {
             let differ = difference(other.store(), leader.store());
