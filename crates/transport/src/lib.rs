@@ -8,6 +8,7 @@ mod link;
 mod multicast;
 mod socket;
 
+pub use multicast::multicast_comes_back;
 pub use socket::{Bound, PORT, bind};
 
 use bytes::Bytes;
@@ -99,6 +100,8 @@ impl Shared {
 pub struct Transport {
     shared: Arc<Shared>,
     udp: Arc<UdpSocket>,
+    /// The socket is of IPv6, and reaches IPv4 through mapped addresses.
+    v6: bool,
     multicast: Option<Arc<multicast::Sender>>,
     /// Sockets live where the transport was started, whoever calls.
     runtime: tokio::runtime::Handle,
@@ -126,12 +129,19 @@ impl Transport {
         tokio::spawn(accept(listener, shared.clone()));
         tokio::spawn(receive(udp.clone(), events.clone()));
         let sender = if multicast {
-            tokio::spawn(multicast::receive(events));
+            tokio::spawn(multicast::receive(false, events.clone()));
+            tokio::spawn(multicast::receive(true, events));
             Some(Arc::new(multicast::Sender))
         } else {
             None
         };
-        Ok(Transport { shared, udp, multicast: sender, runtime: tokio::runtime::Handle::current() })
+        Ok(Transport {
+            shared,
+            udp,
+            v6: bound.addr.is_ipv6(),
+            multicast: sender,
+            runtime: tokio::runtime::Handle::current(),
+        })
     }
 
     /// Connects; what became of it comes as an event.
@@ -170,7 +180,7 @@ impl Transport {
 
     /// Sends a datagram; like any, it may be lost.
     pub fn datagram(&self, to: SocketAddr, bytes: &[u8]) {
-        let _ = self.udp.try_send_to(bytes, to);
+        let _ = self.udp.try_send_to(bytes, if self.v6 { socket::mapped(to) } else { to });
     }
 
     /// Sends a multicast datagram on every usable interface.
@@ -191,7 +201,7 @@ impl Transport {
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     loop {
-        let Ok((stream, addr)) = listener.accept().await else {
+        let Ok((stream, addr)) = listener.accept().await.map(|(stream, addr)| (stream, socket::canonical(addr))) else {
             // Out of file descriptors, most likely: let some be closed.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
@@ -212,6 +222,7 @@ async fn receive(udp: Arc<UdpSocket>, events: mpsc::Sender<Event>) {
         match udp.recv_from(&mut buffer).await {
             Ok((len, from)) if len <= base::DATAGRAM_BYTES_MAX => {
                 // Under a flood what cannot be queued is dropped, as the network would.
+                let from = socket::canonical(from);
                 let _ = events.try_send(Event::Datagram(from, Bytes::copy_from_slice(&buffer[..len])));
             }
             Ok(_) => {}

@@ -1,5 +1,5 @@
 use crate::TransportError;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
 /// The default port, TCP and UDP.
 pub const PORT: u16 = 7474;
@@ -19,19 +19,46 @@ pub fn bind(listen: Option<SocketAddr>) -> Result<Bound, TransportError> {
     if let Some(addr) = listen {
         return bind_one(addr).map_err(|source| TransportError::Listen { addr, source });
     }
-    let free = (PORT..PORT + PORTS_TRIED).find_map(|port| bind_one((Ipv4Addr::UNSPECIFIED, port).into()).ok());
+    // Both families through one socket, where the system has both.
+    let any: [IpAddr; 2] = [Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()];
+    let any = any.into_iter().find(|ip| bind_one((*ip, 0).into()).is_ok()).unwrap_or(any[1]);
+    let free = (PORT..PORT + PORTS_TRIED).find_map(|port| bind_one((any, port).into()).ok());
     free.ok_or(TransportError::NoPort { from: PORT })
+}
+
+/// An address of IPv4 as a socket of IPv6 takes it.
+pub(crate) fn mapped(addr: SocketAddr) -> SocketAddr {
+    match addr {
+        SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), v4.port()).into(),
+        v6 => v6,
+    }
+}
+
+/// An address of IPv4 that came through a socket of IPv6, as everybody else writes it.
+pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr.ip().to_canonical() {
+        IpAddr::V4(ip) => (ip, addr.port()).into(),
+        IpAddr::V6(_) => addr,
+    }
 }
 
 fn bind_one(addr: SocketAddr) -> std::io::Result<Bound> {
     let socket = socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::STREAM, None)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(!addr.ip().is_unspecified())?;
+    }
     // A restarted node takes its port back at once.
     socket.set_reuse_address(true)?;
     socket.bind(&addr.into())?;
     socket.listen(1024)?;
     let tcp: TcpListener = socket.into();
     let addr = tcp.local_addr()?;
-    let udp = UdpSocket::bind(addr)?;
+    let udp = socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::DGRAM, None)?;
+    if addr.is_ipv6() {
+        udp.set_only_v6(!addr.ip().is_unspecified())?;
+    }
+    udp.bind(&addr.into())?;
+    let udp: UdpSocket = udp.into();
     tcp.set_nonblocking(true)?;
     udp.set_nonblocking(true)?;
     Ok(Bound { tcp, udp, addr })
@@ -44,8 +71,8 @@ impl Bound {
         if !self.addr.ip().is_unspecified() {
             return self.addr;
         }
-        let usable = crate::multicast::interfaces().into_iter().find(|ip| !ip.is_loopback());
-        SocketAddr::new(usable.unwrap_or(Ipv4Addr::LOCALHOST).into(), self.addr.port())
+        let usable = crate::multicast::addresses().into_iter().find(|ip| !ip.is_loopback());
+        SocketAddr::new(usable.unwrap_or(Ipv4Addr::LOCALHOST.into()), self.addr.port())
     }
 }
 
