@@ -23,8 +23,21 @@ pub(crate) struct Cli {
     /// Say more; twice: everything.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
+    /// How log lines look on standard error; which there are, TOMBOLO_LOG says (`debug`, `warn,transport=trace`).
+    #[arg(long, global = true, env = "TOMBOLO_LOG_FORMAT", value_enum, default_value_t, value_name = "FORMAT")]
+    pub log_format: LogFormat,
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 /// How a node is started.
@@ -118,8 +131,129 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write a table to a file or standard output, one JSON object a row; keys and values in base64.
+    Export {
+        table: String,
+        /// Where to [default: standard output].
+        file: Option<PathBuf>,
+    },
+    /// Put the rows of an export into a table, which is made if it is not there.
+    Import {
+        table: String,
+        /// Where from [default: standard input].
+        file: Option<PathBuf>,
+        /// Leave keys alone that hold a value.
+        #[arg(long)]
+        if_absent: bool,
+    },
+    /// Write all tables and filesystems of the cluster to a file. What is written meanwhile may or may not be in it.
+    Backup {
+        /// Must not be there yet.
+        file: PathBuf,
+    },
+    /// Bring a backup's tables and filesystems back into a cluster that has none of their names.
+    Restore {
+        file: PathBuf,
+        /// Put its rows over those of tables that are there.
+        #[arg(long)]
+        overwrite: bool,
+    },
+    /// Print the options that `up` would start with here, as a config file, and where each comes from.
+    Config(Up),
+    /// Look for what commonly goes wrong on a machine: secret, ports, firewall, multicast, clock, disc, FUSE.
+    Doctor {
+        /// As a JSON array.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        up: Up,
+    },
+    /// Measure this cluster, or a directory.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Print a script that completes commands and options in a shell: source it from the shell's start file.
+    Completions { shell: clap_complete::Shell },
     /// Stop the node of --data cleanly.
     Stop,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Reads and writes from inside the node of --data, in a table of its own that goes afterwards.
+    Kv(BenchKv),
+    /// Files: create, stat, open, sequential and random IO, unlink, in a directory of its own that goes afterwards.
+    Fs {
+        dir: PathBuf,
+        /// How many files are made.
+        #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        files: u32,
+        /// MiB written and read in one file.
+        #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+        mib: u32,
+        /// Threads that make files.
+        #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+        threads: u32,
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct BenchKv {
+    /// What is done: put, get, put-if-absent, or mixed (half reads, half puts).
+    #[arg(long, value_enum, default_value_t = crate::bench::Op::Put)]
+    pub op: crate::bench::Op,
+    /// Clients at once.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub clients: u32,
+    /// Bytes of each value.
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    pub value_size: u32,
+    /// How many different keys; they are put first where they are to be read.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    pub keys: u32,
+    /// Seconds of load that are counted.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub seconds: u32,
+    /// Seconds of load before them, in which leadership finds its place.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=3600))]
+    pub warm: u32,
+    /// The table stays.
+    #[arg(long)]
+    pub keep: bool,
+    /// One JSON object.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub table: Shape,
+}
+
+/// The options of a table that is made.
+#[derive(Args)]
+pub(crate) struct Shape {
+    /// How many nodes hold each record.
+    #[arg(long, default_value_t = 3)]
+    pub copies: u16,
+    /// Into how many slices it is cut.
+    #[arg(long, default_value_t = 8)]
+    pub fragments: u16,
+    /// disc (in RAM and on disc) or ram.
+    #[arg(long, default_value = "disc")]
+    pub storage: String,
+    /// interval (on disc within 100 ms) or sync (before it is acknowledged).
+    #[arg(long, default_value = "interval")]
+    pub durability: String,
+    /// latest, or max (big-endian 64-bit fields, each the greater).
+    #[arg(long, default_value = "latest")]
+    pub on_conflict: String,
+    /// Refuse writes while fewer copies than this are in sync: a number, or `majority` (then only one side of a cut takes
+    /// writes).
+    #[arg(long, default_value = "1", value_name = "N")]
+    pub min_in_sync: String,
+    /// Find keys by hash only: less memory and work; a scan walks the whole table.
+    #[arg(long)]
+    pub unordered: bool,
 }
 
 #[derive(Args)]
@@ -156,22 +290,18 @@ pub(crate) enum TableCommand {
     /// Make a table.
     Create {
         name: String,
-        /// How many nodes hold each record.
-        #[arg(long, default_value_t = 3)]
-        copies: u16,
-        /// Into how many slices it is cut.
-        #[arg(long, default_value_t = 8)]
-        fragments: u16,
-        /// disc (in RAM and on disc) or ram.
-        #[arg(long, default_value = "disc")]
-        storage: String,
-        /// interval (on disc within 100 ms) or sync (before it is acknowledged).
-        #[arg(long, default_value = "interval")]
-        durability: String,
-        /// latest, or max (big-endian 64-bit fields, each the greater).
-        #[arg(long, default_value = "latest")]
-        on_conflict: String,
+        #[command(flatten)]
+        shape: Shape,
     },
     /// All tables.
     List,
+    /// One table: its options, and who leads, follows and holds how much of each fragment.
+    Info {
+        name: String,
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a table and all records in it, on every node.
+    Drop { name: String },
 }

@@ -1,15 +1,16 @@
 //! Each command, from its arguments to its exit status.
 
-use crate::cli::{Cli, Command, FsCommand, Mount, TableCommand};
+use crate::cli::{BenchCommand, Cli, Command, FsCommand, Mount};
 use crate::control::{self, Ask, Told};
 use crate::server::Server;
-use crate::{settings, text};
+use crate::{bench, bench_fs, doctor, dump, settings, tables, text};
 use anyhow::{Context, Result, anyhow};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use node::{Durability, Status, Storage, TableDef, TableOptions};
-use replica::{Batch, Check, MergePolicy, MergeRule, Outcome, Record, Refusal, Write};
+use clap::{ArgMatches, CommandFactory};
+use node::Status;
+use replica::{Batch, Check, Outcome, Record, Refusal, Write};
 use std::ffi::OsString;
 use std::io::{Read, Write as _};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -29,8 +30,8 @@ const MOUNTED: &str = " is mounted on ";
 const SCAN_PAGE: u32 = 1000;
 
 /// Runs a command; its exit status.
-pub(crate) async fn run(cli: Cli) -> u8 {
-    match command(cli).await {
+pub(crate) async fn run(cli: Cli, sources: ArgMatches) -> u8 {
+    match command(cli, &sources).await {
         Ok(code) => code,
         Err(e) => {
             eprintln!("tombolo: {e:#}");
@@ -42,7 +43,7 @@ pub(crate) async fn run(cli: Cli) -> u8 {
 
 /// What the user wrote makes no sense.
 #[derive(Debug)]
-struct Usage(String);
+pub(crate) struct Usage(pub String);
 
 impl std::fmt::Display for Usage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -68,7 +69,7 @@ impl std::fmt::Display for NoNode {
 
 impl std::error::Error for NoNode {}
 
-async fn command(cli: Cli) -> Result<u8> {
+async fn command(cli: Cli, sources: &ArgMatches) -> Result<u8> {
     let data = settings::data_dir(cli.data)?;
     let data = std::path::absolute(&data).unwrap_or(data);
     match cli.command {
@@ -80,7 +81,7 @@ async fn command(cli: Cli) -> Result<u8> {
         Command::Umount { dir } => umount(&data, &dir).await,
         Command::Fs(command) => fs_command(&data, command).await,
         Command::Status { json } => status(&data, json).await,
-        Command::Table(command) => table_command(&data, command).await,
+        Command::Table(command) => tables::command(&data, command).await,
         Command::Put { table, key, value, if_absent, if_version, ttl } => {
             let key = argument(key)?;
             let ttl_ms = ttl.map(|t| text::duration_ms(&t)).transpose().map_err(Usage)?;
@@ -102,6 +103,20 @@ async fn command(cli: Cli) -> Result<u8> {
         Command::Scan { table, prefix, limit, json } => {
             scan(&data, table, Bytes::from(prefix.into_vec()), limit.unwrap_or(u64::MAX), json).await
         }
+        Command::Export { table, file } => dump::export(&data, table, file).await,
+        Command::Import { table, file, if_absent } => dump::import(&data, table, file, if_absent).await,
+        Command::Backup { file } => dump::backup(&data, &file).await,
+        Command::Restore { file, overwrite } => dump::restore(&data, &file, overwrite).await,
+        Command::Config(up) => settings::print(&data, cli.config.as_deref(), up, sources),
+        Command::Doctor { json, up } => doctor::run(&data, cli.config.as_deref(), up, json).await,
+        Command::Bench(BenchCommand::Kv(kv)) => bench::kv(&data, kv).await,
+        Command::Bench(BenchCommand::Fs { dir, files, mib, threads, json }) => {
+            tokio::task::spawn_blocking(move || bench_fs::run(&dir, files, mib, threads, json)).await?
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "tombolo", &mut std::io::stdout());
+            Ok(0)
+        }
         Command::Stop => done(ask(&data, Ask::Stop).await?, None),
     }
 }
@@ -120,22 +135,22 @@ fn argument(arg: OsString) -> Result<Bytes> {
     Ok(bytes.into())
 }
 
-async fn connect(data: &Path) -> Result<UnixStream> {
+pub(crate) async fn connect(data: &Path) -> Result<UnixStream> {
     UnixStream::connect(control::socket_path(data)).await.map_err(|_| anyhow!(NoNode(data.into())))
 }
 
-async fn ask(data: &Path, ask: Ask) -> Result<Told> {
+pub(crate) async fn ask(data: &Path, ask: Ask) -> Result<Told> {
     let mut stream = connect(data).await?;
     ask_on(&mut stream, &ask).await
 }
 
-async fn ask_on(stream: &mut UnixStream, ask: &Ask) -> Result<Told> {
+pub(crate) async fn ask_on(stream: &mut UnixStream, ask: &Ask) -> Result<Told> {
     control::send(stream, ask).await?;
     control::receive(stream).await?.context("the node ended before it answered")
 }
 
 /// The exit status of an answer that has nothing to show.
-fn done(told: Told, object: Option<&str>) -> Result<u8> {
+pub(crate) fn done(told: Told, object: Option<&str>) -> Result<u8> {
     Ok(match told {
         Told::Failed(code, text) => {
             eprintln!("tombolo: {text}");
@@ -159,7 +174,7 @@ fn done(told: Told, object: Option<&str>) -> Result<u8> {
 fn refusal_code(refusal: &Refusal) -> u8 {
     match refusal {
         Refusal::Check(_) | Refusal::NotACounter(_) => FAILED,
-        Refusal::NoSpace => UNAVAILABLE,
+        Refusal::NoSpace | Refusal::TooFewCopies { .. } => UNAVAILABLE,
         _ => OTHER,
     }
 }
@@ -301,59 +316,6 @@ fn print_status(s: &Status) {
     if s.foreign > 0 {
         println!("{} nodes with another cookie or group were heard", s.foreign);
     }
-}
-
-fn table_options(
-    copies: u16,
-    fragments: u16,
-    storage: &str,
-    durability: &str,
-    on_conflict: &str,
-) -> Result<TableOptions, Usage> {
-    let storage = match storage {
-        "disc" => Storage::Disc,
-        "ram" => Storage::Ram,
-        other => return Err(Usage(format!("--storage {other} is not supported; supported are disc and ram"))),
-    };
-    let durability = match durability {
-        "interval" => Durability::Interval,
-        "sync" => Durability::Sync,
-        other => return Err(Usage(format!("--durability {other} is not supported; supported are interval and sync"))),
-    };
-    let default = match on_conflict {
-        "latest" => MergeRule::Latest,
-        "max" => MergeRule::Max,
-        other => return Err(Usage(format!("--on-conflict {other} is not supported; supported are latest and max"))),
-    };
-    let policy = MergePolicy { default, exceptions: Vec::new() };
-    Ok(TableOptions { copies, fragments, storage, durability, policy, ..TableOptions::default() })
-}
-
-async fn table_command(data: &Path, command: TableCommand) -> Result<u8> {
-    match command {
-        TableCommand::Create { name, copies, fragments, storage, durability, on_conflict } => {
-            let options = table_options(copies, fragments, &storage, &durability, &on_conflict)?;
-            done(ask(data, Ask::CreateTable(name, options)).await?, None)
-        }
-        TableCommand::List => match ask(data, Ask::Tables).await? {
-            Told::Tables(tables) => {
-                tables.iter().for_each(print_table);
-                Ok(0)
-            }
-            other => done(other, None),
-        },
-    }
-}
-
-fn print_table(def: &TableDef) {
-    let o = &def.options;
-    let (storage, durability) =
-        (format!("{:?}", o.storage).to_lowercase(), format!("{:?}", o.durability).to_lowercase());
-    let rule = format!("{:?}", o.policy.default).to_lowercase();
-    println!(
-        "{}\tcopies={}\tfragments={}\tstorage={storage}\tdurability={durability}\ton-conflict={rule}",
-        def.name, o.copies, o.fragments
-    );
 }
 
 async fn fs_command(data: &Path, command: FsCommand) -> Result<u8> {

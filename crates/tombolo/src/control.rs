@@ -3,7 +3,7 @@
 
 use base::FRAME_BYTES_MAX;
 use bytes::Bytes;
-use node::{Status, TableDef, TableOptions};
+use node::{Status, TableDef, TableInfo, TableOptions};
 use replica::{Batch, Outcome, Record};
 use serde::{Deserialize, Serialize};
 use std::io::{Error, ErrorKind, Result};
@@ -17,6 +17,16 @@ pub(crate) enum Ask {
     Status,
     CreateTable(String, TableOptions),
     Tables,
+    TableInfo(String),
+    DropTable(String),
+    /// Rows of one fragment.
+    ScanFragment {
+        table: String,
+        index: u16,
+        from: Bytes,
+        limit: u32,
+    },
+    Bench(crate::bench::Spec),
     Write(String, Bytes, Batch),
     Get(String, Bytes),
     Scan {
@@ -43,6 +53,8 @@ pub(crate) enum Ask {
 pub(crate) enum Told {
     Status(Box<Status>),
     Tables(Vec<TableDef>),
+    TableInfo(Box<TableInfo>),
+    Bench(Box<crate::bench::Report>),
     Outcome(Outcome),
     Record(Option<Record>),
     Rows(Vec<(Bytes, Record)>, Option<Bytes>),

@@ -1,5 +1,6 @@
 //! A running node as commands see it: the control socket, the mounts, and the end of both.
 
+use crate::bench;
 use crate::commands::{FAILED, OTHER, UNAVAILABLE, USAGE};
 use crate::control::{self, Ask, Told};
 use crate::settings::NewCookie;
@@ -168,6 +169,17 @@ impl Server {
                 Told::Done
             }
             Ask::Tables => Told::Tables(db.tables().await?),
+            Ask::TableInfo(name) => Told::TableInfo(Box::new(db.table_info(&name).await?)),
+            Ask::DropTable(name) => Told::Outcome(db.drop_table(&name).await?),
+            Ask::ScanFragment { table, index, from, limit } => {
+                let (rows, next) = db.table(&table).await?.scan_fragment(index, from, limit).await?;
+                Told::Rows(rows, next)
+            }
+            Ask::Bench(spec) => match bench::run(&db, &spec).await {
+                Ok(report) => Told::Bench(Box::new(report)),
+                Err(bench::Stopped::Error(e)) => return Err(e),
+                Err(bench::Stopped::Why(text)) => Told::Failed(OTHER, text),
+            },
             Ask::Write(table, key, batch) => Told::Outcome(db.table(&table).await?.batch(&key, batch).await?),
             Ask::Get(table, key) => Told::Record(db.table(&table).await?.get(&key).await?),
             Ask::Scan { table, from, to, limit } => {
@@ -241,10 +253,26 @@ async fn serve(mut stream: UnixStream, server: &Server) -> std::io::Result<()> {
                 return control::send(&mut stream, &told).await;
             }
         };
-        let told = server.answer(ask).await.unwrap_or_else(|e| {
+        let lasting = matches!(ask, Ask::Bench(_));
+        let told = tokio::select! {
+            told = server.answer(ask) => told,
+            // Whoever interrupts a load wants no more of it.
+            () = hung_up(&stream), if lasting => return Ok(()),
+        };
+        let told = told.unwrap_or_else(|e| {
             let (code, text) = code(&e);
             Told::Failed(code, text)
         });
         control::send(&mut stream, &told).await?;
+    }
+}
+
+/// Waits until the other side has closed. It has nothing to say before it is answered.
+async fn hung_up(stream: &UnixStream) {
+    while stream.readable().await.is_ok() {
+        match stream.try_read(&mut [0]) {
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+            _ => return,
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use crate::cli::Up;
 use anyhow::{Context, Result, bail};
+use clap::ArgMatches;
+use clap::parser::ValueSource;
 use runtime::Settings;
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -42,18 +44,26 @@ fn host_name() -> String {
 /// What a fresh cookie means to its user.
 pub(crate) struct NewCookie(pub PathBuf);
 
-/// Puts together what a node is started with.
-pub(crate) fn load(data: PathBuf, config: Option<&Path>, up: Up) -> Result<(Settings, Option<NewCookie>)> {
-    let file = match config {
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("cannot read the config file {}", path.display()))?;
-            toml::from_str(&text).with_context(|| format!("in the config file {}", path.display()))?
-        }
-        None => File::default(),
-    };
-    let cookie_path = up.cookie_file.or(file.cookie_file).unwrap_or_else(runtime::default_cookie_path);
-    let cookie = runtime::Cookie::load_or_make(&cookie_path)?;
+/// The options of a node, whatever they came from.
+struct Resolved {
+    name: String,
+    group: String,
+    cookie_file: PathBuf,
+    listen: Option<SocketAddr>,
+    advertise: Option<SocketAddr>,
+    join: Vec<SocketAddr>,
+    multicast: bool,
+    zone: Option<String>,
+}
+
+fn read(config: Option<&Path>) -> Result<File> {
+    let Some(path) = config else { return Ok(File::default()) };
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read the config file {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("in the config file {}", path.display()))
+}
+
+fn resolve(data: &Path, file: File, up: Up) -> Result<Resolved> {
     let name = up.name.or(file.name).unwrap_or_else(|| match data.file_name() {
         // Several nodes of one host are told apart by the names of their directories.
         Some(dir) if dir != "tombolo" => format!("{}-{}", host_name(), dir.to_string_lossy()),
@@ -65,17 +75,86 @@ pub(crate) fn load(data: PathBuf, config: Option<&Path>, up: Up) -> Result<(Sett
             bail!("the {what} {text:?} must have 1 to {} printable bytes", base::NAME_BYTES_MAX);
         }
     }
-    let settings = Settings {
-        data,
+    Ok(Resolved {
         name,
         group,
-        cookie: cookie.bytes,
+        cookie_file: up.cookie_file.or(file.cookie_file).unwrap_or_else(runtime::default_cookie_path),
         listen: up.listen.or(file.listen),
         advertise: up.advertise.or(file.advertise),
         join: if up.join.is_empty() { file.join } else { up.join },
         multicast: !up.no_multicast && file.multicast.unwrap_or(true),
         zone: up.zone.or(file.zone),
+    })
+}
+
+/// Where the secret lies, or would be made, and where the node would listen.
+pub(crate) fn places(data: &Path, config: Option<&Path>, up: Up) -> Result<(PathBuf, Option<SocketAddr>, bool)> {
+    let resolved = resolve(data, read(config)?, up)?;
+    Ok((resolved.cookie_file, resolved.listen, resolved.multicast))
+}
+
+/// Puts together what a node is started with.
+pub(crate) fn load(data: PathBuf, config: Option<&Path>, up: Up) -> Result<(Settings, Option<NewCookie>)> {
+    let resolved = resolve(&data, read(config)?, up)?;
+    let cookie = runtime::Cookie::load_or_make(&resolved.cookie_file)?;
+    let settings = Settings {
+        data,
+        name: resolved.name,
+        group: resolved.group,
+        cookie: cookie.bytes,
+        listen: resolved.listen,
+        advertise: resolved.advertise,
+        join: resolved.join,
+        multicast: resolved.multicast,
+        zone: resolved.zone,
         discover_delay: Duration::from_secs(3),
     };
-    Ok((settings, cookie.fresh.then_some(NewCookie(cookie_path))))
+    Ok((settings, cookie.fresh.then_some(NewCookie(resolved.cookie_file))))
+}
+
+/// Prints the options as a config file that says the same, with where each comes from.
+pub(crate) fn print(data: &Path, config: Option<&Path>, up: Up, sources: &ArgMatches) -> Result<u8> {
+    let file = read(config)?;
+    let sources = sources.subcommand_matches("config");
+    let named = [
+        ("name", file.name.is_some()),
+        ("group", file.group.is_some()),
+        ("cookie_file", file.cookie_file.is_some()),
+        ("listen", file.listen.is_some()),
+        ("advertise", file.advertise.is_some()),
+        ("join", !file.join.is_empty()),
+        ("multicast", file.multicast.is_some()),
+        ("zone", file.zone.is_some()),
+    ];
+    let resolved = resolve(data, file, up)?;
+    let values = [
+        Some(toml_text(&resolved.name)),
+        Some(toml_text(&resolved.group)),
+        Some(toml_text(&resolved.cookie_file.to_string_lossy())),
+        resolved.listen.map(|addr| toml_text(&addr.to_string())),
+        resolved.advertise.map(|addr| toml_text(&addr.to_string())),
+        Some(toml::Value::Array(resolved.join.iter().map(|a| a.to_string().into()).collect()).to_string()),
+        Some(resolved.multicast.to_string()),
+        resolved.zone.as_deref().map(toml_text),
+    ];
+    println!("# The data directory is {}", data.display());
+    for ((name, in_file), value) in named.into_iter().zip(values) {
+        let id = if name == "multicast" { "no_multicast" } else { name };
+        let given = sources.and_then(|s| s.value_source(id));
+        let from = match given {
+            Some(ValueSource::CommandLine) => "the command line",
+            Some(ValueSource::EnvVariable) => "the environment",
+            _ if in_file => "the config file",
+            _ => "default",
+        };
+        match value {
+            Some(value) => println!("{name} = {value}  # {from}"),
+            None => println!("# {name} is not set"),
+        }
+    }
+    Ok(0)
+}
+
+fn toml_text(text: &str) -> String {
+    toml::Value::String(text.into()).to_string()
 }

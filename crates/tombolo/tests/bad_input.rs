@@ -3,44 +3,16 @@
 
 mod common;
 
-use common::{BIN, Node, Scratch, wait};
+use common::{ALONE, BIN, Node, Scratch, alone, listen, says, table, wait};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Output};
 
-const ALONE: [&str; 3] = ["--no-multicast", "--listen", "127.0.0.1:0"];
-
-fn alone(scratch: &Scratch, name: &str) -> Node {
-    let mut node = Node::new(scratch, name, None, &ALONE);
-    node.start();
-    node.sees(1, 20);
-    wait("it takes part", 20, || node.status().contains("\"status\":\"up\""));
-    node
-}
-
-fn table(node: &Node) {
-    node.tell(&["table", "create", "t", "--fragments", "2"]);
-    wait("the table serves", 20, || node.ask(&["put", "t", "ready", "1"]).status.success());
-}
-
-fn says(out: &Output, code: i32, words: &[&str]) {
-    let text = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert_eq!(out.status.code(), Some(code), "{text}");
-    assert!(!text.contains("panicked"), "{text}");
-    words.iter().for_each(|w| assert!(text.contains(w), "{w:?} is not in: {text}"));
-}
-
 fn up(scratch: &Scratch, data: &str, args: &[&str]) -> Output {
     let mut command = Command::new(BIN);
     command.arg("--data").arg(scratch.path(data)).arg("up").arg("--cookie-file").arg(scratch.path("cookie"));
     command.args(args).output().unwrap()
-}
-
-fn listen(node: &Node) -> SocketAddr {
-    let log = node.log();
-    let addr = log.split("listens on ").nth(1).and_then(|rest| rest.split(' ').next());
-    addr.and_then(|a| a.parse().ok()).expect("the log names the address")
 }
 
 #[test]

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -255,4 +256,36 @@ impl Drop for Node {
         }
         self.kill();
     }
+}
+
+pub const ALONE: [&str; 3] = ["--no-multicast", "--listen", "127.0.0.1:0"];
+
+/// A node that takes part, and meets nobody.
+pub fn alone(scratch: &Scratch, name: &str) -> Node {
+    let mut node = Node::new(scratch, name, None, &ALONE);
+    node.start();
+    node.sees(1, 20);
+    wait("it takes part", 20, || node.status().contains("\"status\":\"up\""));
+    node
+}
+
+/// Makes the table `t`, which serves when this returns.
+pub fn table(node: &Node) {
+    node.tell(&["table", "create", "t", "--fragments", "2"]);
+    wait("the table serves", 20, || node.ask(&["put", "t", "ready", "1"]).status.success());
+}
+
+/// A command ended with this status, and its error has these words.
+pub fn says(out: &Output, code: i32, words: &[&str]) {
+    let text = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(code), "{text}");
+    assert!(!text.contains("panicked"), "{text}");
+    words.iter().for_each(|w| assert!(text.contains(w), "{w:?} is not in: {text}"));
+}
+
+/// Where a node says that it listens.
+pub fn listen(node: &Node) -> SocketAddr {
+    let log = node.log();
+    let addr = log.split("listens on ").nth(1).and_then(|rest| rest.split(' ').next());
+    addr.and_then(|a| a.parse().ok()).expect("the log names the address")
 }

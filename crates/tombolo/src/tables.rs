@@ -1,0 +1,118 @@
+//! `tombolo table ...`.
+
+use crate::cli::{Shape, TableCommand};
+use crate::commands::{FAILED, Usage, ask, done};
+use crate::control::{Ask, Told};
+use anyhow::Result;
+use node::{Durability, Storage, TableDef, TableInfo, TableOptions};
+use replica::{MergePolicy, MergeRule, MinInSync};
+use std::path::Path;
+
+pub(crate) async fn command(data: &Path, command: TableCommand) -> Result<u8> {
+    match command {
+        TableCommand::Create { name, shape } => {
+            let options = options(&shape)?;
+            done(ask(data, Ask::CreateTable(name, options)).await?, None)
+        }
+        TableCommand::List => match ask(data, Ask::Tables).await? {
+            Told::Tables(tables) => {
+                tables.iter().for_each(print_table);
+                Ok(0)
+            }
+            other => done(other, None),
+        },
+        TableCommand::Info { name, json } => match ask(data, Ask::TableInfo(name)).await? {
+            Told::TableInfo(info) if json => {
+                println!("{}", serde_json::to_string(&info)?);
+                Ok(0)
+            }
+            Told::TableInfo(info) => {
+                print_info(&info);
+                Ok(0)
+            }
+            other => done(other, None),
+        },
+        TableCommand::Drop { name } => {
+            if let Some(fs) = vfs::filesystems([name.strip_suffix(".blocks").unwrap_or(&name)].into_iter()).first() {
+                eprintln!(
+                    "tombolo: table {name} is part of the filesystem {fs}; remove it with `tombolo fs drop {fs}`"
+                );
+                return Ok(FAILED);
+            }
+            done(ask(data, Ask::DropTable(name.clone())).await?, Some(&name))
+        }
+    }
+}
+
+/// What the flags say, as the node takes it.
+pub(crate) fn options(shape: &Shape) -> Result<TableOptions, Usage> {
+    let storage = match shape.storage.as_str() {
+        "disc" => Storage::Disc,
+        "ram" => Storage::Ram,
+        other => return Err(Usage(format!("--storage {other} is not supported; supported are disc and ram"))),
+    };
+    let durability = match shape.durability.as_str() {
+        "interval" => Durability::Interval,
+        "sync" => Durability::Sync,
+        other => return Err(Usage(format!("--durability {other} is not supported; supported are interval and sync"))),
+    };
+    let default = match shape.on_conflict.as_str() {
+        "latest" => MergeRule::Latest,
+        "max" => MergeRule::Max,
+        other => return Err(Usage(format!("--on-conflict {other} is not supported; supported are latest and max"))),
+    };
+    let min_in_sync = match (shape.min_in_sync.as_str(), shape.min_in_sync.parse()) {
+        ("majority", _) => MinInSync::Majority,
+        (_, Ok(n)) => MinInSync::Copies(n),
+        (other, _) => return Err(Usage(format!("--min-in-sync {other} is neither a number of copies nor `majority`"))),
+    };
+    Ok(TableOptions {
+        copies: shape.copies,
+        fragments: shape.fragments,
+        storage,
+        durability,
+        policy: MergePolicy { default, exceptions: Vec::new() },
+        unordered: shape.unordered,
+        min_in_sync,
+        ..TableOptions::default()
+    })
+}
+
+fn print_table(def: &TableDef) {
+    let o = &def.options;
+    let lower = |text: String| text.to_lowercase();
+    let (storage, durability) = (lower(format!("{:?}", o.storage)), lower(format!("{:?}", o.durability)));
+    let rule = lower(format!("{:?}", o.policy.default));
+    let unordered = if o.unordered { "\tunordered" } else { "" };
+    println!(
+        "{}\tcopies={}\tfragments={}\tstorage={storage}\tdurability={durability}\ton-conflict={rule}\tmin-in-sync={}{unordered}",
+        def.name, o.copies, o.fragments, o.min_in_sync
+    );
+}
+
+fn print_info(info: &TableInfo) {
+    let t = &info.table;
+    println!("{} (id {}): {} copies of {} fragments by {}", t.name, info.id, t.copies, t.fragments, info.fragment_by);
+    let order = if t.unordered { "unordered" } else { "ordered" };
+    println!("storage {}, durability {}, on conflict {}, {order}", t.storage, t.durability, t.on_conflict);
+    println!("writes are taken with {} copies in sync or more", t.min_in_sync);
+    let here = info.fragments.iter().filter_map(|f| Some((f.records?, f.bytes?)));
+    let (count, records, bytes) = here.fold((0, 0, 0), |sum, (r, b)| (sum.0 + 1, sum.1 + r, sum.2 + b));
+    println!("on this node: {count} fragments, {records} records, {bytes} bytes of keys and values");
+    println!(
+        "{:>8}  {:20} {:>7}  {:10} {:>10} {:>12}  COPIES",
+        "FRAGMENT", "LEADER", "IN SYNC", "HERE", "RECORDS", "BYTES"
+    );
+    for f in &info.fragments {
+        let number = |n: Option<u64>| n.map_or("-".into(), |n| n.to_string());
+        let (leader, here) = (f.leader.as_deref().unwrap_or("nobody"), f.here.as_deref().unwrap_or("-"));
+        println!(
+            "{:>8}  {leader:20} {:>7}  {here:10} {:>10} {:>12}  {}",
+            f.index,
+            f.in_sync,
+            number(f.records),
+            number(f.bytes),
+            f.members.join(" ")
+        );
+    }
+}
