@@ -125,9 +125,15 @@ impl Node {
         }
         self.sys_weight = weight.unwrap_or_default();
         let read = self.copies.with(sys_fragment(), |sys| described(sys, now));
-        let before = self.roster.len();
-        (self.roster, self.tables) = read.unwrap_or_default();
-        if self.roster.len() != before {
+        let before = (self.roster.len(), std::mem::take(&mut self.tables));
+        let unreadable;
+        (self.roster, self.tables, unreadable) = read.unwrap_or_default();
+        if unreadable != self.unreadable {
+            self.unreadable = unreadable;
+            self.say_unreadable = true;
+        }
+        self.set_options(&before.1);
+        if self.roster.len() != before.0 {
             // A newcomer shall hold what it is to hold soon, not at the next round.
             self.chores_at = now.mono;
         }
@@ -136,6 +142,18 @@ impl Node {
         let gone = self.copies.take_out(|fragment| fragment == sys_fragment() || known.contains(&fragment.table));
         self.stored.extend(gone);
         self.make_copies(now, true);
+    }
+
+    /// Copies go by their tables' definitions as they are now.
+    fn set_options(&mut self, before: &BTreeMap<String, TableDef>) {
+        let changed = |def: &&TableDef| before.get(&def.name).is_some_and(|old| old.options != def.options);
+        for def in self.tables.values().filter(changed).cloned().collect::<Vec<_>>() {
+            let o = &def.options;
+            for fragment in def.all() {
+                let sync = o.durability == Durability::Sync;
+                self.copies.step(fragment, |copy| copy.set_options(sync, o.unordered, o.min_in_sync, &o.policy));
+            }
+        }
     }
 
     /// Makes every copy that is on disc, that I am a founder of, or that I was invited to hold, as its table becomes known.
@@ -255,18 +273,22 @@ impl Node {
     }
 }
 
-type Described = (BTreeMap<NodeId, RosterEntry>, BTreeMap<String, TableDef>);
+type Described = (BTreeMap<NodeId, RosterEntry>, BTreeMap<String, TableDef>, usize);
 
-/// The roster and the tables, as the system table has them.
+/// The roster and the tables, as the system table has them, and how many of its records make no sense to this program.
 fn described(sys: &Copy, now: Now) -> Described {
-    let (mut roster, mut tables) = Described::default();
+    let (mut roster, mut tables, mut unreadable) = Described::default();
     for (key, record) in sys.store().space(Space::User) {
         let (key, Some(value)) = (&key[1..], record.live(now.wall)) else { continue };
         if let Some(node) = schema::node_of_key(key) {
-            roster.extend(wire::decode(value).ok().map(|entry| (node, entry)));
+            let entry = wire::decode(value).ok().map(|entry| (node, entry));
+            unreadable += usize::from(entry.is_none());
+            roster.extend(entry);
         } else if key.starts_with(schema::TABLE_PREFIX) {
-            tables.extend(wire::decode::<TableDef>(value).ok().map(|def| (def.name.clone(), def)));
+            let def = wire::decode::<TableDef>(value).ok().map(|def| (def.name.clone(), def));
+            unreadable += usize::from(def.is_none());
+            tables.extend(def);
         }
     }
-    (roster, tables)
+    (roster, tables, unreadable)
 }

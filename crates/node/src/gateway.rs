@@ -18,6 +18,8 @@ const ATTEMPT_WAIT: Span = Span::ms(2_000);
 const LOOK_EVERY: Span = Span::ms(250);
 /// Pause before another attempt after "not I" or "busy".
 const BACKOFF: Span = Span::ms(30);
+/// The longest pause of a write that is refused for want of copies; it doubles.
+const TOO_FEW_BACKOFF_MAX: Span = Span::ms(500);
 
 /// What a local client wants.
 #[derive(Clone, Debug)]
@@ -104,8 +106,8 @@ pub(crate) struct Pending {
     pub not_before: Instant,
     /// It was tried at a copy beside it, which follows.
     pub read_here: bool,
-    /// Too few copies were in sync when it was last tried, under another number.
-    pub too_few: Option<Refusal>,
+    /// Too few copies were in sync when it was last tried, under another number; and how long it waits before the next.
+    pub too_few: Option<(Refusal, Span)>,
 }
 
 pub(crate) enum What {
@@ -206,7 +208,8 @@ impl Gateway {
         if let What::Write { branches, .. } = &mut pending.what {
             branches.clear();
         }
-        (pending.attempt, pending.not_before, pending.too_few) = (None, now + BACKOFF, Some(refusal));
+        let wait = pending.too_few.take().map_or(BACKOFF, |(_, wait)| Span(wait.0 * 2).min(TOO_FEW_BACKOFF_MAX));
+        (pending.attempt, pending.not_before, pending.too_few) = (None, now + wait, Some((refusal, wait)));
         self.pending.insert(self.next, pending);
         self.idle.insert(self.next);
         self.next += 1;
@@ -278,7 +281,11 @@ impl Gateway {
         let late = late.into_iter().filter_map(|n| self.pending.remove(&n));
         late.map(|p| {
             let sent = matches!(&p.what, What::Write { branches, .. } if !branches.is_empty());
-            (p.op, p.fragment, if sent { Some(Outcome::Unknown) } else { p.too_few.map(Outcome::Failed) })
+            (
+                p.op,
+                p.fragment,
+                if sent { Some(Outcome::Unknown) } else { p.too_few.map(|(refusal, _)| Outcome::Failed(refusal)) },
+            )
         })
         .collect()
     }

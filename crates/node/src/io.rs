@@ -105,6 +105,8 @@ pub enum Notice {
     },
     /// A node of our group speaks another protocol version.
     WrongProtocol(SocketAddr, u16),
+    /// So many records of the system table make no sense to this program: another version wrote them.
+    Unreadable(usize),
     /// Another node has our node id: a data directory was copied.
     Twin(SocketAddr),
 }

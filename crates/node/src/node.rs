@@ -81,6 +81,9 @@ pub struct Node {
     pub(crate) newborn: Vec<(FragmentId, replica::Effects)>,
     pub(crate) roster: BTreeMap<NodeId, RosterEntry>,
     pub(crate) tables: BTreeMap<String, TableDef>,
+    /// How many records of the system table make no sense to this program, and whether that is to be said.
+    pub(crate) unreadable: usize,
+    pub(crate) say_unreadable: bool,
     pub(crate) sys_weight: u64,
     creating: BTreeMap<OpId, (String, TableOptions, bool)>,
     ready: bool,
@@ -125,6 +128,8 @@ impl Node {
             newborn: Vec::new(),
             roster: BTreeMap::new(),
             tables: BTreeMap::new(),
+            unreadable: 0,
+            say_unreadable: false,
             sys_weight: 0,
             creating: BTreeMap::new(),
             ready: false,
@@ -299,6 +304,9 @@ impl Node {
         let whole = island != Island::Solo && !matches!(island, Island::Partitioned(_));
         self.discover(now, discovery::Input::Whole(whole), out);
         self.say_island(&island, out);
+        if std::mem::take(&mut self.say_unreadable) {
+            out.push(Effect::Notice(Notice::Unreadable(self.unreadable)));
+        }
         self.mind_clock(now, out);
         self.enter_roster(now, out);
         self.mark_lost(now, out);

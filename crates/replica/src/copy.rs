@@ -294,6 +294,13 @@ impl Copy {
         Some(self.ticked + wait)
     }
 
+    /// The table's definition has changed: from here on it goes by these.
+    pub fn set_options(&mut self, sync: bool, unordered: bool, min_in_sync: MinInSync, policy: &MergePolicy) {
+        (self.config.sync, self.config.unordered, self.config.min_in_sync) = (sync, unordered, min_in_sync);
+        self.config.policy.clone_from(policy);
+        self.store.set_unordered(unordered);
+    }
+
     /// What it is doing.
     pub fn inspect_role(&self) -> RoleName {
         match &self.role {
@@ -390,7 +397,7 @@ impl Copy {
     /// Tells the view what changed in a way that others act on; all of it when asked to.
     pub(crate) fn say(&mut self, now: Now, all: bool, fx: &mut Effects) {
         let status = self.status();
-        let acts = |s: &Status| (s.lead.map(|l| (l.branch, l.in_sync)), s.heard, s.barred);
+        let acts = |s: &Status| (s.lead.map(|l| (l.branch, l.in_sync)), s.heard, s.barred, s.was_in_sync);
         if all || self.said.as_ref().map(acts) != Some(acts(&status)) {
             fx.sends.extend(self.view.iter().map(|node| (*node, Msg::Status(status))));
             (self.said, self.said_at) = (Some(status), now.mono);

@@ -157,6 +157,11 @@ impl Leading {
         self.commit == self.last && followers && set && self.waits.is_empty() && self.reads.is_empty()
     }
 
+    /// Is an entry that changes the list of members not committed yet?
+    pub(crate) fn changes_members(&self) -> bool {
+        self.before.keys().any(|key| key.first() == Some(&(key::Space::Member as u8)))
+    }
+
     /// Too much waits for the in-sync set: writers must wait too.
     pub(crate) fn is_busy(&self) -> bool {
         self.uncommitted.len() >= PENDING_ENTRIES_MAX || self.uncommitted_bytes >= PENDING_BYTES_MAX
@@ -400,7 +405,7 @@ impl Copy {
     /// A node is a member before it is seeded.
     pub(crate) fn add_member(&mut self, now: Now, node: NodeId, fx: &mut Effects) {
         let known = matches!(self.members().get(&node), Some(s) if *s != MemberStatus::Left);
-        if self.lead().is_some() && !known {
+        if self.lead().is_some() && !known && self.may_grow() {
             let record = self.next_record(now, Some(key::encode(&MemberStatus::Joining)));
             self.append(now, vec![(key::member(node), record)], true, fx);
         }

@@ -143,7 +143,12 @@ impl Copy {
             _ => return false,
         };
         let cold = left.unwrap_or_default().0 < self.config.timing.lease.0 / 2;
-        cold && !self.warming.swap(true, Ordering::Relaxed)
+        cold && self.may_be_lent() && !self.warming.swap(true, Ordering::Relaxed)
+    }
+
+    /// A mirror is lent nothing: what the leader commits does not wait for it.
+    fn may_be_lent(&self) -> bool {
+        !matches!(self.role, Role::Following(_)) || self.known_set().contains(&self.config.me)
     }
 
     pub(crate) fn warm(&mut self, now: Now, fx: &mut Effects) {
@@ -185,13 +190,14 @@ impl Copy {
     // ---- the follower's half ----
 
     pub(crate) fn follower_read(&mut self, now: Now, ticket: Ticket, read: Read, fx: &mut Effects) {
+        let lent = self.may_be_lent();
         let Role::Following(f) = &mut self.role else { return };
-        if now.mono >= f.loan.until && f.loan.waiting.len() < WAITING_READS_MAX {
+        if now.mono >= f.loan.until && f.loan.waiting.len() < WAITING_READS_MAX && lent {
             f.loan.waiting.push((ticket, read));
             return self.borrow(now, fx);
         }
         let half = Span(self.config.timing.lease.0 / 2);
-        let cold = f.loan.until - now.mono < half;
+        let cold = lent && f.loan.until - now.mono < half;
         fx.replies.push((ticket, self.follower_answer(now, &read)));
         if cold {
             self.borrow(now, fx);
@@ -306,7 +312,7 @@ impl Copy {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use crate::copy::Role;
     use crate::open::tests::{at, copy};
     use crate::{Copy, Effects, Input, Meta, Msg};
@@ -314,7 +320,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     /// Feeds one input, with a disc that is never behind.
-    fn feed(copy: &mut Copy, ms: u64, input: Input) -> Vec<Msg> {
+    pub(crate) fn feed(copy: &mut Copy, ms: u64, input: Input) -> Vec<Msg> {
         let mut fx = Effects::default();
         copy.handle(at(ms), input, &mut fx);
         while let Some(mark) = fx.persists.drain(..).map(|p| p.mark).max() {
@@ -324,7 +330,7 @@ mod tests {
     }
 
     /// Node 1 leads, with node 2 in sync.
-    fn leading() -> (Copy, u64) {
+    pub(crate) fn leading() -> (Copy, u64) {
         let mut copy = copy(at(0), Meta::default());
         let say = |msg| Input::Msg(NodeId(2), msg);
         feed(&mut copy, 1, Input::View { view: [NodeId(2)].into(), dead: [].into(), gone: [].into() });

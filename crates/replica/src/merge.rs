@@ -1,7 +1,7 @@
-use crate::key::{self, Space};
+use crate::key::{self, BranchInfo, Space};
 use crate::record::Record;
 use crate::store::Store;
-use base::{Heads, Hlc, Version};
+use base::{Ballot, Heads, Hlc, Version};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -53,10 +53,13 @@ pub(crate) struct Merge<'a> {
     hlc: Hlc,
     heads: Heads,
     puts: BTreeMap<Bytes, Record>,
-    /// What stands unchanged in a record that this merge made, by key: lost only if that record loses.
-    within: BTreeMap<Bytes, Vec<Record>>,
+    /// Of records that this merge made, by key: what they were made of, and what of it stands in them unchanged, and is lost
+    /// only if they lose.
+    made: BTreeMap<Bytes, (Vec<Version>, Vec<Record>)>,
     pub conflicts: u64,
     pub taken: u64,
+    /// A conflict goes to the later opened branch: only that one's writes can have been acknowledged by a majority.
+    pub by_ballot: bool,
     pub no_ledger: bool,
     pub false_conflicts: bool,
 }
@@ -64,9 +67,21 @@ pub(crate) struct Merge<'a> {
 impl<'a> Merge<'a> {
     pub(crate) fn new(store: &'a Store, policy: &'a MergePolicy, version: Version, hlc: Hlc) -> Self {
         let heads = store.heads().clone();
-        let (puts, within) = (BTreeMap::new(), BTreeMap::new());
-        let (no_ledger, false_conflicts) = (false, false);
-        Merge { store, policy, version, hlc, heads, puts, within, conflicts: 0, taken: 0, no_ledger, false_conflicts }
+        let (puts, made) = (BTreeMap::new(), BTreeMap::new());
+        Merge {
+            store,
+            policy,
+            version,
+            hlc,
+            heads,
+            puts,
+            made,
+            conflicts: 0,
+            taken: 0,
+            by_ballot: false,
+            no_ledger: false,
+            false_conflicts: false,
+        }
     }
 
     /// Folds in what a copy with these heads had beyond those I had told it of.
@@ -89,21 +104,29 @@ impl<'a> Merge<'a> {
         if m.version == r.version {
             return;
         }
-        let known = theirs.covers(m.version);
+        let known = if m.version == self.version {
+            // They know a record of this merge if they know all that it was made of.
+            self.made.get(&key).is_some_and(|(of, _)| of.iter().all(|version| theirs.covers(*version)))
+        } else {
+            theirs.covers(m.version)
+        };
         if seen && !self.false_conflicts {
         } else if known && !self.false_conflicts {
             self.take(key, r);
         } else {
-            self.conflict(key, m, r);
+            self.conflict(theirs, key, m, r);
         }
     }
 
     fn take(&mut self, key: Bytes, r: Record) {
+        if r.version != self.version {
+            self.made.remove(&key);
+        }
         self.taken += 1;
         self.puts.insert(key, r);
     }
 
-    fn conflict(&mut self, key: Bytes, m: Record, r: Record) {
+    fn conflict(&mut self, theirs: &Heads, key: Bytes, m: Record, r: Record) {
         match key::space_of(&key) {
             Some(Space::User) => {}
             // The opening entry writes its own set.
@@ -120,7 +143,7 @@ impl<'a> Merge<'a> {
                 };
             }
         }
-        let take = r.rank() > m.rank();
+        let take = self.rank(&r) > self.rank(&m);
         let (winner, loser) = if take { (r, m) } else { (m, r) };
         if winner.value == loser.value && winner.expires == loser.expires {
             return if take {
@@ -128,17 +151,20 @@ impl<'a> Merge<'a> {
             };
         }
         self.conflicts += 1;
+        if let Some((_, within)) = self.made.get_mut(&key) {
+            // What the other write replaced knowingly is not lost to it.
+            within.retain(|x| !theirs.covers(x.version));
+        }
         if self.policy.rule(&key[1..]) == MergeRule::Max
             && let Some(value) = field_max(&winner, &loser)
         {
             // Values that stand in the result unchanged have lost nothing.
-            for x in [&winner, &loser] {
-                if x.value.as_ref() != Some(&value) {
-                    self.lose(&key, x);
-                } else if x.version != self.version {
-                    self.within.entry(key.clone()).or_default().push(x.clone());
-                }
-            }
+            let (stand, lost): (Vec<_>, Vec<_>) =
+                [&winner, &loser].into_iter().partition(|x| x.value.as_ref() == Some(&value));
+            lost.iter().for_each(|x| self.lose(&key, x));
+            let (of, within) = self.made.entry(key.clone()).or_default();
+            of.extend([winner.version, loser.version].iter().filter(|version| **version != self.version));
+            within.extend(stand.into_iter().filter(|x| x.version != self.version).cloned());
             let merged = Record { version: self.version, hlc: self.hlc, value: Some(value), ..winner };
             return self.take(key, merged);
         }
@@ -148,6 +174,15 @@ impl<'a> Merge<'a> {
         }
     }
 
+    /// The order of true conflicts. Ballots extend causality, too: whoever holds an entry of a branch has promised its
+    /// ballot, and so a branch that builds on it has a higher one.
+    fn rank(&self, record: &Record) -> (Option<Ballot>, (Hlc, bool, Version)) {
+        let key = key::branch(record.version.branch);
+        let opened = self.puts.get(&key).or_else(|| self.store.get(&key)).filter(|_| self.by_ballot);
+        let info = opened.and_then(|r| key::decode::<BranchInfo>(r.value.as_ref()?));
+        (info.map(|info| info.ballot), record.rank())
+    }
+
     /// The ledger row of a losing record: a pure function of that record, but for the version that carries it.
     fn lose(&mut self, key: &Bytes, loser: &Record) {
         if self.no_ledger {
@@ -155,8 +190,8 @@ impl<'a> Merge<'a> {
         }
         if loser.version == self.version {
             // Made by this very merge, and never anybody's value; but it stood for values that were.
-            let stood = self.within.remove(key).unwrap_or_default();
-            return stood.iter().for_each(|x| self.lose(key, x));
+            let stood = self.made.get_mut(key).map(|(_, within)| std::mem::take(within));
+            return stood.unwrap_or_default().iter().for_each(|x| self.lose(key, x));
         }
         let value = Some(key::encode(loser));
         let row = Record { version: self.version, hlc: loser.hlc, expires: None, value };
@@ -230,6 +265,26 @@ mod tests {
         theirs.apply(vec![r.version], vec![(key::user(&[1]), r)]);
         let (rows, conflicts) = merged(&mine, &theirs, MergeRule::Latest);
         assert_eq!((rows, conflicts), (vec![(key::user(&[1]), None)], 0));
+    }
+
+    #[test]
+    fn whoever_knows_what_a_merged_record_was_made_of_replaces_it() {
+        // Three copies: mine, another island's, and one that has merged the two and written again.
+        let (mine, other) = (side(1, &[(1, 50, 5)]), side(2, &[(1, 60, 6)]));
+        let mut both = side(1, &[(1, 50, 5)]);
+        let key = key::user(&[1]);
+        let r = Record { version: version(3, 1), hlc: Hlc(70), expires: None, value: Some(unfields([7, 4])) };
+        both.apply(vec![version(2, 1), r.version], vec![(key.clone(), r.clone())]);
+        let policy = MergePolicy { default: MergeRule::Max, ..MergePolicy::default() };
+        let mut merge = Merge::new(&mine, &policy, version(99, 1), Hlc(1 << 40));
+        for from in [&other, &both] {
+            merge.fold(from.heads(), from.delta(mine.heads(), from.heads(), None, usize::MAX).0);
+        }
+        let (_, puts) = merge.finish();
+        assert_eq!(puts.get(&key), Some(&r));
+        // 5 and 6 were a conflict; what came of it, and 7, are none.
+        let ledger = puts.keys().filter(|k| key::space_of(k) == Some(Space::Ledger)).count();
+        assert_eq!(ledger, 2, "both fields of 5|4 and 6|3 stood for something: {puts:?}");
     }
 
     #[test]

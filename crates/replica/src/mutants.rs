@@ -53,8 +53,12 @@ pub enum Mutant {
     AckUnsynced,
     /// The opener does not pull what it lacks (invariant 1).
     NoPull,
-    /// Writes are taken, and called done, by fewer copies than `min_in_sync` (invariant 1).
+    /// Writes are taken by fewer copies than `min_in_sync` (invariant 1).
     TooFewIgnored,
+    /// Writes are called done that were committed by fewer copies than `min_in_sync` (invariant 1).
+    UnsureDone,
+    /// Where a majority is asked for, a conflict is decided by stamps alone (invariant 1).
+    MajorityByStamp,
     /// Mirrors are taken into the in-sync set beyond its bound (liveness: they would be waited for).
     MirrorsAdmitted,
     /// Invariant 7: every concurrent-looking pair is called a conflict, known or not.

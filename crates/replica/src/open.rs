@@ -7,6 +7,7 @@ use crate::lead::Leading;
 use crate::merge::Merge;
 use crate::msg::Msg;
 use crate::mutant;
+use crate::quorum::MinInSync;
 use crate::record::Record;
 use crate::store::Cursor;
 use base::{Ballot, BranchId, Heads, Instant, NodeId, Now, Span, Version};
@@ -222,6 +223,7 @@ impl Copy {
     fn open_branch(&mut self, now: Now, fx: &mut Effects) {
         let outcomes_stay = mutant!(self, OutcomesStay);
         let (no_ledger, false_conflicts) = (mutant!(self, NoLedger), mutant!(self, FalseConflicts));
+        let by_ballot = self.config.min_in_sync == MinInSync::Majority && !mutant!(self, MajorityByStamp);
         let me = self.config.me;
         let Role::Opening(o) = std::mem::replace(&mut self.role, Role::Idle { since: now.mono, wait: Span(0) }) else {
             return;
@@ -234,6 +236,7 @@ impl Copy {
         let hlc = self.stamp(now);
         let mut merge = Merge::new(&self.store, &self.config.policy, first, hlc);
         (merge.no_ledger, merge.false_conflicts) = (no_ledger, false_conflicts);
+        merge.by_ballot = by_ballot;
         for (heads, mut records) in o.pulled {
             if outcomes_stay {
                 records.retain(|(key, _)| key.first() != Some(&(crate::Space::Outcome as u8)));

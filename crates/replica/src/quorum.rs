@@ -1,9 +1,10 @@
 //! How few in-sync copies are too few to take a write, and how many are enough.
 
-use crate::batch::{Answer, Outcome, Refusal};
+use crate::batch::{Answer, Batch, Outcome, Refusal, Write};
 use crate::copy::{Copy, Role};
-use crate::key::MemberStatus;
+use crate::key::{self, MemberStatus};
 use crate::mutant;
+use base::Version;
 use serde::{Deserialize, Serialize};
 
 /// `min_in_sync`: how many in-sync copies a fragment must have for its leader to take writes. Availability comes first by
@@ -12,7 +13,8 @@ use serde::{Deserialize, Serialize};
 pub enum MinInSync {
     /// So many, the leader among them.
     Copies(u16),
-    /// More than half of the fragment's members, reachable or not: at most one side of a cut takes writes.
+    /// More than half of the fragment's members, reachable or not: at most one side of a cut acknowledges writes. What the
+    /// other side took before it noticed loses to them when they meet.
     Majority,
 }
 
@@ -32,6 +34,13 @@ impl std::fmt::Display for MinInSync {
 }
 
 impl Copy {
+    /// May another member be counted from here on? Where a majority is asked for, one at a time, and only by a majority:
+    /// any two majorities must share a copy, those before and after included.
+    pub(crate) fn may_grow(&self) -> bool {
+        let Role::Leading(l) = &self.role else { return false };
+        self.config.min_in_sync != MinInSync::Majority || (self.too_few().is_none() && !l.changes_members())
+    }
+
     /// The in-sync copies in force and those that there must be, if there are too few.
     fn too_few(&self) -> Option<(u16, u16)> {
         let Role::Leading(l) = &self.role else { return None };
@@ -45,18 +54,25 @@ impl Copy {
         };
         // One that is being dropped counts no more, one that is being taken in not yet.
         let have = l.in_force().intersection(&l.set).count() as u16;
-        (have < need && !mutant!(self, TooFewIgnored)).then_some((have, need))
+        (have < need).then_some((have, need))
+    }
+
+    /// Where a majority is asked for: was this write, which nobody had been told of, beaten by one that a majority took?
+    pub(crate) fn was_overruled(&self, batch: &Batch, version: Version) -> bool {
+        let lost = |write: &Write| self.store.get(&key::ledger(write.key(), version)).is_some();
+        self.config.min_in_sync == MinInSync::Majority && batch.writes.iter().any(lost)
     }
 
     /// Why a write may not be taken now.
     pub(crate) fn too_few_to_write(&self) -> Option<Refusal> {
-        self.too_few().map(|(have, need)| Refusal::TooFewCopies { have, need })
+        let too_few = self.too_few().filter(|_| !mutant!(self, TooFewIgnored));
+        too_few.map(|(have, need)| Refusal::TooFewCopies { have, need })
     }
 
     /// May what is committed be called done? Not what was taken by enough copies and then committed without them: it may be
     /// on too few.
     pub(crate) fn too_few_to_answer(&self) -> bool {
-        self.too_few().is_some()
+        self.too_few().is_some() && !mutant!(self, UnsureDone)
     }
 }
 
@@ -65,5 +81,51 @@ pub(crate) fn unsure(answer: Answer) -> Answer {
     match answer {
         Answer::Outcome(Outcome::Done { .. }, branch) => Answer::Outcome(Outcome::Unknown, branch),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::tests::{feed, leading};
+    use crate::{Input, MergePolicy, Msg};
+    use base::NodeId;
+
+    fn view(nodes: &[u64]) -> Input {
+        let set = |nodes: &[u64]| nodes.iter().map(|n| NodeId(*n)).collect();
+        Input::View { view: set(nodes), dead: set(&[]), gone: set(&[]) }
+    }
+
+    /// Two members added by a leader alone would make it a majority of the longer list, while the others are one of the
+    /// shorter that they know.
+    #[test]
+    fn a_majority_grows_by_one_at_a_time_and_only_by_a_majority() {
+        let (mut copy, start) = leading();
+        copy.set_options(true, false, MinInSync::Majority, &MergePolicy::default());
+        feed(&mut copy, start, view(&[]));
+        for at in 1..20 {
+            feed(&mut copy, start + at * 100, Input::Tick);
+        }
+        assert_eq!(copy.inspect().in_sync.len(), 1, "it leads alone");
+        feed(&mut copy, start + 2000, Input::AddMember(NodeId(3)));
+        assert_eq!(copy.members().len(), 2, "one of two is no majority");
+        feed(&mut copy, start + 2100, view(&[2]));
+        let branch = copy.lead().expect("leads").branch;
+        let ballot = copy.lead().expect("leads").ballot;
+        let heads = copy.store().heads().clone();
+        let say = |msg| Input::Msg(NodeId(2), msg);
+        feed(&mut copy, start + 3500, say(Msg::Join { ballot, branch, session: 9, heads, promised: ballot }));
+        for at in [3501, 3502] {
+            let seq = copy.store().heads().seq(branch);
+            feed(&mut copy, start + at, say(Msg::Ack { session: 9, seq }));
+        }
+        assert_eq!(copy.inspect().in_force.len(), 2);
+        feed(&mut copy, start + 3600, Input::AddMember(NodeId(3)));
+        feed(&mut copy, start + 3600, Input::AddMember(NodeId(4)));
+        assert_eq!(copy.members().len(), 3, "the first is not committed yet");
+        let seq = copy.store().heads().seq(branch);
+        feed(&mut copy, start + 3601, say(Msg::Ack { session: 9, seq }));
+        feed(&mut copy, start + 3602, Input::AddMember(NodeId(4)));
+        assert_eq!(copy.members().len(), 4, "two of three are a majority");
     }
 }

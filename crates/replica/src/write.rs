@@ -55,6 +55,9 @@ impl Copy {
             if self.too_few_to_answer() {
                 return Some(Answer::Busy);
             }
+            if self.was_overruled(&request.batch, version) {
+                return Some(Answer::Outcome(Outcome::Unknown, branch));
+            }
             let pending = version.branch == branch && !mutant!(self, PendingAnswered);
             let seq = if pending { version.seq } else { 0 };
             return self.wait(ticket, seq, Outcome::Done { version, hlc });
@@ -179,6 +182,11 @@ impl Copy {
         if now.mono - l.swept < SWEEP_EVERY || l.is_busy() {
             return;
         }
+        // What has expired is absent for readers all the same.
+        if self.too_few_to_write().is_some() {
+            return;
+        }
+        let Role::Leading(l) = &mut self.role else { return };
         let gone = self.store.expired(now.wall, SWEEP_RECORDS_MAX);
         // A full sweep goes on with the next tick.
         if gone.len() < SWEEP_RECORDS_MAX {

@@ -435,6 +435,11 @@ impl Shell {
                 let lead = if *barred { "it leads no fragment that another node can lead" } else { "set it right" };
                 tracing::warn!("this machine's clock is {ahead} ms ahead of the others' (negative: behind): {lead}");
             }
+            Notice::Unreadable(0) => {}
+            Notice::Unreadable(n) => tracing::error!(
+                "{n} nodes or tables are described in a form that this program does not read, and are left out: run the \
+                 version that wrote them"
+            ),
             Notice::Twin(addr) => {
                 tracing::error!("{addr} has this node's id: a data directory was copied; remove one of the two")
             }

@@ -47,6 +47,8 @@ mutants! {
     ack_unsynced AckUnsynced 3000
     no_pull NoPull 100
     too_few_ignored TooFewIgnored 300
+    unsure_done UnsureDone 300
+    majority_by_stamp MajorityByStamp 3000
     mirrors_admitted MirrorsAdmitted 300
     false_conflicts FalseConflicts 100
     d14_pending_answered PendingAnswered 3000

@@ -3,7 +3,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 /// The first byte of every frame and stored value of ours: the version of its form.
-pub const FORMAT: u8 = 1;
+pub const FORMAT: u8 = 2;
 
 /// Bytes that cannot be taken, or a value that cannot be sent. Nothing was changed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

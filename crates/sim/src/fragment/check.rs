@@ -360,6 +360,10 @@ impl Checker {
     pub(crate) fn account(&self, store: &Store, max: bool) -> Option<String> {
         for (wid, w) in self.writes.iter().enumerate().filter(|(_, w)| w.acked.is_some()) {
             let there = || self.with_equals(self.knows(store, &w.key), &w.key).contains(&wid);
+            let lost = |key: &Bytes| store.get(&ledger_key(key, w.version)).is_some();
+            if self.majority && !max && w.acked.as_ref().is_some_and(|a| a.told) && lost(&w.key) {
+                return Some(format!("invariant 1: {:?}, acknowledged by a majority, lost a conflict", w.version));
+            }
             if !self.excused(w) && !there() {
                 return Some(format!("invariant 1: acknowledged {:?} of {:?} is gone", w.version, w.key));
             }
@@ -421,6 +425,15 @@ fn ledger_version(key: &Bytes) -> Version {
     let tail = &key[key.len() - 24..];
     let seq = u64::from_be_bytes(tail[16..].try_into().unwrap_or_default());
     Version { branch: branch_at(tail), seq }
+}
+
+fn ledger_key(stored: &Bytes, version: Version) -> Bytes {
+    let mut key = vec![Space::Ledger as u8];
+    key.extend_from_slice(&stored[1..]);
+    for part in [version.branch.node.0, version.branch.n, version.seq] {
+        key.extend_from_slice(&part.to_be_bytes());
+    }
+    key.into()
 }
 
 fn stored_of_ledger(key: &Bytes) -> Bytes {

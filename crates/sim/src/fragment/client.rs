@@ -1,5 +1,5 @@
 use super::world::{Event, World, id, index};
-use base::{BranchId, NodeId};
+use base::{BranchId, NodeId, Version};
 use bytes::Bytes;
 use rand::RngExt;
 use replica::{
@@ -189,7 +189,7 @@ impl World {
             Outcome::Done { version, .. } => {
                 self.report.done += 1;
                 let set = self.nodes[node].copy.as_ref().map(|c| c.inspect().in_force).unwrap_or_default();
-                let short = self.too_few(node, &set);
+                let short = self.too_few(node, &set, *version);
                 let found = self.check.acknowledged(*version, branch, set, self.now);
                 if let Some(what) = short.or(found) {
                     self.fail(what);
@@ -201,13 +201,20 @@ impl World {
     }
 
     /// An acknowledgement by fewer copies than the table asks for.
-    fn too_few(&self, node: usize, set: &BTreeSet<NodeId>) -> Option<String> {
+    fn too_few(&self, node: usize, set: &BTreeSet<NodeId>, version: Version) -> Option<String> {
         let copy = self.nodes[node].copy.as_ref()?;
         let need = match self.min_in_sync {
             MinInSync::Copies(n) => usize::from(n),
             MinInSync::Majority => copy.members().len() / 2 + 1,
         };
-        (!set.is_empty() && set.len() < need)
+        // Not only by the leader's own word: by what each of them has, where a crash takes nothing from it.
+        let holds = |n: &&NodeId| {
+            let heads = self.nodes[index(**n)].copy.as_ref().map(|c| c.store().heads());
+            heads.is_none_or(|heads| heads.covers(version))
+        };
+        let kept = self.sync && !self.ram;
+        let held = set.iter().filter(|n| !kept || holds(n)).count();
+        (!set.is_empty() && held < need)
             .then(|| format!("invariant 1: acknowledged by {set:?}, and {need} were asked for"))
     }
 

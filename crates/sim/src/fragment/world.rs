@@ -68,7 +68,7 @@ pub(crate) enum Event {
     Ghost(usize, replica::Request),
     /// The next step of a schedule.
     Scripted(usize),
-    /// The last node, no founder, is taken in as a copy.
+    /// The nodes that are no founders are taken in as copies.
     Invite,
 }
 
@@ -142,7 +142,7 @@ pub fn run(seed: u64, options: Options) -> Report {
 impl World {
     fn new(seed: u64, options: Options) -> World {
         let mut rng = StdRng::seed_from_u64(seed);
-        let n = rng.random_range(2..=4);
+        let n = rng.random_range(2..=5);
         let mut world = World::of(n, rng, options);
         world.at(1_500_000, Event::Fault);
         world.at(300_000, Event::Client);
@@ -164,9 +164,12 @@ impl World {
             1 => MinInSync::Majority,
             _ => MinInSync::Copies(1),
         };
-        let in_sync_max = if rng.random_bool(0.2) { rng.random_range(1..=n) } else { usize::MAX };
+        // Mirrors where writes do not need more copies than there may be in sync.
+        let bounded = rng.random_bool(0.25) && min_in_sync == MinInSync::Copies(1);
+        let in_sync_max = if bounded { rng.random_range(1..=n) } else { usize::MAX };
         let unordered = rng.random_bool(0.2);
-        let founders = if rng.random_bool(0.2) { n - 1 } else { n };
+        let late = if rng.random_bool(0.3) { rng.random_range(1..=2) } else { 0 };
+        let founders = n.saturating_sub(late).max(1);
         let nodes = (0..n)
             .map(|_| Node {
                 copy: None,
@@ -383,12 +386,14 @@ impl World {
         self.check.separate(self.now, &self.nodes, &self.wired);
     }
 
-    /// Whoever leads takes the last node in; again until it is in.
+    /// Whoever leads takes the others in; again until they are in.
     fn invite(&mut self) {
-        let last = self.nodes.len() - 1;
+        let all = self.nodes.len();
         let leads = |n: &Node| n.copy.as_ref().is_some_and(|c| c.lead().is_some());
-        for node in (0..last).filter(|n| leads(&self.nodes[*n])).collect::<Vec<_>>() {
-            self.step(node, Input::AddMember(id(last)));
+        for node in (0..all).filter(|n| leads(&self.nodes[*n])).collect::<Vec<_>>() {
+            for late in self.founders..all {
+                self.step(node, Input::AddMember(id(late)));
+            }
         }
         self.at(700_000, Event::Invite);
     }
