@@ -3,6 +3,8 @@
 //! Every call waits at most the database's time limit. A write whose fate is not known is [`Outcome::Unknown`], a value;
 //! an [`Error`] always means that nothing was changed.
 
+mod subscribe;
+
 use base::{FragmentId, Span};
 use bytes::Bytes;
 use node::{ClientError, Op, OpReply, Status, TableDef, TableInfo, TableOptions, Vitals};
@@ -10,6 +12,7 @@ pub use replica::{Batch, Bump, Check, Outcome, Range, Record, Refusal, Rows, Spa
 use runtime::Handle;
 use std::collections::BTreeMap;
 use std::time::Duration;
+pub use subscribe::{BadPosition, Change, Position, Subscription};
 
 /// How many bytes of rows one scan returns, about.
 const SCAN_BYTES: usize = 4 * 1024 * 1024;
@@ -54,7 +57,11 @@ impl Database {
         &self.handle
     }
 
-    async fn op(&self, op: Op) -> Result<OpReply, Error> {
+    pub(crate) fn limit(&self) -> Duration {
+        Duration::from_nanos(self.wait.0)
+    }
+
+    pub(crate) async fn op(&self, op: Op) -> Result<OpReply, Error> {
         match self.handle.op(op).await {
             Some(OpReply::Error(e)) => Err(e.into()),
             Some(reply) => Ok(reply),
@@ -162,6 +169,11 @@ impl Table {
         }
         let rows = self.read(key, vec![Range::key(Bytes::copy_from_slice(key))]).await?;
         Ok(rows.into_iter().flat_map(|r| r.rows).next().map(|(_, record)| record))
+    }
+
+    /// Follows the table from a position on; [`Position::default`] is the very beginning: all that is there comes first.
+    pub fn subscribe(&self, from: Position) -> Subscription {
+        Subscription::new(self.clone(), from)
     }
 
     /// Up to `limit` rows of one fragment from `from` on, in key order; and where to go on, if there may be more. An answer

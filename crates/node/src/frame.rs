@@ -1,6 +1,6 @@
 use crate::vitals::Vitals;
 use base::{FragmentId, NodeId};
-use replica::{Answer, Msg, Read, Request, Rows};
+use replica::{Answer, Changes, Msg, Read, Request, Rows, Since};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
@@ -41,6 +41,10 @@ pub enum Frame {
     Rows(u64, Option<Vec<Rows>>),
     /// I am stopping, on purpose.
     Bye,
+    /// What changed in this fragment? Answered under the same number.
+    AskChanges(u64, FragmentId, Since),
+    /// This; `None`: not to be answered here.
+    Changes(u64, Option<Changes>),
     /// What does your process use? Answered under the same number.
     AskVitals(u64),
     /// This.

@@ -4,7 +4,7 @@ use crate::schema::{BadTable, TableDef, TableOptions};
 use crate::status::{Status, TableInfo};
 use crate::vitals::Vitals;
 use base::{BranchId, FragmentId, Instant, NodeId, Span};
-use replica::{Answer, Batch, Outcome, Read, Refusal, Request, Rows, SessionId};
+use replica::{Answer, Batch, Changes, Outcome, Read, Refusal, Request, Rows, SessionId, Since};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,6 +42,8 @@ pub enum Op {
     TableInfo(String),
     /// What the processes of all nodes in view use.
     Vitals,
+    /// What changed in a fragment.
+    Changes(FragmentId, Since),
 }
 
 /// What a local client is told.
@@ -61,6 +63,8 @@ pub enum OpReply {
     TableInfo(Box<TableInfo>),
     /// To `Vitals`: by node name, of those that answered.
     Vitals(BTreeMap<String, Vitals>),
+    /// To `Changes`; `None`: nobody in reach can tell now.
+    Changes(Option<Changes>),
     /// It cannot be done, or not now; nothing was changed.
     Error(ClientError),
 }

@@ -4,6 +4,7 @@
 //! datagrams is arithmetic and happens here, with nonces from the node's own seeded generator.
 
 mod copies;
+mod follow;
 mod fragments;
 mod frame;
 mod gateway;

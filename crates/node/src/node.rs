@@ -1,4 +1,5 @@
 use crate::copies::{Copies, Window};
+use crate::follow::Questions;
 use crate::frame::{Frame, Hello, PROTOCOL};
 use crate::gateway::{ClientError, Gateway, Next, Op, OpReply, What};
 use crate::io::{Effect, Input, LinkId, Notice, OpId};
@@ -101,6 +102,7 @@ pub struct Node {
     /// So far that it leads nothing.
     pub(crate) barred: bool,
     pub(crate) asking: Asking,
+    pub(crate) questions: Questions,
     pub(crate) rng: StdRng,
 }
 
@@ -145,6 +147,7 @@ impl Node {
             skewed: None,
             barred: false,
             asking: Asking::default(),
+            questions: Questions::default(),
             rng,
             config,
         };
@@ -252,6 +255,7 @@ impl Node {
             self.gateway.deadline(now),
             self.copies.deadline(),
             self.asking.deadline(),
+            self.questions.deadline(),
         ];
         all.into_iter().flatten().min().unwrap_or(now + CHORES)
     }
@@ -271,6 +275,7 @@ impl Node {
             self.finish(now, op, reply, out);
         }
         self.tend_vitals(now, out);
+        self.tend_questions(now, out);
         if now.mono >= self.chores_at {
             self.chores_at = now.mono + CHORES;
             self.chores(now, out);
@@ -504,6 +509,8 @@ impl Node {
                 let next = self.gateway.rows(now.mono, number, rows);
                 self.next(now, next, out);
             }
+            Frame::AskChanges(number, fragment, since) => self.answer_changes(from, number, fragment, &since, out),
+            Frame::Changes(number, changes) => self.changes_told(number, changes, out),
             Frame::AskVitals(number) => out.extend(self.peers.link(from).map(|l| Effect::Vitals(Some(l), number))),
             Frame::Vitals(number, vitals) => self.vitals_told(from, number, vitals, out),
             Frame::Bye => {
@@ -588,6 +595,7 @@ impl Node {
                     info.map_or(OpReply::Error(ClientError::NoTable(name)), |i| OpReply::TableInfo(Box::new(i)));
                 return self.reply(op, reply, out);
             }
+            Op::Changes(fragment, since) => return self.ask_changes(now, op, fragment, since, out),
             Op::Vitals => return self.ask_vitals(now, op, out),
         };
         match self.gateway.begin(now.mono, op, fragment, what, wait) {

@@ -7,6 +7,7 @@
 //! batches reach the disc (it emits [`Persist`] and is told [`Input::Durable`]).
 
 mod batch;
+mod changes;
 mod copy;
 mod follow;
 mod gate;
@@ -27,6 +28,7 @@ mod table;
 mod write;
 
 pub use batch::{Answer, Batch, Bump, Check, Outcome, Range, Read, Refusal, Request, Rows, SessionId, Write};
+pub use changes::{Changes, Since};
 pub use copy::{Config, Copy, Inspect, RoleName, Timing};
 pub use gate::{Effects, Input, Notice, Persist, Reply, Ticket};
 pub use key::{LedgerRow, MemberStatus, Space};

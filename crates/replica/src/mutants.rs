@@ -59,6 +59,10 @@ pub enum Mutant {
     UnsureDone,
     /// Where a majority is asked for, a conflict is decided by stamps alone (invariant 1).
     MajorityByStamp,
+    /// A subscriber's round moves on with the heads (it misses what lies before the place that it has come to).
+    ChangesMoving,
+    /// A subscriber's round is ended by a copy that knows less than it is to tell.
+    ChangesShort,
     /// Mirrors are taken into the in-sync set beyond its bound (liveness: they would be waited for).
     MirrorsAdmitted,
     /// Invariant 7: every concurrent-looking pair is called a conflict, known or not.

@@ -189,7 +189,9 @@ impl Store {
                 _ => Bound::Included((first, Bytes::new())),
             };
             let end = Version { branch: head.branch, seq: head.seq.saturating_add(1) };
-            if first >= end {
+            // A cursor that comes from outside may lie anywhere.
+            let beyond = after.as_ref().is_some_and(|(version, _)| *version >= end);
+            if first >= end || beyond {
                 continue;
             }
             for (version, key) in self.index.range((from, Bound::Excluded((end, Bytes::new())))) {

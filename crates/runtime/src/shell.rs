@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use storage::{DataDir, Disc, StorageError, Writer};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 use transport::{Transport, TransportError};
 use wire::Keys;
 
@@ -93,6 +93,8 @@ pub struct Handle {
     window: Window,
     clock: Clock,
     ended: Arc<Mutex<Option<Option<String>>>>,
+    /// Somebody follows a table, and is told of each burst.
+    changed: Arc<Notify>,
     /// Where the node listens.
     pub listen: SocketAddr,
     /// What it tells others.
@@ -152,6 +154,11 @@ impl Handle {
     /// Everything that happens from now on.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
+    }
+
+    /// Waits until copies here may have changed.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// Asks the node to stop cleanly.
@@ -224,6 +231,7 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
         window: node.window(),
         clock,
         ended: Arc::new(Mutex::new(None)),
+        changed: Arc::default(),
         listen,
         advertise,
         me: identity.node,
@@ -309,6 +317,7 @@ impl Shell {
                 self.node.handle(now, Input::Tick, &mut out);
             }
             self.node.flush(now, &mut out);
+            self.handle.changed.notify_waiters();
             if self.perform(&mut out) {
                 break None;
             }

@@ -49,6 +49,8 @@ mutants! {
     too_few_ignored TooFewIgnored 300
     unsure_done UnsureDone 300
     majority_by_stamp MajorityByStamp 3000
+    changes_moving ChangesMoving 1000
+    changes_short ChangesShort 1000
     mirrors_admitted MirrorsAdmitted 300
     false_conflicts FalseConflicts 100
     d14_pending_answered PendingAnswered 3000

@@ -5,7 +5,7 @@ mod common;
 
 use common::{ALONE, BIN, Node, Scratch, alone, listen, says, table, wait};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Output};
 

@@ -42,6 +42,7 @@ pub(crate) fn key(n: u8) -> Bytes {
 
 impl World {
     pub(crate) fn client(&mut self) {
+        self.follow();
         let k = self.rng.random_range(0..KEYS);
         let home = self.rng.random_range(0..self.nodes.len());
         let op = match self.rng.random_range(0..20) {
@@ -88,6 +89,16 @@ impl World {
         let burst = self.rng.random_bool(if self.bursts { 0.8 } else { 0.0 });
         let after = if burst { self.rng.random_range(10..200) } else { self.rng.random_range(2..50) * 1000 };
         self.at(after, Event::Client);
+    }
+
+    /// The subscriber asks one copy.
+    fn follow(&mut self) {
+        let node = self.rng.random_range(0..self.nodes.len());
+        if self.nodes[node].paused <= self.now
+            && let Some(copy) = &self.nodes[node].copy
+        {
+            self.subscriber.ask(copy);
+        }
     }
 
     /// The number below which all requests of this home are finished.

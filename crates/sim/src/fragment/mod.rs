@@ -4,6 +4,7 @@ mod check;
 mod client;
 pub(crate) mod disc;
 mod fault;
+mod follow;
 mod schedule;
 mod world;
 

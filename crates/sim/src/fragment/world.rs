@@ -1,6 +1,7 @@
 use super::check::Checker;
 use super::client::{Op, Pending};
 use super::disc::Disc;
+use super::follow::Subscriber;
 use super::schedule::Schedule;
 use base::{FragmentId, Instant, NodeId, Now, Span, TableId, WallMs};
 use bytes::Bytes;
@@ -119,6 +120,8 @@ pub(crate) struct World {
     pub check: Checker,
     pub report: Report,
     pub pending: Vec<Pending>,
+    /// Somebody who follows the fragment, at whichever copy.
+    pub subscriber: Subscriber,
     /// (node, ticket) -> (request, when it was sent).
     pub tickets: BTreeMap<(usize, u64), (usize, u64)>,
 }
@@ -210,6 +213,7 @@ impl World {
             check: Checker::new(n, sync && !ram, min_in_sync == MinInSync::Majority),
             report: Report::default(),
             pending: Vec::new(),
+            subscriber: Subscriber::default(),
             tickets: BTreeMap::new(),
         };
         world.trace(|| {
@@ -555,6 +559,7 @@ impl World {
         }
         let store = leader.store();
         let found = self.check.account(store, self.max).or_else(|| self.account_requests(store));
+        let found = found.or_else(|| self.subscriber.clone().account(leader, self.sync && !self.ram));
         if let Some(what) = found {
             self.fail(what);
         }

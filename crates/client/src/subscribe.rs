@@ -1,0 +1,157 @@
+//! Following a table: what is there, then every change, from a position that can be kept and come back to.
+
+use crate::{Error, Table};
+use base::Heads;
+use bytes::Bytes;
+use node::{ClientError, Op, OpReply};
+use replica::{Changes, Record, Since};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How often a fragment is looked at that does not say by itself that it changed.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// One key's newest state.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// The key.
+    pub key: Bytes,
+    /// What it holds; a record without a value: it was deleted. One that expires is told of when it is put, and again when it
+    /// is cleared away, some time after it has expired.
+    pub record: Record,
+}
+
+/// How far a subscriber has come, fragment by fragment. The default is the very beginning.
+///
+/// It can be kept anywhere as bytes, and be taken up by another process on another node. It is about 20 bytes for each
+/// branch of each fragment.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Position(BTreeMap<u16, Heads>);
+
+/// Bytes that are no position.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("these bytes are no position of a subscription")]
+pub struct BadPosition;
+
+impl Position {
+    /// As bytes.
+    pub fn to_bytes(&self) -> Bytes {
+        wire::encode(self).unwrap_or_default()
+    }
+
+    /// From what [`Position::to_bytes`] gave.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Position, BadPosition> {
+        wire::decode(bytes).map_err(|_| BadPosition)
+    }
+}
+
+/// A round of one fragment: one question, answered in one or more parts.
+#[derive(Default)]
+struct Round {
+    index: u16,
+    upto: Option<Heads>,
+    after: Option<(base::Version, Bytes)>,
+}
+
+/// Follows a table. It holds one part of an answer (about 256 KiB) and no more, however slowly it is read and however fast
+/// the table changes: a key that changes several times between two looks is told of once, as it is then.
+///
+/// Each change is told at least once: whoever goes on from a kept position, or at another copy, may be told some again. In an
+/// island it is that island's changes that are told; what the others wrote comes when they have met. Whoever keeps the last
+/// word on each key ends with what the table holds.
+pub struct Subscription {
+    table: Table,
+    position: Position,
+    round: Round,
+    queue: VecDeque<Change>,
+    /// Fragments of the present lap that had nothing new.
+    quiet: u16,
+    /// Since when a fragment has not been answered for.
+    silent: Option<Instant>,
+}
+
+impl Subscription {
+    pub(crate) fn new(table: Table, position: Position) -> Subscription {
+        let (round, queue) = (Round::default(), VecDeque::new());
+        Subscription { table, position, round, queue, quiet: 0, silent: None }
+    }
+
+    /// Everything returned so far is before this position, but for changes that may be told again.
+    pub fn position(&self) -> &Position {
+        &self.position
+    }
+
+    /// The next change; waits for one. Dropping the future loses nothing.
+    ///
+    /// Errors: the fragment had no copy in reach that has seen what this subscriber has, for as long as the database's limit;
+    /// call again to go on waiting.
+    pub async fn next(&mut self) -> Result<Change, Error> {
+        loop {
+            if let Some(change) = self.try_next().await? {
+                return Ok(change);
+            }
+            // What falls between the look and the wait is met at the next look.
+            let changed = self.table.db.handle().changed();
+            let _ = tokio::time::timeout(LOOK, changed).await;
+        }
+    }
+
+    /// The next change; `None`: at this moment there is none, in any fragment.
+    pub async fn try_next(&mut self) -> Result<Option<Change>, Error> {
+        loop {
+            if let Some(change) = self.queue.pop_front() {
+                self.quiet = 0;
+                return Ok(Some(change));
+            }
+            if self.quiet >= self.table.def().options.fragments {
+                self.quiet = 0;
+                return Ok(None);
+            }
+            self.ask().await?;
+        }
+    }
+
+    /// One part of one fragment's round.
+    async fn ask(&mut self) -> Result<(), Error> {
+        let index = self.round.index;
+        let have = self.position.0.get(&index).cloned().unwrap_or_default();
+        let since = Since { have, upto: self.round.upto.clone(), after: self.round.after.clone() };
+        let fragment = base::FragmentId { table: self.table.def().id, index };
+        let changes = match self.table.db.op(Op::Changes(fragment, since)).await? {
+            OpReply::Changes(changes) => changes,
+            _ => return Err(Error::Ended),
+        };
+        let Some(Changes { rows, upto, after }) = changes else { return self.unanswered(index) };
+        self.silent = None;
+        self.quiet = if rows.is_empty() && after.is_none() { self.quiet + 1 } else { 0 };
+        self.queue.extend(rows.into_iter().map(|(key, record)| Change { key, record }));
+        if after.is_some() {
+            (self.round.upto, self.round.after) = (Some(upto), after);
+        } else {
+            // Known to the end once the queue is empty, which it is before the next question.
+            self.position.0.insert(index, upto);
+            self.next_fragment(index);
+        }
+        Ok(())
+    }
+
+    fn next_fragment(&mut self, index: u16) {
+        let fragments = self.table.def().options.fragments.max(1);
+        self.round = Round { index: (index + 1) % fragments, ..Round::default() };
+    }
+
+    /// A round that cannot be ended here is begun anew; other fragments go on meanwhile.
+    fn unanswered(&mut self, index: u16) -> Result<(), Error> {
+        self.quiet += 1;
+        self.next_fragment(index);
+        let since = *self.silent.get_or_insert_with(Instant::now);
+        if since.elapsed() > self.table.db.limit() {
+            self.silent = None;
+            let table = self.table.def().name.clone();
+            return Err(ClientError::Unavailable { table, index }.into());
+        }
+        Ok(())
+    }
+}
