@@ -1,5 +1,5 @@
 //! `cargo xtask verify` is the gate that CI runs; `test` is its last part and the README's test command; `fix` mends what can
-//! be mended; `mutants` proves that the checkers see known bugs; `soak` runs as many histories as it is told.
+//! be mended; `fuzz` throws noise at whatever reads bytes from outside; `mutants` proves that the checkers see known bugs; `soak` runs as many histories as it is told.
 
 mod tidy;
 
@@ -21,9 +21,53 @@ fn main() -> Result<()> {
         ["purity"] => purity(),
         ["fix"] => cargo(&["fmt", "--all"]),
         ["mutants"] => cargo(&["test", "--release", "-p", "sim", "--test", "mutants", "--", "--nocapture"]),
+        ["fuzz", seconds] => fuzz(seconds),
         ["soak", seeds] => cargo(&["run", "--release", "-p", "sim", "--", "--seeds", seeds]),
-        _ => bail!("usage: cargo xtask verify | test | tidy | purity | fix | mutants | soak SEEDS"),
+        _ => bail!("usage: cargo xtask verify | test | tidy | purity | fix | mutants | fuzz SECONDS | soak SEEDS"),
     }
+}
+
+/// What a build needs for libFuzzer to see where an input leads.
+const COVERAGE: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1";
+/// What is fuzzed: see `fuzz/src`.
+const FUZZ_TARGETS: [&str; 3] = ["peers", "stored", "outside"];
+
+/// This machine, as the compiler names it.
+fn host() -> Result<String> {
+    let out = Command::new("rustc").arg("-vV").output().context("cannot run rustc")?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    text.lines().find_map(|l| l.strip_prefix("host: ")).map(String::from).context("rustc does not name its host")
+}
+
+/// Runs every fuzz target for so many seconds, from what earlier runs have found.
+fn fuzz(seconds: &str) -> Result<()> {
+    let seconds: u64 = seconds.parse().context("the seconds to fuzz each target for")?;
+    let host = host()?;
+    // Named, so that the flags do not go to build scripts.
+    let build = ["build", "--release", "--locked", "--manifest-path", "fuzz/Cargo.toml", "--target-dir", "target/fuzz"];
+    let mut cargo = Command::new("cargo");
+    let status = cargo.args(build).args(["--target", &host]).env("RUSTFLAGS", COVERAGE).status();
+    let status = status.context("cannot run cargo")?;
+    if !status.success() {
+        bail!("cargo {} failed", build.join(" "));
+    }
+    for target in FUZZ_TARGETS {
+        let corpus = format!("target/fuzz/corpus/{target}");
+        std::fs::create_dir_all(&corpus).with_context(|| format!("cannot make {corpus}"))?;
+        let found = format!("-artifact_prefix=target/fuzz/{target}-");
+        let time = format!("-max_total_time={seconds}");
+        // Small inputs: what a frame can do wrong it can do in a few hundred bytes.
+        let args =
+            [&corpus, "-max_len=2048", "-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1", &found, &time];
+        let program = format!("target/fuzz/{host}/release/{target}");
+        let status = Command::new(&program).args(args).status().with_context(|| format!("cannot run {program}"))?;
+        if !status.success() {
+            bail!("the fuzz target {target} failed; what did it lies in target/fuzz/{target}-*");
+        }
+    }
+    Ok(())
 }
 
 fn cargo(args: &[&str]) -> Result<()> {

@@ -59,7 +59,8 @@ pub struct Hlc(pub u64);
 impl Hlc {
     /// The smallest stamp of that millisecond.
     pub const fn from_wall(wall: WallMs) -> Hlc {
-        Hlc(wall.0 << 16)
+        let most = u64::MAX >> 16;
+        Hlc((if wall.0 < most { wall.0 } else { most }) << 16)
     }
 
     /// The stamp's wall part.
@@ -69,7 +70,7 @@ impl Hlc {
 
     /// The next stamp.
     pub const fn next(self) -> Hlc {
-        Hlc(self.0 + 1)
+        Hlc(self.0.saturating_add(1))
     }
 }
 

@@ -118,7 +118,7 @@ impl Copy {
         f.heard = now.mono;
         fx.sends.push((from, Msg::SyncAck { session, no }));
         if last {
-            f.chunks = Some(no + 1);
+            f.chunks = Some(no.saturating_add(1));
         }
         f.upto = f.upto.max(upto);
         f.h0 = h0;
@@ -139,7 +139,7 @@ impl Copy {
         if f.chunks != Some(f.inbox.len() as u32) {
             return;
         }
-        let first = f.h0.seq(f.lead.branch) + 1;
+        let first = f.h0.seq(f.lead.branch).saturating_add(1);
         if early || (first..=f.upto).all(|seq| f.tail.contains_key(&seq)) {
             let h0 = std::mem::take(&mut f.h0);
             self.switch_on(now, h0, fx);
@@ -159,8 +159,8 @@ impl Copy {
         let mut heads: Vec<Version> = h0.iter().collect();
         let tail = std::mem::take(&mut f.tail);
         for entry in tail.into_values() {
-            if entry.seq == f.seq + 1 {
-                f.seq += 1;
+            if entry.seq == f.seq.saturating_add(1) {
+                f.seq = entry.seq;
                 puts.extend(entry.puts);
             } else if entry.seq > f.seq {
                 // One was lost on the way.
@@ -208,11 +208,11 @@ impl Copy {
         }
         let (mut puts, mut sync, branch) = (Vec::new(), false, f.lead.branch);
         for entry in entries {
-            if entry.seq > f.seq + 1 {
+            if entry.seq > f.seq.saturating_add(1) {
                 return self.rejoin(now, fx);
             }
-            if entry.seq == f.seq + 1 {
-                f.seq += 1;
+            if entry.seq == f.seq.saturating_add(1) {
+                f.seq = entry.seq;
                 sync |= entry.sync;
                 f.note_pending(&entry);
                 puts.extend(entry.puts);

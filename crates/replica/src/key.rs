@@ -158,6 +158,14 @@ pub(crate) struct BranchInfo {
     pub base: Heads,
 }
 
+/// Reads a branch's record: which branch, and with what ballot it was opened.
+pub(crate) fn branch_opened(key: &Bytes, record: &Record) -> Option<(BranchId, Ballot)> {
+    let rest = key.strip_prefix(&[Space::Branch as u8][..])?;
+    let number = |at: usize| Some(u64::from_be_bytes(rest.get(at..at + 8)?.try_into().ok()?));
+    let info: BranchInfo = decode(record.value.as_ref()?)?;
+    Some((BranchId { node: NodeId(number(0)?), n: number(8)? }, info.ballot))
+}
+
 /// Encodes an internal value. Serialising plain data into memory cannot fail; an empty value would decode to `None`.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Bytes {
     postcard::to_stdvec(value).unwrap_or_default().into()

@@ -1,7 +1,7 @@
-use crate::key::{self, BranchInfo, Space};
+use crate::key::{self, Space};
 use crate::record::Record;
 use crate::store::Store;
-use base::{Ballot, Heads, Hlc, Version};
+use base::{Ballot, BranchId, Heads, Hlc, Version};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -58,8 +58,10 @@ pub(crate) struct Merge<'a> {
     made: BTreeMap<Bytes, (Vec<Version>, Vec<Record>)>,
     pub conflicts: u64,
     pub taken: u64,
-    /// A conflict goes to the later opened branch: only that one's writes can have been acknowledged by a majority.
-    pub by_ballot: bool,
+    /// Where every opening takes a majority: a conflict goes to the side that was opened last, for only that can hold what a
+    /// majority acknowledged. The ballots of all branches, and, of keys that were taken over, that of their side.
+    ballots: Option<BTreeMap<BranchId, Ballot>>,
+    sides: BTreeMap<Bytes, Ballot>,
     pub no_ledger: bool,
     pub false_conflicts: bool,
 }
@@ -78,26 +80,43 @@ impl<'a> Merge<'a> {
             made,
             conflicts: 0,
             taken: 0,
-            by_ballot: false,
+            ballots: None,
+            sides: BTreeMap::new(),
             no_ledger: false,
             false_conflicts: false,
         }
     }
 
+    /// From here on conflicts go by the ballots of the sides.
+    pub(crate) fn by_ballot(&mut self) {
+        let rows = self.store.space(Space::Branch);
+        self.ballots = Some(rows.filter_map(|(key, record)| key::branch_opened(key, record)).collect());
+    }
+
+    /// The highest ballot of the branches that a side holds.
+    fn side(&self, heads: &Heads) -> Ballot {
+        let ballots = self.ballots.iter();
+        ballots.flat_map(|all| heads.iter().filter_map(|v| all.get(&v.branch))).max().copied().unwrap_or_default()
+    }
+
     /// Folds in what a copy with these heads had beyond those I had told it of.
     pub(crate) fn fold(&mut self, theirs: &Heads, records: Vec<(Bytes, Record)>) {
+        if let Some(ballots) = &mut self.ballots {
+            ballots.extend(records.iter().filter_map(|(key, record)| key::branch_opened(key, record)));
+        }
+        let side = self.side(theirs);
         for (key, record) in records {
-            self.one(theirs, key, record);
+            self.one((theirs, side), key, record);
         }
         self.heads.join(theirs);
     }
 
     /// Knowledge decides; only where neither side knew the other's write is there a conflict.
-    fn one(&mut self, theirs: &Heads, key: Bytes, r: Record) {
+    fn one(&mut self, (theirs, side): (&Heads, Ballot), key: Bytes, r: Record) {
         let seen = self.heads.covers(r.version);
         let Some(m) = self.puts.get(&key).or_else(|| self.store.get(&key)).cloned() else {
             if !seen {
-                self.take(key, r);
+                self.take(side, key, r);
             }
             return;
         };
@@ -112,13 +131,16 @@ impl<'a> Merge<'a> {
         };
         if seen && !self.false_conflicts {
         } else if known && !self.false_conflicts {
-            self.take(key, r);
+            self.take(side, key, r);
         } else {
-            self.conflict(theirs, key, m, r);
+            self.conflict((theirs, side), key, m, r);
         }
     }
 
-    fn take(&mut self, key: Bytes, r: Record) {
+    fn take(&mut self, side: Ballot, key: Bytes, r: Record) {
+        if self.ballots.is_some() {
+            self.sides.insert(key.clone(), side);
+        }
         if r.version != self.version {
             self.made.remove(&key);
         }
@@ -126,7 +148,7 @@ impl<'a> Merge<'a> {
         self.puts.insert(key, r);
     }
 
-    fn conflict(&mut self, theirs: &Heads, key: Bytes, m: Record, r: Record) {
+    fn conflict(&mut self, (theirs, side): (&Heads, Ballot), key: Bytes, m: Record, r: Record) {
         match key::space_of(&key) {
             Some(Space::User) => {}
             // The opening entry writes its own set.
@@ -134,20 +156,21 @@ impl<'a> Merge<'a> {
             Some(Space::Session) => {
                 let done = |x: &Record| (x.value.as_ref().and_then(|v| key::decode::<u64>(v)).unwrap_or(0), x.version);
                 return if done(&r) > done(&m) {
-                    self.take(key, r)
+                    self.take(side, key, r)
                 };
             }
             _ => {
                 return if r.rank() > m.rank() {
-                    self.take(key, r)
+                    self.take(side, key, r)
                 };
             }
         }
-        let take = self.rank(&r) > self.rank(&m);
+        let mine = self.sides.get(&key).copied().unwrap_or_else(|| self.side(self.store.heads()));
+        let take = (side, r.rank()) > (mine, m.rank());
         let (winner, loser) = if take { (r, m) } else { (m, r) };
         if winner.value == loser.value && winner.expires == loser.expires {
             return if take {
-                self.take(key, winner)
+                self.take(side, key, winner)
             };
         }
         self.conflicts += 1;
@@ -166,21 +189,12 @@ impl<'a> Merge<'a> {
             of.extend([winner.version, loser.version].iter().filter(|version| **version != self.version));
             within.extend(stand.into_iter().filter(|x| x.version != self.version).cloned());
             let merged = Record { version: self.version, hlc: self.hlc, value: Some(value), ..winner };
-            return self.take(key, merged);
+            return self.take(side, key, merged);
         }
         self.lose(&key, &loser);
         if take {
-            self.take(key, winner);
+            self.take(side, key, winner);
         }
-    }
-
-    /// The order of true conflicts. Ballots extend causality, too: whoever holds an entry of a branch has promised its
-    /// ballot, and so a branch that builds on it has a higher one.
-    fn rank(&self, record: &Record) -> (Option<Ballot>, (Hlc, bool, Version)) {
-        let key = key::branch(record.version.branch);
-        let opened = self.puts.get(&key).or_else(|| self.store.get(&key)).filter(|_| self.by_ballot);
-        let info = opened.and_then(|r| key::decode::<BranchInfo>(r.value.as_ref()?));
-        (info.map(|info| info.ballot), record.rank())
     }
 
     /// The ledger row of a losing record: a pure function of that record, but for the version that carries it.

@@ -57,6 +57,8 @@ pub enum Mutant {
     TooFewIgnored,
     /// Writes are called done that were committed by fewer copies than `min_in_sync` (invariant 1).
     UnsureDone,
+    /// Where a majority is asked for, a branch is opened with fewer promises (invariant 1).
+    MajorityOpenedByFew,
     /// Where a majority is asked for, a conflict is decided by stamps alone (invariant 1).
     MajorityByStamp,
     /// A subscriber's round moves on with the heads (it misses what lies before the place that it has come to).

@@ -36,10 +36,10 @@ pub(crate) struct Opening {
     asked_at: Instant,
     /// The moment of the last answer: an opening that gets on is not given up.
     moved_at: Instant,
-    answers: BTreeMap<NodeId, Promised>,
+    pub(crate) answers: BTreeMap<NodeId, Promised>,
     /// What I hold plus what was pulled.
     have: Heads,
-    pulled: Vec<(Heads, Vec<(Bytes, Record)>)>,
+    pub(crate) pulled: Vec<(Heads, Vec<(Bytes, Record)>)>,
     pull: Option<Pull>,
 }
 
@@ -47,7 +47,7 @@ impl Copy {
     /// Becomes a candidate, with a ballot higher than any it has heard of.
     pub(crate) fn open(&mut self, now: Now, fx: &mut Effects) {
         self.step_down(now, fx);
-        let counter = self.heard.max(self.meta.promised).counter + 1;
+        let counter = self.heard.max(self.meta.promised).counter.saturating_add(1);
         let ballot = Ballot { counter, node: self.config.me };
         self.hear(ballot);
         self.meta.promised = ballot;
@@ -164,7 +164,9 @@ impl Copy {
                 o.pull = Some(Pull { from, no: 0, after: None, records: Vec::new() });
                 fx.sends.push((from, Msg::Pull { ballot: o.ballot, have: o.have.clone(), no: 0, after: None }));
             }
-            _ => self.open_branch(now, fx),
+            _ if self.may_open_by_number() => self.open_branch(now, fx),
+            // Given up in a while, unless more answer.
+            _ => {}
         }
     }
 
@@ -207,7 +209,7 @@ impl Copy {
         pull.records.extend(records);
         o.moved_at = now.mono;
         if after.is_some() {
-            (pull.no, pull.after) = (no + 1, after);
+            (pull.no, pull.after) = (no.saturating_add(1), after);
             let (have, no, after) = (o.have.clone(), pull.no, pull.after.clone());
             fx.sends.push((from, Msg::Pull { ballot, have, no, after }));
             return;
@@ -228,7 +230,7 @@ impl Copy {
         let Role::Opening(o) = std::mem::replace(&mut self.role, Role::Idle { since: now.mono, wait: Span(0) }) else {
             return;
         };
-        self.meta.n += 1;
+        self.meta.n = self.meta.n.saturating_add(1);
         let branch = BranchId { node: me, n: self.meta.n };
         let first = Version { branch, seq: 1 };
         let seen = o.pulled.iter().map(|(_, records)| self.seen(now, records)).max().unwrap_or_default();
@@ -236,7 +238,9 @@ impl Copy {
         let hlc = self.stamp(now);
         let mut merge = Merge::new(&self.store, &self.config.policy, first, hlc);
         (merge.no_ledger, merge.false_conflicts) = (no_ledger, false_conflicts);
-        merge.by_ballot = by_ballot;
+        if by_ballot {
+            merge.by_ballot();
+        }
         for (heads, mut records) in o.pulled {
             if outcomes_stay {
                 records.retain(|(key, _)| key.first() != Some(&(crate::Space::Outcome as u8)));

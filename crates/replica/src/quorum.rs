@@ -2,7 +2,7 @@
 
 use crate::batch::{Answer, Batch, Outcome, Refusal, Write};
 use crate::copy::{Copy, Role};
-use crate::key::{self, MemberStatus};
+use crate::key::{self, MemberStatus, Space};
 use crate::mutant;
 use base::Version;
 use serde::{Deserialize, Serialize};
@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 pub enum MinInSync {
     /// So many, the leader among them.
     Copies(u16),
-    /// More than half of the fragment's members, reachable or not: at most one side of a cut acknowledges writes. What the
-    /// other side took before it noticed loses to them when they meet.
+    /// More than half of the fragment's members, reachable or not: at most one side of a cut acknowledges writes or gets a
+    /// new leader. What the other side took before it noticed loses to them when they meet.
     Majority,
 }
 
@@ -39,6 +39,25 @@ impl Copy {
     pub(crate) fn may_grow(&self) -> bool {
         let Role::Leading(l) = &self.role else { return false };
         self.config.min_in_sync != MinInSync::Majority || (self.too_few().is_none() && !l.changes_members())
+    }
+
+    /// Where a majority is asked for, have so many promised that this opener may lead? Then two openings share a copy, each
+    /// branch builds on all that was acknowledged before it, and of two sides the one opened last holds it.
+    pub(crate) fn may_open_by_number(&self) -> bool {
+        let Role::Opening(o) = &self.role else { return false };
+        if self.config.min_in_sync != MinInSync::Majority || mutant!(self, MajorityOpenedByFew) {
+            return true;
+        }
+        // The list as it will be: what was pulled may name more.
+        let mut members = self.members();
+        let pulled = o.pulled.iter().flat_map(|(_, records)| records);
+        for (key, record) in pulled.filter(|(key, _)| key::space_of(key) == Some(Space::Member)) {
+            let status = record.value.as_ref().and_then(|v| key::decode::<MemberStatus>(v));
+            members.extend(key::node_of_member(key).zip(status));
+        }
+        members.retain(|_, status| *status != MemberStatus::Left);
+        let promised = members.keys().filter(|node| **node == self.config.me || o.answers.contains_key(node));
+        promised.count() > members.len() / 2
     }
 
     /// The in-sync copies in force and those that there must be, if there are too few.

@@ -183,7 +183,7 @@ impl Store {
             if after.as_ref().is_some_and(|(version, _)| version.branch > head.branch) {
                 continue;
             }
-            let first = Version { branch: head.branch, seq: have.seq(head.branch) + 1 };
+            let first = Version { branch: head.branch, seq: have.seq(head.branch).saturating_add(1) };
             let from = match &after {
                 Some((version, key)) if *version >= first => Bound::Excluded((*version, key.clone())),
                 _ => Bound::Included((first, Bytes::new())),

@@ -76,7 +76,7 @@ impl Copy {
         let Role::Leading(l) = &mut self.role else { return };
         let Some(follower) = l.followers.get_mut(&from).filter(|f| f.session == session) else { return };
         if let Progress::Syncing(delta) = &mut follower.progress {
-            delta.acked = delta.acked.max(no + 1).min(delta.sent);
+            delta.acked = delta.acked.max(no.saturating_add(1)).min(delta.sent);
             self.send_chunks(now, from, fx);
         }
     }

@@ -7,7 +7,8 @@ use replica::Mutant;
 use sim::fragment::{Options, run};
 
 fn caught(mutant: Mutant, within: u64) {
-    let options = Options { mutant: Some(mutant), ..Options::default() };
+    let majority = matches!(mutant, Mutant::MajorityOpenedByFew | Mutant::MajorityByStamp);
+    let options = Options { mutant: Some(mutant), majority, ..Options::default() };
     let found = (1..=within).find_map(|seed| run(seed, options).violation.map(|what| (seed, what)));
     let (seed, what) = found.unwrap_or_else(|| panic!("{mutant:?} was not noticed in {within} histories"));
     println!("{mutant:?}: seed {seed}: {what}");
@@ -48,6 +49,7 @@ mutants! {
     no_pull NoPull 100
     too_few_ignored TooFewIgnored 300
     unsure_done UnsureDone 300
+    majority_opened_by_few MajorityOpenedByFew 3000
     majority_by_stamp MajorityByStamp 3000
     changes_moving ChangesMoving 1000
     changes_short ChangesShort 1000

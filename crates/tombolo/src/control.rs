@@ -98,3 +98,10 @@ pub(crate) async fn receive<T: for<'a> Deserialize<'a>>(from: &mut UnixStream) -
     from.read_exact(&mut bytes).await?;
     postcard::from_bytes(&bytes).map(Some).map_err(|e| Error::new(ErrorKind::InvalidData, e))
 }
+
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    if let Ok(Ask::Write(_, _, batch)) = postcard::from_bytes(bytes) {
+        let _ = batch.validate();
+    }
+}

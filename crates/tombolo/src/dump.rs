@@ -480,3 +480,9 @@ pub(crate) async fn restore(data: &Path, file: &Path, overwrite: bool) -> Result
     }
     pour(open(file)?, Sink::new(data, false), None, &file.display().to_string()).await
 }
+
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let mut lines = Lines::new(bytes);
+    while let Ok(Some(_)) = lines.next() {}
+}

@@ -158,3 +158,10 @@ pub(crate) fn print(data: &Path, config: Option<&Path>, up: Up, sources: &ArgMat
 fn toml_text(text: &str) -> String {
     toml::Value::String(text.into()).to_string()
 }
+
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    if let Ok(file) = toml::from_str(&String::from_utf8_lossy(bytes)) {
+        let _ = resolve(Path::new("/d"), file, Up::default());
+    }
+}

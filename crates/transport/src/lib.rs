@@ -199,6 +199,22 @@ impl Transport {
     }
 }
 
+/// What comes through a connection.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    let shared = Shared {
+        keys: Keys::derive(b"secret", "group"),
+        hello: Bytes::from_static(b"hello"),
+        links: Mutex::default(),
+        next: AtomicU64::new(1),
+        handshakes: Arc::new(tokio::sync::Semaphore::new(1)),
+        events: mpsc::channel(1).0,
+    };
+    if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().build() {
+        runtime.block_on(link::fuzz(bytes, &shared));
+    }
+}
+
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         let Ok((stream, addr)) = listener.accept().await.map(|(stream, addr)| (stream, socket::canonical(addr))) else {

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
@@ -92,7 +92,7 @@ async fn write_packet(to: &mut (impl AsyncWriteExt + Unpin), packet: &[u8]) -> R
 
 /// Both prove that they know the key, then say hello.
 async fn handshake(
-    stream: &mut TcpStream,
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     dialled: bool,
     shared: &Shared,
 ) -> Result<(StatelessTransportState, Input, Bytes)> {
@@ -212,4 +212,14 @@ async fn send_frames(
         queued.fetch_sub(bytes, Ordering::Relaxed);
     }
     let _ = socket.shutdown().await;
+}
+
+/// What a stranger sends first, and what frames come out of what a peer sends.
+#[cfg(fuzzing)]
+pub(crate) async fn fuzz(bytes: &[u8], shared: &Shared) {
+    for dialled in [false, true] {
+        let _ = handshake(&mut tokio::io::join(bytes, tokio::io::sink()), dialled, shared).await;
+    }
+    let mut input = Input { socket: None, plain: BytesMut::from(bytes), nonce: 0 };
+    while let Ok(Some(_)) = input.frame() {}
 }

@@ -204,7 +204,7 @@ pub fn replay(base: Base, deviations: &[(u64, Deviation)], options: Options) -> 
 /// Every schedule with one deviation, and every one with a second within so many points after the first. Returns how many
 /// there were, and the first that broke an invariant.
 pub fn explore(base: Base, reach: u64, mutant: Option<Mutant>) -> (u64, Option<String>) {
-    let options = Options { trace: false, mutant };
+    let options = Options { mutant, ..Options::default() };
     let plain = replay(base, &[], options);
     let say = |deviations: &[(u64, Deviation)], what: String| Some(format!("{base:?} {deviations:?}: {what}"));
     if let Some(what) = plain.violation {

@@ -20,6 +20,8 @@ const QUIET_MS: u64 = 12_000;
 pub struct Options {
     /// Prints what happens.
     pub trace: bool,
+    /// Every history is of a table that asks for a majority, on discs that lose nothing.
+    pub majority: bool,
     /// The rule that is removed.
     pub mutant: Option<Mutant>,
 }
@@ -159,13 +161,19 @@ impl World {
     /// So many nodes that have just started.
     fn of(n: usize, mut rng: StdRng, options: Options) -> World {
         let loss = [0, 0, 2, 5][rng.random_range(0..4)];
-        let (wild, ram, sync) = (rng.random_bool(0.25), rng.random_bool(0.15), rng.random_bool(0.7));
-        let max = rng.random_bool(0.1);
+        let (wild, mut ram, mut sync) = (rng.random_bool(0.25), rng.random_bool(0.15), rng.random_bool(0.7));
+        let mut max = rng.random_bool(0.1);
         let bursts = rng.random_bool(0.1);
         let min_in_sync = match rng.random_range(0..10) {
             0 => MinInSync::Copies(2),
             1 => MinInSync::Majority,
             _ => MinInSync::Copies(1),
+        };
+        let min_in_sync = if options.majority {
+            (ram, sync, max) = (false, true, false);
+            MinInSync::Majority
+        } else {
+            min_in_sync
         };
         // Mirrors where writes do not need more copies than there may be in sync.
         let bounded = rng.random_bool(0.25) && min_in_sync == MinInSync::Copies(1);

@@ -1,0 +1,59 @@
+//! A copy made of records that a disc gave back, whatever they are, and then used.
+#![no_main]
+
+use base::{FragmentId, Heads, Instant, NodeId, Now, Span, TableId, WallMs};
+use bytes::Bytes;
+use libfuzzer_sys::fuzz_target;
+use replica::{Config, Copy, Effects, Input, Meta, MinInSync, Msg, Record, Space, Store, Timing};
+
+type Stored = (Meta, Heads, Vec<(Vec<u8>, Record)>, Vec<Msg>);
+
+fn at(ms: u64) -> Now {
+    Now { mono: Instant(ms * 1_000_000), wall: WallMs(ms) }
+}
+
+fn feed(copy: &mut Copy, ms: u64, input: Input) {
+    let mut fx = Effects::default();
+    copy.handle(at(ms), input, &mut fx);
+    copy.flush(at(ms), &mut fx);
+    while let Some(mark) = fx.persists.drain(..).map(|p| p.mark).max() {
+        copy.handle(at(ms), Input::Durable(mark), &mut fx);
+    }
+}
+
+fuzz_target!(|data: &[u8]| {
+    let Ok((meta, heads, records, messages)) = postcard::from_bytes::<Stored>(data) else { return };
+    // The storage layer never hands over a key without a space.
+    let records = records.into_iter().filter(|(key, _)| !key.is_empty()).map(|(key, record)| (Bytes::from(key), record));
+    let store = Store::load(1, heads, records);
+    let config = Config {
+        fragment: FragmentId { table: TableId(1), index: 0 },
+        me: NodeId(1),
+        incarnation: 1,
+        founders: vec![NodeId(1), NodeId(2)],
+        ram: false,
+        unordered: data.len() % 2 == 0,
+        sync: true,
+        eager: false,
+        opens_after: Instant(0),
+        open_membership: true,
+        min_in_sync: if data.len() % 3 == 0 { MinInSync::Majority } else { MinInSync::default() },
+        in_sync_max: usize::MAX,
+        policy: Default::default(),
+        timing: Timing { stable_view: Span::ms(10), ..Timing::default() },
+        seed: 1,
+        mutant: None,
+    };
+    let mut copy = Copy::new(at(0), config, meta, store);
+    let view = [NodeId(2)].into();
+    feed(&mut copy, 1, Input::View { view, dead: [].into(), gone: [].into() });
+    for ms in 1..10 {
+        feed(&mut copy, ms * 300, Input::Tick);
+        if let Some(msg) = messages.get(ms as usize) {
+            feed(&mut copy, ms * 300 + 1, Input::Msg(NodeId(2), msg.clone()));
+        }
+    }
+    let range = replica::Range { space: Space::User, from: Bytes::new(), to: None, limit: 10 };
+    feed(&mut copy, 3000, Input::Read(1, vec![range]));
+    let _ = (copy.inspect(), copy.ledger().count(), copy.changes(&Default::default(), 100));
+});
