@@ -20,6 +20,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         name: data.clone(),
         group: "example".into(),
         cookie: Cookie::load_or_make(secret.as_ref())?.bytes,
+        accept: Vec::new(),
         listen: None,
         advertise: None,
         join: rest.iter().map(|addr| addr.parse()).collect::<Result<_, _>>()?,

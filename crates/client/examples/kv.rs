@@ -60,6 +60,7 @@ async fn begin(args: &Args) -> Result<(runtime::Handle, Table), Failed> {
         name: "driver".into(),
         group: "default".into(),
         cookie: Cookie::load_or_make(&args.cookie_file)?.bytes,
+        accept: Vec::new(),
         listen: Some(([127, 0, 0, 1], 0).into()),
         advertise: None,
         join: args.join.clone(),

@@ -17,6 +17,7 @@ fn node(dir: &Path, name: &str, join: &[&Handle]) -> Handle {
         name: name.into(),
         group: "subscribe".into(),
         cookie: b"a secret".to_vec(),
+        accept: Vec::new(),
         listen: Some(([127, 0, 0, 1], 0).into()),
         advertise: None,
         join: join.iter().map(|h| h.listen).collect(),

@@ -41,6 +41,8 @@ pub enum Frame {
     Rows(u64, Option<Vec<Rows>>),
     /// I am stopping, on purpose.
     Bye,
+    /// There is a rumour that you are gone (`true`): are you? No (`false`).
+    Alive(bool),
     /// What changed in this fragment? Answered under the same number.
     AskChanges(u64, FragmentId, Since),
     /// This; `None`: not to be answered here.

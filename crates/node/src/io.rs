@@ -48,6 +48,8 @@ pub enum Input {
     Op(OpId, Op),
     /// A copy of this fragment is being read through a [`Window`](crate::Window), and its leases are old or missing.
     Warm(FragmentId),
+    /// This machine has another address now.
+    Advertise(SocketAddr),
     /// What this node's own process uses, asked for by this number.
     Vitals(u64, Vitals),
     /// A local client no longer waits.
@@ -103,6 +105,8 @@ pub enum Notice {
         /// How many peers were found.
         peers: usize,
     },
+    /// Packets of another cookie or group come from here; from so many senders so far. They are ignored.
+    Foreign(SocketAddr, usize),
     /// A node of our group speaks another protocol version.
     WrongProtocol(SocketAddr, u16),
     /// So many records of the system table make no sense to this program: another version wrote them.

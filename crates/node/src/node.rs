@@ -39,12 +39,16 @@ pub struct Config {
     pub name: String,
     /// My group.
     pub group: String,
-    /// Where others reach me, TCP and UDP.
+    /// Where others reach me, TCP and UDP, as the roster says.
     pub advertise: SocketAddr,
+    /// What beacons and hellos say of that; an unspecified IP means the one that they come from.
+    pub announce: SocketAddr,
     /// My zone.
     pub zone: Option<String>,
     /// Keys of the cookie and group.
     pub keys: Keys,
+    /// Keys of other cookies that are taken from others, while a fleet changes from one to the other.
+    pub accept: Vec<Keys>,
     /// Addresses to try for ever.
     pub join: Vec<SocketAddr>,
     /// How long to look for peers before taking part alone.
@@ -181,7 +185,7 @@ impl Node {
             node: self.config.me,
             incarnation: self.config.incarnation,
             name: self.config.name.clone(),
-            listen: self.config.advertise,
+            listen: self.config.announce,
             zone: self.config.zone.clone(),
         }
     }
@@ -216,6 +220,7 @@ impl Node {
                 self.update_view(now, out);
             }
             Input::Frame(link, frame) => {
+                self.peers.heard(link);
                 // A goodbye on a link that was replaced may be an earlier process's last word.
                 let late = |from| frame == Frame::Bye && self.peers.link(from) != Some(link);
                 if let Some(from) = self.peers.node(link).filter(|from| !late(*from)) {
@@ -225,6 +230,11 @@ impl Node {
             Input::Durable(fragment, mark) => self.feed(now, fragment, replica::Input::Durable(mark), out),
             Input::Op(op, what) => self.on_op(now, op, what, out),
             Input::Vitals(number, vitals) => self.vitals_told(self.config.me, number, vitals, out),
+            Input::Advertise(addr) => {
+                // The roster learns of it at the next round.
+                self.config.advertise = addr;
+                self.chores_at = now.mono;
+            }
             Input::Warm(fragment) => self.feed(now, fragment, replica::Input::Warm, out),
             Input::Forget(op) => {
                 self.creating.remove(&op);
@@ -263,6 +273,7 @@ impl Node {
     fn tick(&mut self, now: Now, out: &mut Vec<Effect>) {
         self.discover(now, discovery::Input::Tick, out);
         self.swim(now, membership::Input::Tick, out);
+        out.extend(self.peers.give_up(now.mono).into_iter().map(Effect::Close));
         self.update_view(now, out);
         for fragment in self.copies.due(now.mono) {
             self.feed(now, fragment, replica::Input::Tick, out);
@@ -509,6 +520,9 @@ impl Node {
                 let next = self.gateway.rows(now.mono, number, rows);
                 self.next(now, next, out);
             }
+            Frame::Alive(true) => self.to(from, Frame::Alive(false), out),
+            // That it came is what counts.
+            Frame::Alive(false) => {}
             Frame::AskChanges(number, fragment, since) => self.answer_changes(from, number, fragment, &since, out),
             Frame::Changes(number, changes) => self.changes_told(number, changes, out),
             Frame::AskVitals(number) => out.extend(self.peers.link(from).map(|l| Effect::Vitals(Some(l), number))),
@@ -757,5 +771,11 @@ impl Node {
 
 /// An address that its owner may not know: an unspecified IP means the one that packets come from.
 pub(crate) fn reachable(listen: SocketAddr, from: SocketAddr) -> SocketAddr {
-    if listen.ip().is_unspecified() { SocketAddr::new(from.ip(), listen.port()) } else { listen }
+    if !listen.ip().is_unspecified() {
+        return listen;
+    }
+    // The scope of a link-local address is part of the way there.
+    let mut addr = from;
+    addr.set_port(listen.port());
+    addr
 }

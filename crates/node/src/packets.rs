@@ -1,6 +1,7 @@
 //! Datagrams in and out: opened and sealed, and what discovery and membership make of them.
 
-use crate::io::Effect;
+use crate::frame::Frame;
+use crate::io::{Effect, Notice};
 use crate::node::{Node, reachable};
 use base::Now;
 use discovery::Beacon;
@@ -18,14 +19,24 @@ impl Node {
         bytes: &[u8],
         out: &mut Vec<Effect>,
     ) -> Option<(Header, Vec<u8>)> {
-        match wire::open(&self.config.keys, kind, bytes) {
+        let mut opened = wire::open(&self.config.keys, kind, bytes);
+        for keys in &self.config.accept {
+            if matches!(opened, Opened::Foreign) {
+                opened = wire::open(keys, kind, bytes);
+            }
+        }
+        match opened {
             Opened::Ours(header, payload) => {
                 self.peers.clock(header.node, header.sent.0 as i64 - now.wall.0 as i64);
                 let fresh = header.node != self.config.me && self.replay.judge(now.wall, &header) == Verdict::Fresh;
                 fresh.then_some((header, payload))
             }
             Opened::Foreign => {
+                let before = self.discovery.foreign();
                 self.discover(now, discovery::Input::Foreign(from), out);
+                if self.discovery.foreign() > before {
+                    out.push(Effect::Notice(Notice::Foreign(from, before + 1)));
+                }
                 None
             }
             Opened::Malformed => None,
@@ -67,7 +78,7 @@ impl Node {
             match effect {
                 discovery::Effect::Dial(addr) => out.push(Effect::Dial(addr)),
                 discovery::Effect::Beacon => {
-                    let payload = wire::encode(&Beacon { listen: self.config.advertise }).unwrap_or_default();
+                    let payload = wire::encode(&Beacon { listen: self.config.announce }).unwrap_or_default();
                     let packet = self.seal(now, Kind::Beacon, &payload);
                     out.push(Effect::Multicast(packet));
                 }
@@ -82,15 +93,19 @@ impl Node {
             match effect {
                 membership::Effect::Send(to, data) => {
                     let packet = self.seal(now, Kind::Swim, &data);
-                    out.push(Effect::Datagram(to.addr, packet));
+                    // Where its link says that it is, rather than where it once said so itself: it may have several addresses.
+                    let addr = self.peers.get(to.node).map_or(to.addr, |peer| peer.addr);
+                    out.push(Effect::Datagram(addr, packet));
                 }
                 membership::Effect::Up(node, addr) => {
-                    self.peers.swim(node, true);
+                    self.peers.up(node);
                     // Gossip brings news of nodes that were not met yet: everybody links with everybody.
                     self.discover(now, discovery::Input::Found(node, addr), out);
                 }
                 membership::Effect::Down(node) => {
-                    out.extend(self.peers.swim(node, false).into_iter().map(Effect::Close));
+                    // One sick node can make all others believe that a well one is gone: whoever has a link to it asks.
+                    let link = self.peers.doubt(now.mono, node);
+                    out.extend(link.map(|link| Effect::Frame(link, Frame::Alive(true))));
                 }
             }
         }

@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 /// A link that broke gets so long to be replaced before its peer leaves the view: a reset connection is evidence, and a
 /// refused one proof enough.
 const RELINK_WAIT: Span = Span::ms(700);
+/// So long a peer that is said to be gone may take to say that it is not.
+const DOUBT_WAIT: Span = Span::ms(500);
 
 /// One peer, from its first hello on.
 pub(crate) struct Peer {
@@ -19,6 +21,8 @@ pub(crate) struct Peer {
     unlinked: Instant,
     /// What SWIM last said since the newest link came up.
     swim: Option<bool>,
+    /// Since when there is a rumour that it is gone.
+    doubted: Option<Instant>,
     refused: bool,
     pub bye: bool,
     /// How far its wall clock was ahead of ours, in ms, when it last sent a datagram; the way is not counted.
@@ -28,7 +32,8 @@ pub(crate) struct Peer {
 impl Peer {
     fn in_view(&self, now: Instant) -> bool {
         let linked = !self.links.is_empty() || (!self.refused && now - self.unlinked < RELINK_WAIT);
-        linked && self.swim != Some(false) && !self.bye
+        let doubted = self.doubted.is_some_and(|since| now - since >= DOUBT_WAIT || self.links.is_empty());
+        linked && !doubted && !self.bye
     }
 }
 
@@ -60,6 +65,7 @@ impl Peers {
             links: Vec::new(),
             unlinked: Instant(0),
             swim: None,
+            doubted: None,
             refused: false,
             bye: false,
             offset: None,
@@ -72,6 +78,7 @@ impl Peers {
         }
         let swim = self.up.contains(&node).then_some(true);
         (peer.hello, peer.addr, peer.swim, peer.refused, peer.bye) = (hello, addr, swim, false, false);
+        peer.doubted = None;
         peer.links.push((link, dialled));
         let good = |(_, dialled): &(LinkId, bool)| *dialled == (me < node);
         let keep = peer.links.iter().rfind(|l| good(l)).or(peer.links.last()).map(|(id, _)| *id);
@@ -99,20 +106,39 @@ impl Peers {
         }
     }
 
-    /// SWIM's word; returns the links of a peer that is down, to be closed.
-    pub(crate) fn swim(&mut self, node: NodeId, up: bool) -> Vec<LinkId> {
-        if up {
-            self.up.insert(node);
-        } else {
-            self.up.remove(&node);
+    /// SWIM hears it.
+    pub(crate) fn up(&mut self, node: NodeId) {
+        self.up.insert(node);
+        if let Some(peer) = self.all.get_mut(&node) {
+            (peer.swim, peer.doubted) = (Some(true), None);
         }
-        let Some(peer) = self.all.get_mut(&node) else { return Vec::new() };
+    }
+
+    /// SWIM says that it is gone. Its link, to ask it: what comes through that within [`DOUBT_WAIT`] is stronger than a
+    /// rumour.
+    pub(crate) fn doubt(&mut self, now: Instant, node: NodeId) -> Option<LinkId> {
+        self.up.remove(&node);
+        let peer = self.all.get_mut(&node)?;
         // One whose datagrams never got through is judged by its link alone.
-        if !up && peer.swim.is_none() {
-            return Vec::new();
+        peer.swim?;
+        peer.swim = Some(false);
+        peer.doubted.get_or_insert(now);
+        peer.links.last().map(|(id, _)| *id)
+    }
+
+    /// Something came through a link.
+    pub(crate) fn heard(&mut self, link: LinkId) {
+        let peer = self.by_link.get(&link).and_then(|node| self.all.get_mut(node));
+        if let Some(peer) = peer.filter(|p| p.doubted.is_some()) {
+            // Until SWIM hears it again it is judged by its link.
+            (peer.swim, peer.doubted) = (None, None);
         }
-        peer.swim = Some(up);
-        if up { Vec::new() } else { peer.links.iter().map(|(id, _)| *id).collect() }
+    }
+
+    /// The links of those that have not answered for themselves, to be closed.
+    pub(crate) fn give_up(&self, now: Instant) -> Vec<LinkId> {
+        let gone = self.all.values().filter(|p| p.doubted.is_some_and(|since| now - since >= DOUBT_WAIT));
+        gone.flat_map(|p| &p.links).map(|(id, _)| *id).collect()
     }
 
     pub(crate) fn bye(&mut self, node: NodeId) {
@@ -175,7 +201,8 @@ impl Peers {
     /// When a broken link's grace ends.
     pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
         let waiting = self.all.values().filter(|p| p.links.is_empty() && !p.refused && !p.bye);
-        waiting.map(|p| p.unlinked + RELINK_WAIT).filter(|at| *at > now).min()
+        let doubted = self.all.values().filter_map(|p| p.doubted).map(|since| since + DOUBT_WAIT);
+        waiting.map(|p| p.unlinked + RELINK_WAIT).chain(doubted).filter(|at| *at > now).min()
     }
 }
 
@@ -235,17 +262,25 @@ mod tests {
     }
 
     #[test]
-    fn swim_counts_only_where_its_datagrams_get_through() {
+    fn swim_counts_only_where_its_datagrams_get_through_and_asks_before_it_buries() {
         let mut peers = Peers::default();
+        let at = |ms: u64| Instant(ms * 1_000_000 + 1);
         peers.linked(NodeId(1), 7, true, addr(), hello(2, 1));
-        assert!(peers.swim(NodeId(2), false).is_empty());
-        assert_eq!(peers.view(Instant(0)).len(), 1);
-        peers.swim(NodeId(2), true);
-        assert_eq!(peers.swim(NodeId(2), false), vec![7]);
-        assert_eq!(peers.view(Instant(0)).len(), 0);
+        assert_eq!(peers.doubt(at(0), NodeId(2)), None);
+        assert_eq!(peers.view(at(5000)).len(), 1);
+        peers.up(NodeId(2));
+        // It answers for itself.
+        assert_eq!(peers.doubt(at(0), NodeId(2)), Some(7));
+        peers.heard(7);
+        assert_eq!((peers.view(at(600)).len(), peers.give_up(at(600)).len()), (1, 0));
+        // It does not.
+        peers.up(NodeId(2));
+        peers.doubt(at(1000), NodeId(2));
+        assert_eq!((peers.view(at(1499)).len(), peers.deadline(at(1000))), (1, Some(at(1500))));
+        assert_eq!((peers.view(at(1500)).len(), peers.give_up(at(1500))), (0, vec![7]));
         // Called up before its link stood: it counts from the start.
-        peers.swim(NodeId(3), true);
+        peers.up(NodeId(3));
         peers.linked(NodeId(1), 8, true, addr(), hello(3, 1));
-        assert_eq!(peers.swim(NodeId(3), false), vec![8]);
+        assert_eq!(peers.doubt(at(0), NodeId(3)), Some(8));
     }
 }

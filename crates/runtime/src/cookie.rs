@@ -65,6 +65,12 @@ impl Cookie {
                 Err(e) => return Err(io(e)),
             }
         }
+        Cookie::load(path)
+    }
+
+    /// Reads a secret that must be there.
+    pub fn load(path: &Path) -> Result<Cookie, CookieError> {
+        let io = |source| CookieError::Io { path: path.into(), source };
         let mode = fs::metadata(path).map_err(io)?.mode() & 0o777;
         if mode & 0o077 != 0 {
             return Err(CookieError::Readable { path: path.into(), mode });

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use storage::{DataDir, Disc, StorageError, Writer};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
-use transport::{Transport, TransportError};
+use transport::{Hush, Transport, TransportError};
 use wire::Keys;
 
 /// How many inputs are handled before what they caused is sent.
@@ -25,6 +25,8 @@ const FREE_BYTES_MIN: u64 = 192 * 1024 * 1024;
 const LOOK_BYTES: usize = 4 * 1024 * 1024;
 /// How often the room is looked at.
 const FREE_LOOK: Duration = Duration::from_millis(500);
+/// How often the machine's address is looked at.
+const ADDRESS_LOOK: Duration = Duration::from_secs(3);
 
 /// What a node is started with.
 pub struct Settings {
@@ -36,6 +38,8 @@ pub struct Settings {
     pub group: String,
     /// The cookie.
     pub cookie: Vec<u8>,
+    /// Other cookies that are taken from others, while a fleet changes from one to the other.
+    pub accept: Vec<Vec<u8>>,
     /// Where to listen; `None`: the default port, or the next free one.
     pub listen: Option<SocketAddr>,
     /// What to tell others; `None`: what was bound.
@@ -80,6 +84,7 @@ enum Wake {
     Warm(FragmentId),
     Forget(OpId),
     Vitals(u64),
+    Advertise(SocketAddr),
     Stop,
 }
 
@@ -205,15 +210,20 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
     let identity = dir.identity(NodeId(random_u64()?))?;
     let (disc, stored) = Disc::open(&settings.data.join("store"), random_u64()?)?;
     let (listen, keys) = (bound.addr, Keys::derive(&settings.cookie, &settings.group));
+    let accept: Vec<Keys> = settings.accept.iter().map(|c| Keys::derive(c, &settings.group)).collect();
     let advertise = settings.advertise.unwrap_or_else(|| bound.advertise());
+    // Unless the user has named one address, each peer takes the one that it hears from.
+    let announce = settings.advertise.unwrap_or(listen);
     let config = Config {
         me: identity.node,
         incarnation: identity.incarnation,
         name: settings.name,
         group: settings.group,
         advertise,
+        announce,
         zone: settings.zone,
         keys: keys.clone(),
+        accept: accept.clone(),
         join: settings.join,
         discover_delay: Span::ms(settings.discover_delay.as_millis() as u64),
         timing: replica::Timing::default(),
@@ -244,19 +254,39 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::System)?;
     let transport = {
         let _inside = runtime.enter();
-        Transport::start(bound, keys, hello, settings.multicast, packets).map_err(StartError::System)?
+        Transport::start(bound, keys, accept, hello, settings.multicast, packets).map_err(StartError::System)?
     };
-    let shell =
-        Shell { clock, node, writer, transport, clients: HashMap::new(), handle: handle.clone(), dir, unlooked: 0 };
-    let guarded = handle.clone();
-    std::thread::Builder::new()
-        .name("node".into())
-        .spawn(move || {
-            let _guard = EndGuard(guarded);
-            runtime.block_on(shell.run(woken, arrived));
-        })
-        .map_err(StartError::System)?;
+    let shell = Shell {
+        clock,
+        node,
+        writer,
+        transport,
+        clients: HashMap::new(),
+        handle: handle.clone(),
+        dir,
+        unlooked: 0,
+        hush: Hush::default(),
+        roams: announce.ip().is_unspecified(),
+        advertised: advertise,
+    };
+    run_on_thread(runtime, shell, woken, arrived)?;
     Ok(handle)
+}
+
+/// The node's thread, which carries its sockets, too.
+fn run_on_thread(
+    runtime: tokio::runtime::Runtime,
+    shell: Shell,
+    woken: mpsc::UnboundedReceiver<Wake>,
+    arrived: mpsc::Receiver<transport::Event>,
+) -> Result<(), StartError> {
+    let guarded = shell.handle.clone();
+    let run = move || {
+        let _guard = EndGuard(guarded);
+        runtime.block_on(shell.run(woken, arrived));
+    };
+    std::thread::Builder::new().name("node".into()).spawn(run).map_err(StartError::System)?;
+    Ok(())
 }
 
 /// A node whose thread dies of a bug has ended, and its process must know.
@@ -285,6 +315,10 @@ struct Shell {
     dir: DataDir,
     /// Bytes written since the room was looked at.
     unlooked: usize,
+    hush: Hush,
+    /// Its address is whatever the machine has, and may change.
+    roams: bool,
+    advertised: SocketAddr,
 }
 
 impl Shell {
@@ -292,6 +326,8 @@ impl Shell {
         let full = Arc::new(AtomicBool::new(false));
         let mut look = tokio::time::interval(FREE_LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look_address = tokio::time::interval(ADDRESS_LOOK);
+        look_address.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut wakes, mut packets, mut out) = (Vec::new(), Vec::new(), Vec::new());
         let ended = loop {
             let before = self.clock.now().mono;
@@ -302,6 +338,7 @@ impl Shell {
                 n = arrived.recv_many(&mut packets, BURST_MAX) => if n == 0 { break None },
                 () = tokio::time::sleep(wait) => {}
                 _ = look.tick() => self.look_at_room(&full, &mut wakes),
+                _ = look_address.tick() => self.look_at_address(&mut wakes),
             }
             // Neither queue starves the other.
             while packets.len() < BURST_MAX
@@ -352,6 +389,7 @@ impl Shell {
                     Input::Forget(id)
                 }
                 Wake::Vitals(number) => Input::Vitals(number, vitals()),
+                Wake::Advertise(addr) => Input::Advertise(addr),
                 Wake::Stop => Input::Stop,
             };
             self.node.handle(now, input, out);
@@ -370,7 +408,9 @@ impl Shell {
             transport::Event::Linked { link, dialled, addr, hello } => match wire::decode::<Hello>(&hello) {
                 Ok(hello) => Input::Linked { link, dialled, addr, hello },
                 Err(e) => {
-                    tracing::warn!(%addr, "a node with our cookie cannot be understood: {e}");
+                    if let Some(unsaid) = self.hush.may_say("hello") {
+                        tracing::warn!(%addr, unsaid, "a node with our cookie cannot be understood: {e}");
+                    }
                     self.transport.close(link);
                     return None;
                 }
@@ -380,7 +420,9 @@ impl Shell {
             transport::Event::Frame(link, bytes) => match wire::decode(&bytes) {
                 Ok(frame) => Input::Frame(link, frame),
                 Err(e) => {
-                    tracing::warn!(link, "a frame from a peer cannot be read: {e}; its link is closed");
+                    if let Some(unsaid) = self.hush.may_say("frame") {
+                        tracing::warn!(link, unsaid, "a frame from a peer cannot be read: {e}; its link is closed");
+                    }
                     self.transport.close(link);
                     return None;
                 }
@@ -429,35 +471,27 @@ impl Shell {
     }
 
     fn tell(&self, notice: Notice) {
-        match &notice {
-            Notice::MemberJoin(_, name) => tracing::info!("{name} is in view"),
-            Notice::MemberLeave(_, name, true) => tracing::info!("{name} has stopped"),
-            Notice::MemberLeave(_, name, false) => tracing::warn!("{name} is out of view"),
-            Notice::Island(state, why) => tracing::info!("the cluster is {state}: {why}"),
-            Notice::Ready { peers } => tracing::info!("ready with {peers} peers"),
-            Notice::WrongProtocol(addr, theirs) => tracing::warn!(
-                "{addr} has our cookie but speaks version {theirs}, we {}: run the same version on all nodes",
-                node::PROTOCOL
-            ),
-            Notice::Clock(None, _) => tracing::info!("this machine's clock is in step with the others' again"),
-            Notice::Clock(Some(ahead), barred) => {
-                let lead = if *barred { "it leads no fragment that another node can lead" } else { "set it right" };
-                tracing::warn!("this machine's clock is {ahead} ms ahead of the others' (negative: behind): {lead}");
-            }
-            Notice::Unreadable(0) => {}
-            Notice::Unreadable(n) => tracing::error!(
-                "{n} nodes or tables are described in a form that this program does not read, and are left out: run the \
-                 version that wrote them"
-            ),
-            Notice::Twin(addr) => {
-                tracing::error!("{addr} has this node's id: a data directory was copied; remove one of the two")
-            }
-            Notice::Copy(fragment, replica::Notice::Merged { records, conflicts }) => {
-                tracing::info!(?fragment, records, conflicts, "islands merged")
-            }
-            Notice::Copy(fragment, notice) => tracing::debug!(?fragment, "{notice:?}"),
+        let cause = match &notice {
+            Notice::Foreign(..) => "foreign",
+            Notice::WrongProtocol(..) => "protocol",
+            Notice::Twin(_) => "twin",
+            _ => "",
+        };
+        // What others can cause again and again is said once a minute.
+        if cause.is_empty() || self.hush.may_say(cause).is_some() {
+            log(&notice);
         }
         let _ = self.handle.events.send(Event::Notice(notice));
+    }
+
+    /// A machine that moves to another network tells where it is now.
+    fn look_at_address(&mut self, wakes: &mut Vec<Wake>) {
+        let now = if self.roams { transport::advertise(self.handle.listen) } else { self.advertised };
+        if now != self.advertised {
+            tracing::info!("this machine is reached at {now} from now on");
+            self.advertised = now;
+            wakes.push(Wake::Advertise(now));
+        }
     }
 
     fn look_at_room(&mut self, full: &AtomicBool, wakes: &mut Vec<Wake>) {
@@ -482,5 +516,40 @@ impl Shell {
         self.writer.close();
         *self.handle.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.clone());
         let _ = self.handle.events.send(Event::Ended(why));
+    }
+}
+
+/// One line for people.
+fn log(notice: &Notice) {
+    match notice {
+        Notice::MemberJoin(_, name) => tracing::info!("{name} is in view"),
+        Notice::MemberLeave(_, name, true) => tracing::info!("{name} has stopped"),
+        Notice::MemberLeave(_, name, false) => tracing::warn!("{name} is out of view"),
+        Notice::Island(state, why) => tracing::info!("the cluster is {state}: {why}"),
+        Notice::Ready { peers } => tracing::info!("ready with {peers} peers"),
+        Notice::WrongProtocol(addr, theirs) => tracing::warn!(
+            "{addr} has our cookie but speaks version {theirs}, we {}: run the same version on all nodes",
+            node::PROTOCOL
+        ),
+        Notice::Clock(None, _) => tracing::info!("this machine's clock is in step with the others' again"),
+        Notice::Clock(Some(ahead), barred) => {
+            let lead = if *barred { "it leads no fragment that another node can lead" } else { "set it right" };
+            tracing::warn!("this machine's clock is {ahead} ms ahead of the others' (negative: behind): {lead}");
+        }
+        Notice::Unreadable(0) => {}
+        Notice::Unreadable(n) => tracing::error!(
+            "{n} nodes or tables are described in a form that this program does not read, and are left out: run the \
+                 version that wrote them"
+        ),
+        Notice::Foreign(addr, senders) => tracing::info!(
+            "packets of another cookie or group come from {addr} ({senders} senders so far); they are ignored"
+        ),
+        Notice::Twin(addr) => {
+            tracing::error!("{addr} has this node's id: a data directory was copied; remove one of the two")
+        }
+        Notice::Copy(fragment, replica::Notice::Merged { records, conflicts }) => {
+            tracing::info!(?fragment, records, conflicts, "islands merged")
+        }
+        Notice::Copy(fragment, notice) => tracing::debug!(?fragment, "{notice:?}"),
     }
 }

@@ -17,7 +17,7 @@ pub(crate) struct Cli {
     /// The data directory of the node to run or to talk to [default: ~/.local/share/tombolo].
     #[arg(long, global = true, env = "TOMBOLO_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// A TOML file with the options of `up`, named alike: name, group, cookie_file, listen, advertise, join, multicast, zone.
+    /// A TOML file with the options of `up`, named alike: name, group, cookie_file, accept_cookie_file, listen, advertise, join, multicast, zone.
     #[arg(long, global = true, env = "TOMBOLO_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Say more; twice: everything.
@@ -52,7 +52,10 @@ pub(crate) struct Up {
     /// The file that holds the shared secret; made on first start [default: ~/.config/tombolo/cookie, for root /etc/tombolo/cookie].
     #[arg(long, env = "TOMBOLO_COOKIE_FILE", value_name = "FILE")]
     pub cookie_file: Option<PathBuf>,
-    /// Where to listen, TCP and UDP [default: 0.0.0.0:7474, or the next free port].
+    /// Another secret that is taken from others, while a fleet changes from one to the other; may be given several times.
+    #[arg(long, env = "TOMBOLO_ACCEPT_COOKIE_FILE", value_name = "FILE", value_delimiter = ',')]
+    pub accept_cookie_file: Vec<PathBuf>,
+    /// Where to listen, TCP and UDP [default: all addresses, port 7474 or the next free one].
     #[arg(long, env = "TOMBOLO_LISTEN", value_name = "IP:PORT")]
     pub listen: Option<SocketAddr>,
     /// Where others reach this node, if that differs.

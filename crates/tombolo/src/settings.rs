@@ -16,6 +16,8 @@ struct File {
     name: Option<String>,
     group: Option<String>,
     cookie_file: Option<PathBuf>,
+    #[serde(default)]
+    accept_cookie_file: Vec<PathBuf>,
     listen: Option<SocketAddr>,
     advertise: Option<SocketAddr>,
     #[serde(default)]
@@ -49,6 +51,7 @@ struct Resolved {
     name: String,
     group: String,
     cookie_file: PathBuf,
+    accept: Vec<PathBuf>,
     listen: Option<SocketAddr>,
     advertise: Option<SocketAddr>,
     join: Vec<SocketAddr>,
@@ -79,6 +82,7 @@ fn resolve(data: &Path, file: File, up: Up) -> Result<Resolved> {
         name,
         group,
         cookie_file: up.cookie_file.or(file.cookie_file).unwrap_or_else(runtime::default_cookie_path),
+        accept: if up.accept_cookie_file.is_empty() { file.accept_cookie_file } else { up.accept_cookie_file },
         listen: up.listen.or(file.listen),
         advertise: up.advertise.or(file.advertise),
         join: if up.join.is_empty() { file.join } else { up.join },
@@ -97,11 +101,14 @@ pub(crate) fn places(data: &Path, config: Option<&Path>, up: Up) -> Result<(Path
 pub(crate) fn load(data: PathBuf, config: Option<&Path>, up: Up) -> Result<(Settings, Option<NewCookie>)> {
     let resolved = resolve(&data, read(config)?, up)?;
     let cookie = runtime::Cookie::load_or_make(&resolved.cookie_file)?;
+    let accept = resolved.accept.iter().map(|path| Ok(runtime::Cookie::load(path)?.bytes));
+    let accept = accept.collect::<Result<Vec<_>>>()?;
     let settings = Settings {
         data,
         name: resolved.name,
         group: resolved.group,
         cookie: cookie.bytes,
+        accept,
         listen: resolved.listen,
         advertise: resolved.advertise,
         join: resolved.join,
@@ -120,6 +127,7 @@ pub(crate) fn print(data: &Path, config: Option<&Path>, up: Up, sources: &ArgMat
         ("name", file.name.is_some()),
         ("group", file.group.is_some()),
         ("cookie_file", file.cookie_file.is_some()),
+        ("accept_cookie_file", !file.accept_cookie_file.is_empty()),
         ("listen", file.listen.is_some()),
         ("advertise", file.advertise.is_some()),
         ("join", !file.join.is_empty()),
@@ -131,9 +139,10 @@ pub(crate) fn print(data: &Path, config: Option<&Path>, up: Up, sources: &ArgMat
         Some(toml_text(&resolved.name)),
         Some(toml_text(&resolved.group)),
         Some(toml_text(&resolved.cookie_file.to_string_lossy())),
+        Some(array(resolved.accept.iter().map(|p| p.to_string_lossy().into_owned()))),
         resolved.listen.map(|addr| toml_text(&addr.to_string())),
         resolved.advertise.map(|addr| toml_text(&addr.to_string())),
-        Some(toml::Value::Array(resolved.join.iter().map(|a| a.to_string().into()).collect()).to_string()),
+        Some(array(resolved.join.iter().map(ToString::to_string))),
         Some(resolved.multicast.to_string()),
         resolved.zone.as_deref().map(toml_text),
     ];
@@ -153,6 +162,10 @@ pub(crate) fn print(data: &Path, config: Option<&Path>, up: Up, sources: &ArgMat
         }
     }
     Ok(0)
+}
+
+fn array(items: impl Iterator<Item = String>) -> String {
+    toml::Value::Array(items.map(toml::Value::String).collect()).to_string()
 }
 
 fn toml_text(text: &str) -> String {

@@ -4,12 +4,14 @@
 //! (Noise NNpsk0, AES-GCM); whoever does not know it is dropped without a word. Every queue is bounded: a peer that does not
 //! read loses its link, and catches up by delta when it comes back.
 
+mod hush;
 mod link;
 mod multicast;
 mod socket;
 
+pub use hush::Hush;
 pub use multicast::multicast_comes_back;
-pub use socket::{Bound, PORT, bind};
+pub use socket::{Bound, PORT, advertise, bind};
 
 use bytes::Bytes;
 use link::Link;
@@ -82,6 +84,9 @@ pub enum Event {
 
 struct Shared {
     keys: Keys,
+    /// Of older or newer cookies, which others may still or already use.
+    accept: Vec<Keys>,
+    hush: Hush,
     hello: Bytes,
     links: Mutex<HashMap<LinkId, Link>>,
     next: AtomicU64,
@@ -108,16 +113,19 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// Starts to listen. `hello` is the first frame on every link.
+    /// Starts to listen. `hello` is the first frame on every link. `accept`: whoever dials may have proved any of these.
     pub fn start(
         bound: Bound,
         keys: Keys,
+        accept: Vec<Keys>,
         hello: Bytes,
         multicast: bool,
         events: mpsc::Sender<Event>,
     ) -> std::io::Result<Transport> {
         let shared = Arc::new(Shared {
             keys,
+            accept,
+            hush: Hush::default(),
             hello,
             links: Mutex::new(HashMap::new()),
             next: AtomicU64::new(1),
@@ -126,7 +134,7 @@ impl Transport {
         });
         let udp = Arc::new(UdpSocket::from_std(bound.udp)?);
         let listener = TcpListener::from_std(bound.tcp)?;
-        tokio::spawn(accept(listener, shared.clone()));
+        tokio::spawn(take_in(listener, shared.clone()));
         tokio::spawn(receive(udp.clone(), events.clone()));
         let sender = if multicast {
             tokio::spawn(multicast::receive(false, events.clone()));
@@ -168,7 +176,9 @@ impl Transport {
     pub fn send(&self, link: LinkId, frame: Bytes) {
         let full = self.shared.links().get(&link).is_some_and(|l| !l.send(frame));
         if full {
-            tracing::warn!(link, "a peer does not read what it is sent; its link is closed");
+            if let Some(unsaid) = self.shared.hush.may_say("full") {
+                tracing::warn!(link, unsaid, "a peer does not read what it is sent; its link is closed");
+            }
             self.close(link);
         }
     }
@@ -204,6 +214,8 @@ impl Transport {
 pub fn fuzz(bytes: &[u8]) {
     let shared = Shared {
         keys: Keys::derive(b"secret", "group"),
+        accept: Vec::new(),
+        hush: Hush::default(),
         hello: Bytes::from_static(b"hello"),
         links: Mutex::default(),
         next: AtomicU64::new(1),
@@ -215,7 +227,7 @@ pub fn fuzz(bytes: &[u8]) {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn take_in(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         let Ok((stream, addr)) = listener.accept().await.map(|(stream, addr)| (stream, socket::canonical(addr))) else {
             // Out of file descriptors, most likely: let some be closed.

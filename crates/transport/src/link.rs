@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
+use wire::Keys;
 
 const NOISE: &str = "Noise_NNpsk0_25519_AESGCM_SHA256";
 /// How long the other machine may be silent.
@@ -90,25 +91,45 @@ async fn write_packet(to: &mut (impl AsyncWriteExt + Unpin), packet: &[u8]) -> R
     to.write_all(packet).await
 }
 
+fn builder(keys: &Keys) -> Result<snow::Builder<'_>> {
+    let params = NOISE.parse().map_err(noise_error)?;
+    snow::Builder::new(params).psk(0, &keys.stream).map_err(noise_error)
+}
+
+/// The key that whoever dialled has proved to know, of those that count.
+fn respond(packet: &[u8], shared: &Shared, buffer: &mut [u8]) -> Result<snow::HandshakeState> {
+    let mut failed = Error::from(ErrorKind::InvalidData);
+    for keys in std::iter::once(&shared.keys).chain(&shared.accept) {
+        let mut state = builder(keys)?.build_responder().map_err(noise_error)?;
+        match state.read_message(packet, buffer) {
+            Ok(_) => return Ok(state),
+            Err(e) => failed = noise_error(e),
+        }
+    }
+    Err(failed)
+}
+
 /// Both prove that they know the key, then say hello.
 async fn handshake(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     dialled: bool,
     shared: &Shared,
 ) -> Result<(StatelessTransportState, Input, Bytes)> {
-    let params = NOISE.parse().map_err(noise_error)?;
-    let builder = snow::Builder::new(params).psk(0, &shared.keys.stream).map_err(noise_error)?;
     let mut buffer = vec![0; PACKET_BYTES_MAX];
-    let mut state = if dialled { builder.build_initiator() } else { builder.build_responder() }.map_err(noise_error)?;
-    for turn in [true, false] {
-        if turn == dialled {
-            let len = state.write_message(&[], &mut buffer).map_err(noise_error)?;
-            write_packet(stream, &buffer[..len]).await?;
-        } else {
-            let packet = read_packet(stream).await?;
-            state.read_message(&packet, &mut buffer).map_err(noise_error)?;
-        }
-    }
+    let state = if dialled {
+        let mut state = builder(&shared.keys)?.build_initiator().map_err(noise_error)?;
+        let len = state.write_message(&[], &mut buffer).map_err(noise_error)?;
+        write_packet(stream, &buffer[..len]).await?;
+        let packet = read_packet(stream).await?;
+        state.read_message(&packet, &mut buffer).map_err(noise_error)?;
+        state
+    } else {
+        let packet = read_packet(stream).await?;
+        let mut state = respond(&packet, shared, &mut buffer)?;
+        let len = state.write_message(&[], &mut buffer).map_err(noise_error)?;
+        write_packet(stream, &buffer[..len]).await?;
+        state
+    };
     let noise = state.into_stateless_transport_mode().map_err(noise_error)?;
     let mut plain = (shared.hello.len() as u32).to_be_bytes().to_vec();
     plain.extend_from_slice(&shared.hello);

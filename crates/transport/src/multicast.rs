@@ -90,7 +90,8 @@ fn receiver(v6: bool) -> std::io::Result<UdpSocket> {
     socket.set_reuse_address(true)?;
     let addr: SocketAddr = if v6 {
         socket.set_only_v6(true)?;
-        (GROUP_V6, PORT).into()
+        // A socket bound to the group itself would be of one interface.
+        (Ipv6Addr::UNSPECIFIED, PORT).into()
     } else {
         (GROUP, PORT).into()
     };

@@ -64,15 +64,19 @@ fn bind_one(addr: SocketAddr) -> std::io::Result<Bound> {
     Ok(Bound { tcp, udp, addr })
 }
 
-/// The address of ours that others would use: that of the interface which leads out, or loopback.
+/// The address of ours that others would use, of what is bound: that of the interface which leads out, or loopback.
+pub fn advertise(bound: SocketAddr) -> SocketAddr {
+    if !bound.ip().is_unspecified() {
+        return bound;
+    }
+    let usable = crate::multicast::addresses().into_iter().find(|ip| !ip.is_loopback());
+    SocketAddr::new(usable.unwrap_or(Ipv4Addr::LOCALHOST.into()), bound.port())
+}
+
 impl Bound {
     /// What to tell others when an unspecified address was bound.
     pub fn advertise(&self) -> SocketAddr {
-        if !self.addr.ip().is_unspecified() {
-            return self.addr;
-        }
-        let usable = crate::multicast::addresses().into_iter().find(|ip| !ip.is_loopback());
-        SocketAddr::new(usable.unwrap_or(Ipv4Addr::LOCALHOST.into()), self.addr.port())
+        advertise(self.addr)
     }
 }
 

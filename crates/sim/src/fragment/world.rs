@@ -128,6 +128,22 @@ pub(crate) struct World {
     pub tickets: BTreeMap<(usize, u64), (usize, u64)>,
 }
 
+impl Node {
+    fn starting(rng: &mut StdRng) -> Node {
+        Node {
+            copy: None,
+            disc: Disc::default(),
+            life: 0,
+            paused: 0,
+            skew: rng.random_range(-3000..3000),
+            drift: rng.random_range(-9..=9),
+            view: BTreeSet::new(),
+            born: 0,
+            stopped: false,
+        }
+    }
+}
+
 pub(crate) fn id(node: usize) -> NodeId {
     NodeId(node as u64 + 1)
 }
@@ -181,19 +197,7 @@ impl World {
         let unordered = rng.random_bool(0.2);
         let late = if rng.random_bool(0.3) { rng.random_range(1..=2) } else { 0 };
         let founders = n.saturating_sub(late).max(1);
-        let nodes = (0..n)
-            .map(|_| Node {
-                copy: None,
-                disc: Disc::default(),
-                life: 0,
-                paused: 0,
-                skew: rng.random_range(-3000..3000),
-                drift: rng.random_range(-9..=9),
-                view: BTreeSet::new(),
-                born: 0,
-                stopped: false,
-            })
-            .collect();
+        let nodes = (0..n).map(|_| Node::starting(&mut rng)).collect();
         let mut world = World {
             options,
             rng,

@@ -179,6 +179,7 @@ impl Node {
     /// SIGKILL, now.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
+            // SIGKILL ends a stopped process, too.
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -189,6 +190,12 @@ impl Node {
         let mut child = self.child.take().unwrap();
         run("kill", &["-TERM", &child.id().to_string()]);
         child.wait().unwrap().code()
+    }
+
+    /// Sends a signal by name.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().unwrap().id().to_string();
+        run("kill", &[&format!("-{name}"), &pid]);
     }
 
     pub fn is_running(&mut self) -> bool {
