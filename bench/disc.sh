@@ -3,8 +3,8 @@
 # always: one server, one copy. usage: bench/disc.sh [SECONDS]
 port0=17790
 . "$(dirname "$0")/lib.sh"
-up 1; sleep 1; up 2; sleep 1
-for clients in 1 64; do "${driver[@]}" --op put --durable --clients $clients --warm 5 --amount "${1:-5}"; done
+cluster 3
+for clients in 1 64; do tombolo 3 bench kv --durability sync --clients $clients --warm 5 --seconds "${1:-5}" --json; done
 mkdir "$dir/redis"
 redis-server --bind 127.0.0.1 --port 17799 --dir "$dir/redis" --save '' --appendonly yes --appendfsync always >/dev/null & pids+=($!)
 sleep 1

@@ -2,10 +2,9 @@
 # Files on three nodes of this machine, 3 copies, durability interval: creates from 1 and 4 processes, 256 MiB written and read.
 port0=17770
 . "$(dirname "$0")/lib.sh"
-for n in 1 2 3; do up $n; sleep 1; done
-sleep 3
+cluster 3
 mkdir "$dir/mnt"
-target/release/tombolo --data "$dir/1" mount shared "$dir/mnt" --background >/dev/null
+tombolo 1 mount shared "$dir/mnt" --background >/dev/null
 create() { python3 - "$1" "$2" "$3" <<'P'
 import os, sys
 for i in range(int(sys.argv[3])): os.close(os.open(f"{sys.argv[1]}/{sys.argv[2]}-{i}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))

@@ -2,7 +2,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo build --release --quiet
-cargo build --release --quiet -p client --example kv
 dir=$(mktemp -d); pids=()
 finish() {
   umount -l "$dir/mnt" 2>/dev/null || true
@@ -11,12 +10,19 @@ finish() {
   rm -rf "$dir"
 }
 trap finish EXIT
-# up N: node N, on port $port0 + N, that looks for node 1; its process id in $last.
+# tombolo N ...: a command for node N.
+tombolo() { target/release/tombolo --data "$dir/$1" "${@:2}"; }
+# up N: node N, on port $port0 + N, that looks for node 1; its process id in $last. Returns when it has found the others.
 up() {
   target/release/tombolo --data "$dir/$1" up --name "n$1" --cookie-file "$dir/cookie" --no-multicast \
     --listen "127.0.0.1:$((port0 + $1))" --join "127.0.0.1:$((port0 + 1))" >>"$dir/$1.log" 2>&1 &
   last=$!; pids+=("$last")
 }
-# A third node in the process of the load; the rest of its arguments follow.
-driver=(target/release/examples/kv --data "$dir/driver" --cookie-file "$dir/cookie"
-  --join "127.0.0.1:$((port0 + 1))" --join "127.0.0.1:$((port0 + 2))")
+# Nodes 1 to N, all in view of each other.
+cluster() {
+  for n in $(seq "$1"); do up "$n"; sleep 1; done
+  until [ "$(tombolo 1 status --json 2>/dev/null | grep -o '"reachable":true' | wc -l)" = "$1" ]; do sleep 0.05; done
+}
+# in_sync N COPIES: waits until node N sees so many copies of the measured table in sync.
+in_sync() { until tombolo "$1" status --json 2>/dev/null | grep -q "\"name\":\"tombolo-bench\".*\"in_sync\":$2"; do sleep 0.02; done; }
+since() { echo "$(date +%s.%N) - $1" | bc; }

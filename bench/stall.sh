@@ -3,11 +3,12 @@
 # table is stopped cleanly, and while one is killed.
 port0=17780
 . "$(dirname "$0")/lib.sh"
-in_sync() { until target/release/tombolo --data "$dir/2" status --json 2>/dev/null | grep -q "\"name\":\"load\".*\"in_sync\":$1"; do sleep 0.02; done; }
 for signal in TERM KILL; do
-  up 1; one=$last; sleep 1; up 2; two=$last; sleep 1
-  "${driver[@]}" --op put --clients 16 --amount 5 >"$dir/said" & load=$!
-  in_sync 3; sleep 1; kill -$signal "$one"
+  pids=(); cluster 3; one=${pids[0]}
+  tombolo 3 bench kv --storage ram --clients 16 --warm 0 --seconds 5 --json >"$dir/said" & load=$!
+  in_sync 2 3; sleep 1; kill -$signal "$one"
   wait "$load"; echo "SIG$signal to a leader: $(cat "$dir/said")"
-  kill "$two"; wait "$two" "$one" 2>/dev/null || true; rm -rf "${dir:?}"/[12] "$dir/driver"
+  for p in "${pids[@]}"; do kill "$p" 2>/dev/null || true; done
+  for p in "${pids[@]}"; do wait "$p" 2>/dev/null || true; done
+  rm -rf "${dir:?}"/[123]
 done

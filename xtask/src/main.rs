@@ -41,6 +41,9 @@ fn host() -> Result<String> {
     text.lines().find_map(|l| l.strip_prefix("host: ")).map(String::from).context("rustc does not name its host")
 }
 
+/// How long the gate fuzzes each target.
+const FUZZ_SECONDS: &str = "30";
+
 /// Runs every fuzz target for so many seconds, from what earlier runs have found.
 fn fuzz(seconds: &str) -> Result<()> {
     let seconds: u64 = seconds.parse().context("the seconds to fuzz each target for")?;
@@ -89,6 +92,7 @@ fn verify() -> Result<()> {
     part("tidy", tidy::check)?;
     part("purity", purity)?;
     part("clippy", || cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
+    part("fuzzing", || fuzz(FUZZ_SECONDS))?;
     test()
 }
 

@@ -33,6 +33,12 @@ impl Heads {
         }
     }
 
+    /// What both know.
+    pub fn meet(&self, other: &Heads) -> Heads {
+        let both = self.iter().map(|v| Version { seq: v.seq.min(other.seq(v.branch)), ..v });
+        both.filter(|v| v.seq > 0).collect()
+    }
+
     /// Does `other` know all that I know?
     pub fn within(&self, other: &Heads) -> bool {
         self.iter().all(|v| other.covers(v))

@@ -117,7 +117,7 @@ impl Subscription {
     async fn ask(&mut self) -> Result<(), Error> {
         let index = self.round.index;
         let have = self.position.0.get(&index).cloned().unwrap_or_default();
-        let since = Since { have, upto: self.round.upto.clone(), after: self.round.after.clone() };
+        let since = Since { have: have.clone(), upto: self.round.upto.clone(), after: self.round.after.clone() };
         let fragment = base::FragmentId { table: self.table.def().id, index };
         let changes = match self.table.db.op(Op::Changes(fragment, since)).await? {
             OpReply::Changes(changes) => changes,
@@ -128,6 +128,8 @@ impl Subscription {
         self.quiet = if rows.is_empty() && after.is_none() { self.quiet + 1 } else { 0 };
         self.queue.extend(rows.into_iter().map(|(key, record)| Change { key, record }));
         if after.is_some() {
+            // Should the round be given up, what this copy does not know of is to be told again.
+            self.position.0.insert(index, have.meet(&upto));
             (self.round.upto, self.round.after) = (Some(upto), after);
         } else {
             // Known to the end once the queue is empty, which it is before the next question.

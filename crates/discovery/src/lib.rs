@@ -7,7 +7,7 @@ use base::{Instant, NodeId, Span};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// The first wait before an address is dialled again; it doubles.
 const DIAL_AGAIN: Span = Span::ms(250);
@@ -77,9 +77,11 @@ pub struct Discovery {
     targets: BTreeMap<SocketAddr, Target>,
     linked: BTreeSet<NodeId>,
     mine: BTreeSet<SocketAddr>,
-    foreign: BTreeSet<SocketAddr>,
+    foreign: BTreeSet<IpAddr>,
     whole: bool,
     beacon_at: Instant,
+    /// When the next address is to be dialled.
+    dial_at: Option<Instant>,
     rng: StdRng,
 }
 
@@ -94,6 +96,7 @@ impl Discovery {
             foreign: BTreeSet::new(),
             whole: false,
             beacon_at: now,
+            dial_at: (!fixed.is_empty()).then_some(now),
             rng: StdRng::seed_from_u64(seed),
         };
         fixed.iter().for_each(|addr| book.note(now, *addr, None, true));
@@ -116,13 +119,14 @@ impl Discovery {
             }
             Input::Foreign(addr) => {
                 if self.foreign.len() < FOREIGN_MAX {
-                    self.foreign.insert(addr);
+                    // Not by port: each call comes from another.
+                    self.foreign.insert(addr.ip());
                 }
                 return;
             }
             Input::Linked(node, addr) => {
                 self.linked.insert(node);
-                self.note(now, addr, Some(node), false);
+                self.note_as(now, addr, Some(node), (false, true));
                 self.retry(now, |t| t.node == Some(node));
             }
             Input::Unlinked(node) => {
@@ -152,12 +156,19 @@ impl Discovery {
     }
 
     fn note(&mut self, now: Instant, addr: SocketAddr, node: Option<NodeId>, fixed: bool) {
+        self.note_as(now, addr, node, (fixed, false));
+    }
+
+    /// `fixed`: dialled for ever; `linked`: it is known who answers there.
+    fn note_as(&mut self, now: Instant, addr: SocketAddr, node: Option<NodeId>, (fixed, linked): (bool, bool)) {
         if self.mine.contains(&addr) || (self.targets.len() >= ADDRESSES_MAX && !self.targets.contains_key(&addr)) {
             return;
         }
         let fresh = Target { node, fixed, heard: now, next: now, wait: DIAL_AGAIN, dialling: false };
         let target = self.targets.entry(addr).or_insert(fresh);
-        target.node = node.or(target.node);
+        // Hearsay does not make the machine that answers there another.
+        let settled = target.node.is_some_and(|known| self.linked.contains(&known)) && !linked;
+        target.node = if settled { target.node } else { node.or(target.node) };
         target.fixed |= fixed;
         target.heard = now;
     }
@@ -168,20 +179,21 @@ impl Discovery {
         }
     }
 
-    fn wanted(&self, target: &Target) -> bool {
-        !target.dialling && target.node.is_none_or(|node| !self.linked.contains(&node))
-    }
-
     fn act(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         self.targets.retain(|_, t| t.fixed || t.dialling || now - t.heard < FOUND_FOR);
-        let linked = &self.linked;
+        // A machine with several addresses is dialled at one after the other: of two links, each side might keep another.
+        let dialled = self.targets.values().filter(|t| t.dialling).filter_map(|t| t.node);
+        let mut busy: BTreeSet<NodeId> = dialled.chain(self.linked.iter().copied()).collect();
         for (addr, target) in &mut self.targets {
-            let open = !target.dialling && target.node.is_none_or(|node| !linked.contains(&node));
+            let open = !target.dialling && target.node.is_none_or(|node| !busy.contains(&node));
             if open && target.next <= now {
                 target.dialling = true;
+                busy.extend(target.node);
                 effects.push(Effect::Dial(*addr));
             }
         }
+        let open = |t: &&Target| !t.dialling && t.node.is_none_or(|node| !busy.contains(&node));
+        self.dial_at = self.targets.values().filter(open).map(|t| t.next).min();
         if now >= self.beacon_at {
             let wait = if self.whole { BEACON_AT_REST } else { BEACON_SEARCHING };
             self.beacon_at = now + wait + Span(self.rng.random_range(0..=wait.0 / 8));
@@ -191,8 +203,7 @@ impl Discovery {
 
     /// When to call with [`Input::Tick`] at the latest.
     pub fn deadline(&self) -> Option<Instant> {
-        let dial = self.targets.values().filter(|t| self.wanted(t)).map(|t| t.next).min();
-        Some(dial.map_or(self.beacon_at, |dial| dial.min(self.beacon_at)))
+        Some(self.dial_at.map_or(self.beacon_at, |dial| dial.min(self.beacon_at)))
     }
 
     /// How many senders of other cookies or groups were heard.

@@ -41,8 +41,10 @@ pub enum Frame {
     Rows(u64, Option<Vec<Rows>>),
     /// I am stopping, on purpose.
     Bye,
-    /// There is a rumour that you are gone (`true`): are you? No (`false`).
-    Alive(bool),
+    /// There is a rumour that you are gone: are you there?
+    AreYouThere(u64),
+    /// I am, in answer to that question.
+    Here(u64),
     /// What changed in this fragment? Answered under the same number.
     AskChanges(u64, FragmentId, Since),
     /// This; `None`: not to be answered here.

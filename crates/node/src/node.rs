@@ -220,7 +220,6 @@ impl Node {
                 self.update_view(now, out);
             }
             Input::Frame(link, frame) => {
-                self.peers.heard(link);
                 // A goodbye on a link that was replaced may be an earlier process's last word.
                 let late = |from| frame == Frame::Bye && self.peers.link(from) != Some(link);
                 if let Some(from) = self.peers.node(link).filter(|from| !late(*from)) {
@@ -261,7 +260,7 @@ impl Node {
             Some(self.chores_at),
             self.discovery.deadline(),
             self.swim.deadline(),
-            self.peers.deadline(now),
+            self.peers.deadline(),
             self.gateway.deadline(now),
             self.copies.deadline(),
             self.asking.deadline(),
@@ -273,7 +272,7 @@ impl Node {
     fn tick(&mut self, now: Now, out: &mut Vec<Effect>) {
         self.discover(now, discovery::Input::Tick, out);
         self.swim(now, membership::Input::Tick, out);
-        out.extend(self.peers.give_up(now.mono).into_iter().map(Effect::Close));
+        self.tend_peers(now, out);
         self.update_view(now, out);
         for fragment in self.copies.due(now.mono) {
             self.feed(now, fragment, replica::Input::Tick, out);
@@ -290,6 +289,17 @@ impl Node {
         if now.mono >= self.chores_at {
             self.chores_at = now.mono + CHORES;
             self.chores(now, out);
+        }
+    }
+
+    /// Whoever is said to be gone is asked; whoever does not answer is unlinked.
+    fn tend_peers(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let (ask, gone) = self.peers.tend(now.mono);
+        out.extend(ask.into_iter().map(|(link, number)| Effect::Frame(link, Frame::AreYouThere(number))));
+        for (node, links) in gone {
+            out.extend(links.into_iter().map(Effect::Close));
+            self.gateway.lost(node);
+            self.discover(now, discovery::Input::Unlinked(node), out);
         }
     }
 
@@ -520,9 +530,8 @@ impl Node {
                 let next = self.gateway.rows(now.mono, number, rows);
                 self.next(now, next, out);
             }
-            Frame::Alive(true) => self.to(from, Frame::Alive(false), out),
-            // That it came is what counts.
-            Frame::Alive(false) => {}
+            Frame::AreYouThere(number) => self.to(from, Frame::Here(number), out),
+            Frame::Here(number) => self.peers.answered(now.mono, from, number),
             Frame::AskChanges(number, fragment, since) => self.answer_changes(from, number, fragment, &since, out),
             Frame::Changes(number, changes) => self.changes_told(number, changes, out),
             Frame::AskVitals(number) => out.extend(self.peers.link(from).map(|l| Effect::Vitals(Some(l), number))),

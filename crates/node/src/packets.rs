@@ -1,6 +1,5 @@
 //! Datagrams in and out: opened and sealed, and what discovery and membership make of them.
 
-use crate::frame::Frame;
 use crate::io::{Effect, Notice};
 use crate::node::{Node, reachable};
 use base::Now;
@@ -104,8 +103,7 @@ impl Node {
                 }
                 membership::Effect::Down(node) => {
                     // One sick node can make all others believe that a well one is gone: whoever has a link to it asks.
-                    let link = self.peers.doubt(now.mono, node);
-                    out.extend(link.map(|link| Effect::Frame(link, Frame::Alive(true))));
+                    self.peers.doubt(now.mono, node);
                 }
             }
         }

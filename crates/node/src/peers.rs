@@ -10,19 +10,41 @@ use std::net::SocketAddr;
 /// refused one proof enough.
 const RELINK_WAIT: Span = Span::ms(700);
 /// So long a peer that is said to be gone may take to say that it is not.
-const DOUBT_WAIT: Span = Span::ms(500);
+const DOUBT_WAIT: Span = Span::ms(700);
+/// How often it is asked while it is said to be gone.
+const ASK_AGAIN: Span = Span::ms(2_000);
+
+/// A link that stands.
+struct Link {
+    id: LinkId,
+    /// This node dialled.
+    dialled: bool,
+    /// Where the peer is, by this link.
+    addr: SocketAddr,
+}
+
+/// A peer that did not answer, and its links that are given up.
+type Gone = (NodeId, Vec<LinkId>);
+
+/// A question on its way: are you there?
+struct Question {
+    number: u64,
+    asked: Instant,
+}
 
 /// One peer, from its first hello on.
 pub(crate) struct Peer {
     pub hello: Hello,
     pub addr: SocketAddr,
     /// The links that stand, newest last, and whether we dialled. More than one for a moment only.
-    links: Vec<(LinkId, bool)>,
+    links: Vec<Link>,
     unlinked: Instant,
-    /// What SWIM last said since the newest link came up.
+    /// What SWIM last said. `None`: it never heard of it, and the link alone counts. `false`: it answers for itself, asked
+    /// again and again.
     swim: Option<bool>,
-    /// Since when there is a rumour that it is gone.
-    doubted: Option<Instant>,
+    question: Option<Question>,
+    /// When to ask next.
+    ask_at: Instant,
     refused: bool,
     pub bye: bool,
     /// How far its wall clock was ahead of ours, in ms, when it last sent a datagram; the way is not counted.
@@ -32,8 +54,7 @@ pub(crate) struct Peer {
 impl Peer {
     fn in_view(&self, now: Instant) -> bool {
         let linked = !self.links.is_empty() || (!self.refused && now - self.unlinked < RELINK_WAIT);
-        let doubted = self.doubted.is_some_and(|since| now - since >= DOUBT_WAIT || self.links.is_empty());
-        linked && !doubted && !self.bye
+        linked && !self.bye
     }
 }
 
@@ -44,6 +65,9 @@ pub(crate) struct Peers {
     by_link: BTreeMap<LinkId, NodeId>,
     /// Whom SWIM called up last, whether a link stood then or not.
     up: BTreeSet<NodeId>,
+    questions: u64,
+    /// When waits were last looked after.
+    ticked: Instant,
 }
 
 impl Peers {
@@ -65,7 +89,8 @@ impl Peers {
             links: Vec::new(),
             unlinked: Instant(0),
             swim: None,
-            doubted: None,
+            question: None,
+            ask_at: Instant(0),
             refused: false,
             bye: false,
             offset: None,
@@ -74,16 +99,19 @@ impl Peers {
         let restarted = peer.hello.incarnation != hello.incarnation;
         let mut close = Vec::new();
         if restarted {
-            close.extend(peer.links.drain(..).map(|(id, _)| id));
+            close.extend(peer.links.drain(..).map(|l| l.id));
+            peer.swim = None;
         }
-        let swim = self.up.contains(&node).then_some(true);
-        (peer.hello, peer.addr, peer.swim, peer.refused, peer.bye) = (hello, addr, swim, false, false);
-        peer.doubted = None;
-        peer.links.push((link, dialled));
-        let good = |(_, dialled): &(LinkId, bool)| *dialled == (me < node);
-        let keep = peer.links.iter().rfind(|l| good(l)).or(peer.links.last()).map(|(id, _)| *id);
-        close.extend(peer.links.iter().map(|(id, _)| *id).filter(|id| Some(*id) != keep));
-        peer.links.retain(|(id, _)| Some(*id) == keep);
+        if self.up.contains(&node) {
+            peer.swim = Some(true);
+        }
+        (peer.hello, peer.refused, peer.bye, peer.question) = (hello, false, false, None);
+        peer.links.push(Link { id: link, dialled, addr });
+        let keep = peer.links.iter().rfind(|l| l.dialled == (me < node)).or(peer.links.last());
+        let (keep, addr) = keep.map_or((link, addr), |l| (l.id, l.addr));
+        peer.addr = addr;
+        close.extend(peer.links.iter().map(|l| l.id).filter(|id| *id != keep));
+        peer.links.retain(|l| l.id == keep);
         (close, restarted)
     }
 
@@ -92,7 +120,7 @@ impl Peers {
         let node = self.by_link.remove(&link)?;
         let peer = self.all.get_mut(&node)?;
         let had = !peer.links.is_empty();
-        peer.links.retain(|(id, _)| *id != link);
+        peer.links.retain(|l| l.id != link);
         if had && peer.links.is_empty() {
             peer.unlinked = now;
             return Some(node);
@@ -110,35 +138,52 @@ impl Peers {
     pub(crate) fn up(&mut self, node: NodeId) {
         self.up.insert(node);
         if let Some(peer) = self.all.get_mut(&node) {
-            (peer.swim, peer.doubted) = (Some(true), None);
+            (peer.swim, peer.question) = (Some(true), None);
         }
     }
 
-    /// SWIM says that it is gone. Its link, to ask it: what comes through that within [`DOUBT_WAIT`] is stronger than a
-    /// rumour.
-    pub(crate) fn doubt(&mut self, now: Instant, node: NodeId) -> Option<LinkId> {
+    /// SWIM says that it is gone: a rumour, until it has been asked itself. One whose datagrams never got through is judged by
+    /// its link alone.
+    pub(crate) fn doubt(&mut self, now: Instant, node: NodeId) {
         self.up.remove(&node);
-        let peer = self.all.get_mut(&node)?;
-        // One whose datagrams never got through is judged by its link alone.
-        peer.swim?;
-        peer.swim = Some(false);
-        peer.doubted.get_or_insert(now);
-        peer.links.last().map(|(id, _)| *id)
-    }
-
-    /// Something came through a link.
-    pub(crate) fn heard(&mut self, link: LinkId) {
-        let peer = self.by_link.get(&link).and_then(|node| self.all.get_mut(node));
-        if let Some(peer) = peer.filter(|p| p.doubted.is_some()) {
-            // Until SWIM hears it again it is judged by its link.
-            (peer.swim, peer.doubted) = (None, None);
+        if let Some(peer) = self.all.get_mut(&node).filter(|p| p.swim == Some(true)) {
+            (peer.swim, peer.ask_at) = (Some(false), now);
         }
     }
 
-    /// The links of those that have not answered for themselves, to be closed.
-    pub(crate) fn give_up(&self, now: Instant) -> Vec<LinkId> {
-        let gone = self.all.values().filter(|p| p.doubted.is_some_and(|since| now - since >= DOUBT_WAIT));
-        gone.flat_map(|p| &p.links).map(|(id, _)| *id).collect()
+    /// It has answered a question.
+    pub(crate) fn answered(&mut self, now: Instant, node: NodeId, number: u64) {
+        let asked = |p: &&mut Peer| p.question.as_ref().is_some_and(|q| q.number == number);
+        if let Some(peer) = self.all.get_mut(&node).filter(asked) {
+            // SWIM says a thing once: as long as it does not take it back, the peer is asked again.
+            (peer.question, peer.ask_at) = (None, now + ASK_AGAIN);
+        }
+    }
+
+    /// Whom to ask now, on which link and by which number; and who has not answered, with the links that are given up.
+    pub(crate) fn tend(&mut self, now: Instant) -> (Vec<(LinkId, u64)>, Vec<Gone>) {
+        self.ticked = now;
+        let (mut ask, mut gone) = (Vec::new(), Vec::new());
+        for (node, peer) in self.all.iter_mut().filter(|(_, p)| p.swim == Some(false)) {
+            let Some(link) = peer.links.last() else { continue };
+            match &peer.question {
+                Some(question) if now - question.asked >= DOUBT_WAIT => {
+                    // Out of view at once: its time to come back was this.
+                    (peer.question, peer.unlinked) = (None, Instant(0));
+                    gone.push((*node, peer.links.drain(..).map(|l| l.id).collect::<Vec<_>>()));
+                }
+                None if now >= peer.ask_at => {
+                    self.questions += 1;
+                    ask.push((link.id, self.questions));
+                    peer.question = Some(Question { number: self.questions, asked: now });
+                }
+                _ => {}
+            }
+        }
+        for link in gone.iter().flat_map(|(_, links)| links) {
+            self.by_link.remove(link);
+        }
+        (ask, gone)
     }
 
     pub(crate) fn bye(&mut self, node: NodeId) {
@@ -173,11 +218,11 @@ impl Peers {
     }
 
     pub(crate) fn link(&self, node: NodeId) -> Option<LinkId> {
-        self.all.get(&node)?.links.last().map(|(id, _)| *id)
+        self.all.get(&node)?.links.last().map(|l| l.id)
     }
 
     pub(crate) fn links(&self) -> impl Iterator<Item = LinkId> + '_ {
-        self.all.values().filter_map(|p| p.links.last().map(|(id, _)| *id))
+        self.all.values().filter_map(|p| p.links.last().map(|l| l.id))
     }
 
     pub(crate) fn get(&self, node: NodeId) -> Option<&Peer> {
@@ -199,10 +244,13 @@ impl Peers {
     }
 
     /// When a broken link's grace ends.
-    pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         let waiting = self.all.values().filter(|p| p.links.is_empty() && !p.refused && !p.bye);
-        let doubted = self.all.values().filter_map(|p| p.doubted).map(|since| since + DOUBT_WAIT);
-        waiting.map(|p| p.unlinked + RELINK_WAIT).chain(doubted).filter(|at| *at > now).min()
+        let relinked = waiting.map(|p| p.unlinked + RELINK_WAIT);
+        let doubted = self.all.values().filter(|p| p.swim == Some(false) && !p.links.is_empty());
+        let asked = doubted.map(|p| p.question.as_ref().map_or(p.ask_at, |q| q.asked + DOUBT_WAIT));
+        // What was due before they were last looked after has been done.
+        relinked.chain(asked).filter(|at| *at > self.ticked).min()
     }
 }
 
@@ -262,25 +310,31 @@ mod tests {
     }
 
     #[test]
-    fn swim_counts_only_where_its_datagrams_get_through_and_asks_before_it_buries() {
+    fn whoever_is_said_to_be_gone_is_asked_and_asked_again() {
         let mut peers = Peers::default();
         let at = |ms: u64| Instant(ms * 1_000_000 + 1);
         peers.linked(NodeId(1), 7, true, addr(), hello(2, 1));
-        assert_eq!(peers.doubt(at(0), NodeId(2)), None);
-        assert_eq!(peers.view(at(5000)).len(), 1);
+        // Its datagrams never got through: its link alone counts.
+        peers.doubt(at(0), NodeId(2));
+        assert_eq!((peers.tend(at(5000)).0.len(), peers.view(at(5000)).len()), (0, 1));
         peers.up(NodeId(2));
-        // It answers for itself.
-        assert_eq!(peers.doubt(at(0), NodeId(2)), Some(7));
-        peers.heard(7);
-        assert_eq!((peers.view(at(600)).len(), peers.give_up(at(600)).len()), (1, 0));
-        // It does not.
+        peers.doubt(at(6000), NodeId(2));
+        assert_eq!(peers.deadline(), Some(at(6000)));
+        assert_eq!(peers.tend(at(6000)).0, [(7, 1)]);
+        // It answers for itself, to the question and not to another; and is asked again.
+        peers.answered(at(6100), NodeId(2), 9);
+        assert_eq!(peers.deadline(), Some(at(6700)));
+        peers.answered(at(6100), NodeId(2), 1);
+        assert_eq!((peers.deadline(), peers.view(at(7000)).len()), (Some(at(8100)), 1));
+        assert_eq!(peers.tend(at(8100)).0, [(7, 2)]);
+        // It does not: its link is given up, and what still comes through it is nobody's.
+        assert_eq!(peers.view(at(8799)).len(), 1);
+        assert_eq!(peers.tend(at(8800)).1, [(NodeId(2), vec![7])]);
+        assert_eq!((peers.view(at(8800)).len(), peers.node(7), peers.deadline()), (0, None, None));
+        // Linked anew it is in view, and asked on, until SWIM hears it.
+        peers.linked(NodeId(1), 8, true, addr(), hello(2, 1));
+        assert_eq!((peers.view(at(9000)).len(), peers.tend(at(11_000)).0.len()), (1, 1));
         peers.up(NodeId(2));
-        peers.doubt(at(1000), NodeId(2));
-        assert_eq!((peers.view(at(1499)).len(), peers.deadline(at(1000))), (1, Some(at(1500))));
-        assert_eq!((peers.view(at(1500)).len(), peers.give_up(at(1500))), (0, vec![7]));
-        // Called up before its link stood: it counts from the start.
-        peers.up(NodeId(3));
-        peers.linked(NodeId(1), 8, true, addr(), hello(3, 1));
-        assert_eq!(peers.doubt(at(0), NodeId(3)), Some(8));
+        assert_eq!(peers.deadline(), None);
     }
 }

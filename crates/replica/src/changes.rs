@@ -26,7 +26,8 @@ pub struct Since {
 pub struct Changes {
     /// Keys (without the space) and records, in the order of their versions.
     pub rows: Vec<(Bytes, Record)>,
-    /// What the subscriber has seen when the round is over.
+    /// What the subscriber has seen when the round is over. Until then it has seen for certain only what it had seen before
+    /// *and* this knows: after a round that is given up, what another island had told may have to be told again.
     pub upto: Heads,
     /// Where the round goes on; `None`: it is over.
     pub after: Option<(Version, Bytes)>,

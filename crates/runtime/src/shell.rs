@@ -487,7 +487,8 @@ impl Shell {
     /// A machine that moves to another network tells where it is now.
     fn look_at_address(&mut self, wakes: &mut Vec<Wake>) {
         let now = if self.roams { transport::advertise(self.handle.listen) } else { self.advertised };
-        if now != self.advertised {
+        // Without a network there is nothing to tell, and nobody to.
+        if now != self.advertised && (self.advertised.ip().is_loopback() || !now.ip().is_loopback()) {
             tracing::info!("this machine is reached at {now} from now on");
             self.advertised = now;
             wakes.push(Wake::Advertise(now));

@@ -12,6 +12,13 @@ fn clean(from: u64, to: u64) {
     }
 }
 
+/// What a soak found: a subscriber's round that was given up had told of another island's write, and what beat that write in
+/// the end was taken for known.
+#[test]
+fn a_round_that_was_given_up_is_told_again() {
+    clean(48_470, 48_471);
+}
+
 #[test]
 fn histories_1_to_1500_are_clean() {
     clean(1, 1500);

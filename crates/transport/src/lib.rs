@@ -105,8 +105,8 @@ impl Shared {
 pub struct Transport {
     shared: Arc<Shared>,
     udp: Arc<UdpSocket>,
-    /// The socket is of IPv6, and reaches IPv4 through mapped addresses.
-    v6: bool,
+    /// What is bound: says which addresses can be reached.
+    bound: SocketAddr,
     multicast: Option<Arc<multicast::Sender>>,
     /// Sockets live where the transport was started, whoever calls.
     runtime: tokio::runtime::Handle,
@@ -138,24 +138,27 @@ impl Transport {
         tokio::spawn(receive(udp.clone(), events.clone()));
         let sender = if multicast {
             tokio::spawn(multicast::receive(false, events.clone()));
-            tokio::spawn(multicast::receive(true, events));
-            Some(Arc::new(multicast::Sender))
+            if bound.addr.is_ipv6() {
+                tokio::spawn(multicast::receive(true, events));
+            }
+            Some(Arc::new(multicast::Sender { v6: bound.addr.is_ipv6() }))
         } else {
             None
         };
-        Ok(Transport {
-            shared,
-            udp,
-            v6: bound.addr.is_ipv6(),
-            multicast: sender,
-            runtime: tokio::runtime::Handle::current(),
-        })
+        Ok(Transport { shared, udp, bound: bound.addr, multicast: sender, runtime: tokio::runtime::Handle::current() })
     }
 
     /// Connects; what became of it comes as an event.
     pub fn dial(&self, addr: SocketAddr) {
         let shared = self.shared.clone();
+        // A peer that datagrams cannot reach is better reached another way, or found by others.
+        let both = self.bound.ip().is_unspecified() && self.bound.is_ipv6();
+        let family = both || self.bound.is_ipv6() == addr.is_ipv6();
         self.runtime.spawn(async move {
+            if !family {
+                let _ = shared.events.send(Event::DialFailed { addr, refused: false }).await;
+                return;
+            }
             let tried = tokio::time::timeout(HANDSHAKE_TIME, TcpStream::connect(addr)).await;
             let failed = |refused| Event::DialFailed { addr, refused };
             let event = match tried {
@@ -190,7 +193,7 @@ impl Transport {
 
     /// Sends a datagram; like any, it may be lost.
     pub fn datagram(&self, to: SocketAddr, bytes: &[u8]) {
-        let _ = self.udp.try_send_to(bytes, if self.v6 { socket::mapped(to) } else { to });
+        let _ = self.udp.try_send_to(bytes, if self.bound.is_ipv6() { socket::mapped(to) } else { to });
     }
 
     /// Sends a multicast datagram on every usable interface.

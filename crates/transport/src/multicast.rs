@@ -47,12 +47,14 @@ fn ways() -> BTreeSet<Way> {
     if_addrs::get_if_addrs().unwrap_or_default().into_iter().filter_map(way).collect()
 }
 
-/// Sends beacons out of every interface.
-pub(crate) struct Sender;
+/// Sends beacons out of every interface; on IPv6 only where an answer can come back by it.
+pub(crate) struct Sender {
+    pub v6: bool,
+}
 
 impl Sender {
     pub(crate) fn send(&self, bytes: &[u8]) {
-        for way in ways() {
+        for way in ways().into_iter().filter(|way| self.v6 || matches!(way, Way::V4(_))) {
             // An interface that cannot do multicast is no error: another may.
             let _ = send_by(way, bytes);
         }
@@ -154,7 +156,7 @@ pub async fn multicast_comes_back() -> std::io::Result<usize> {
         join(v6, true, &mut BTreeSet::new());
     }
     let call = format!("tombolo doctor {}", std::process::id());
-    Sender.send(call.as_bytes());
+    Sender { v6: true }.send(call.as_bytes());
     let mut heard = 0;
     for socket in [Some(sockets.0), sockets.1].into_iter().flatten() {
         let (mut from, until) = (BTreeSet::new(), tokio::time::Instant::now() + ECHO_WAIT);

@@ -25,6 +25,7 @@ impl Subscriber {
         };
         self.seen.extend(changes.rows.into_iter().map(|(key, record)| (key, record.version)));
         if changes.after.is_some() {
+            self.since.have = self.since.have.meet(&changes.upto);
             (self.since.upto, self.since.after) = (Some(changes.upto), changes.after);
         } else {
             self.since = Since { have: changes.upto, ..Since::default() };
