@@ -218,14 +218,13 @@ impl Copy {
     }
 
     pub(crate) fn on_lent(&mut self, now: Now, session: u64, nonce: u64, commit: u64, fx: &mut Effects) {
-        let from_receipt = mutant!(self, LeaseFromReceipt);
         let held = self.config.timing.lease_held();
         let Role::Following(f) = &mut self.role else { return };
         if f.session != session || f.loan.nonce != nonce {
             return;
         }
         let Some(asked) = f.loan.asked.take() else { return };
-        f.loan.until = if from_receipt { now.mono } else { asked } + held;
+        f.loan.until = asked + held;
         f.learn_commit(commit);
         for (ticket, read) in std::mem::take(&mut f.loan.waiting) {
             let reply = self.follower_answer(now, &read);
@@ -386,6 +385,46 @@ pub(crate) mod tests {
             }
         }
         assert!(copy.lead().is_some());
+    }
+
+    /// D12: a holder counts from when it asked, however late the answer came.
+    #[test]
+    fn a_leader_counts_its_lease_from_its_question() {
+        let (mut copy, start) = leading();
+        let asked = feed(&mut copy, start, Input::Read(1, vec![crate::Range::key("k".into())]));
+        let Some(nonce) =
+            asked.iter().find_map(|m| if let Msg::Confirm { nonce, .. } = m { Some(*nonce) } else { None })
+        else {
+            panic!("{asked:?}")
+        };
+        feed(&mut copy, start + 400, Input::Msg(NodeId(2), Msg::Confirmed { session: 7, nonce }));
+        let reads = |copy: &Copy, ms| copy.get_under_lease(at(start + ms), b"k").is_some();
+        assert_eq!((reads(&copy, 989), reads(&copy, 991), reads(&copy, 1300)), (true, false, false));
+    }
+
+    #[test]
+    fn a_follower_counts_its_loan_from_its_question() {
+        let mut copy = copy(at(0), Meta::default());
+        let say = |msg| Input::Msg(NodeId(2), msg);
+        let ballot = base::Ballot { counter: 1, node: NodeId(2) };
+        let branch = base::BranchId { node: NodeId(2), n: 1 };
+        let lead = Some(crate::Lead { branch, ballot, in_sync: 2 });
+        feed(&mut copy, 1, Input::View { view: [NodeId(2)].into(), dead: [].into(), gone: [].into() });
+        let status = crate::Status { lead, heard: ballot, was_in_sync: true, barred: false, weight: 1 };
+        let asked = feed(&mut copy, 2, say(Msg::Status(status)));
+        let session = asked.iter().find_map(|m| if let Msg::Join { session, .. } = m { Some(*session) } else { None });
+        let session = session.expect("it asks to join");
+        let first = base::Version { branch, seq: 1 };
+        let set = crate::key::encode(&BTreeSet::from([NodeId(1), NodeId(2)]));
+        let record = crate::Record { version: first, hlc: base::Hlc(1), expires: None, value: Some(set) };
+        let (h0, records) = ([first].into_iter().collect(), vec![(crate::key::set(), record)]);
+        feed(&mut copy, 3, say(Msg::Sync { ballot, session, no: 0, h0, records, last: true, upto: 1 }));
+        let asked = feed(&mut copy, 100, Input::Warm);
+        let nonce = asked.iter().find_map(|m| if let Msg::Borrow { nonce, .. } = m { Some(*nonce) } else { None });
+        let nonce = nonce.expect("it asks for a loan");
+        feed(&mut copy, 300, say(Msg::Lent { ballot, session, nonce, commit: 1 }));
+        let reads = |ms| copy.get_under_lease(at(ms), b"k").is_some();
+        assert_eq!((reads(1089), reads(1091), reads(1250)), (true, false, false));
     }
 
     /// What a leader lent binds it when it leads no more.

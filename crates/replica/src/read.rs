@@ -62,7 +62,7 @@ impl Copy {
     }
 
     pub(crate) fn on_confirmed(&mut self, now: Now, from: NodeId, session: u64, nonce: u64, fx: &mut Effects) {
-        let (from_receipt, held) = (mutant!(self, LeaseFromReceipt), self.config.timing.lease_held());
+        let held = self.config.timing.lease_held();
         let Role::Leading(l) = &mut self.role else { return };
         if let Some(follower) = l.followers.get_mut(&from).filter(|f| f.session == session) {
             follower.confirmed = follower.confirmed.max(nonce);
@@ -71,7 +71,7 @@ impl Copy {
             }
             if nonce == l.reads.nonce {
                 // From when it was first asked: a question may have been repeated.
-                follower.grants = if from_receipt { now.mono } else { l.reads.begun } + held;
+                follower.grants = l.reads.begun + held;
             }
             self.pump_reads(now, fx);
         }

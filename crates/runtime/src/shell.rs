@@ -266,6 +266,7 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
         dir,
         unlooked: 0,
         hush: Hush::default(),
+        scratch: Vec::new(),
         roams: announce.ip().is_unspecified(),
         advertised: advertise,
     };
@@ -316,6 +317,8 @@ struct Shell {
     /// Bytes written since the room was looked at.
     unlooked: usize,
     hush: Hush,
+    /// Frames are encoded here.
+    scratch: Vec<u8>,
     /// Its address is whatever the machine has, and may change.
     roams: bool,
     advertised: SocketAddr,
@@ -442,7 +445,7 @@ impl Shell {
                     self.unlooked += persist.batch.puts.iter().map(value).sum::<usize>();
                     self.writer.write(fragment, persist);
                 }
-                Effect::Frame(link, frame) => match wire::encode(&frame) {
+                Effect::Frame(link, frame) => match wire::encode_by(&mut self.scratch, &frame) {
                     Ok(bytes) => self.transport.send(link, bytes),
                     Err(e) => tracing::error!("a frame of our own cannot be sent: {e}"),
                 },

@@ -7,7 +7,7 @@ use replica::Mutant;
 use sim::fragment::{Options, run};
 
 fn caught(mutant: Mutant, within: u64) {
-    let majority = matches!(mutant, Mutant::MajorityOpenedByFew | Mutant::MajorityByStamp);
+    let majority = matches!(mutant, Mutant::MajorityOpenedByFew | Mutant::MajorityByStamp | Mutant::TooFewIgnored);
     let options = Options { mutant: Some(mutant), majority, ..Options::default() };
     let found = (1..=within).find_map(|seed| run(seed, options).violation.map(|what| (seed, what)));
     let (seed, what) = found.unwrap_or_else(|| panic!("{mutant:?} was not noticed in {within} histories"));
@@ -38,7 +38,6 @@ mutants! {
     r6_rejoin_kept RejoinKept 3000
     join_unchecked JoinUnchecked 100
     read_unconfirmed ReadUnconfirmed 1000
-    d12_lease_from_receipt LeaseFromReceipt 3000
     r4_lease_unawaited LeaseUnawaited 3000
     lease_ignored LeaseIgnored 3000
     d15_pending_shown PendingShown 1000
@@ -47,7 +46,7 @@ mutants! {
     ack_early AckEarly 100
     ack_unsynced AckUnsynced 3000
     no_pull NoPull 100
-    too_few_ignored TooFewIgnored 300
+    too_few_ignored TooFewIgnored 3000
     unsure_done UnsureDone 300
     majority_opened_by_few MajorityOpenedByFew 3000
     majority_by_stamp MajorityByStamp 3000

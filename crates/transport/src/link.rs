@@ -22,6 +22,10 @@ const SILENCE: Duration = Duration::from_secs(3);
 const PACKET_BYTES_MAX: usize = 65_535;
 /// What encryption adds.
 const TAG_BYTES: usize = 16;
+/// How much room there is at least for what is received at once.
+const RECEIVE_BYTES: usize = PACKET_BYTES_MAX + 2;
+/// How much of the sending buffer is kept between bursts.
+const SEND_BYTES_KEPT: usize = 1024 * 1024;
 /// How many bytes may wait to be sent to one peer: several whole batches, and many small ones.
 const QUEUE_BYTES_MAX: usize = 128 * 1024 * 1024;
 
@@ -187,19 +191,31 @@ async fn receive_frames(
     mut sender: tokio::task::JoinHandle<()>,
 ) -> Result<()> {
     let Some(socket) = input.socket.take() else { return Ok(()) };
-    let mut socket = tokio::io::BufReader::with_capacity(PACKET_BYTES_MAX + 2, socket);
+    let (mut socket, mut buffer) = (socket, BytesMut::with_capacity(RECEIVE_BYTES));
     loop {
         while let Some(frame) = input.frame()? {
             if shared.events.send(Event::Frame(link, frame)).await.is_err() {
                 return Ok(());
             }
         }
-        let packet = tokio::select! {
-            packet = read_packet(&mut socket) => packet?,
+        // Whole packets are opened where they were received.
+        if let Some(head) = buffer.first_chunk::<2>() {
+            let end = 2 + usize::from(u16::from_be_bytes(*head));
+            if buffer.len() >= end {
+                input.open(noise, &buffer[2..end])?;
+                buffer.advance(end);
+                continue;
+            }
+        }
+        buffer.reserve(RECEIVE_BYTES);
+        let read = tokio::select! {
+            read = socket.read_buf(&mut buffer) => read?,
             // Closed by this side, or the socket broke while sending.
             _ = &mut sender => return Ok(()),
         };
-        input.open(noise, &packet)?;
+        if read == 0 {
+            return Ok(());
+        }
     }
 }
 
@@ -210,8 +226,8 @@ async fn send_frames(
     mut frames: mpsc::UnboundedReceiver<Bytes>,
     queued: Arc<AtomicUsize>,
 ) {
-    let (mut burst, mut plain, mut out) = (Vec::new(), BytesMut::new(), Vec::new());
-    let (mut sealed, mut nonce) = (vec![0; PACKET_BYTES_MAX], 1);
+    // `out` is never cleared, only written over: its bytes need not be zeroed again.
+    let (mut burst, mut plain, mut out, mut nonce) = (Vec::new(), BytesMut::new(), Vec::new(), 1);
     while frames.recv_many(&mut burst, 256).await > 0 {
         let mut bytes = 0;
         for frame in burst.drain(..) {
@@ -219,17 +235,24 @@ async fn send_frames(
             plain.extend_from_slice(&frame);
             bytes += frame.len() + 4;
         }
+        let mut used = 0;
         while !plain.is_empty() {
             let piece = plain.split_to(plain.len().min(PACKET_BYTES_MAX - TAG_BYTES));
-            let Ok(len) = noise.write_message(nonce, &piece, &mut sealed) else { return };
+            let end = used + 2 + piece.len() + TAG_BYTES;
+            if out.len() < end {
+                out.resize(end, 0);
+            }
+            let Ok(len) = noise.write_message(nonce, &piece, &mut out[used + 2..end]) else { return };
             nonce += 1;
-            out.extend_from_slice(&(len as u16).to_be_bytes());
-            out.extend_from_slice(&sealed[..len]);
+            out[used..used + 2].copy_from_slice(&(len as u16).to_be_bytes());
+            used = end;
         }
-        if socket.write_all(&out).await.is_err() {
+        if socket.write_all(&out[..used]).await.is_err() {
             return;
         }
-        out.clear();
+        // What one large burst took is not kept for ever.
+        out.truncate(SEND_BYTES_KEPT);
+        out.shrink_to(SEND_BYTES_KEPT);
         queued.fetch_sub(bytes, Ordering::Relaxed);
     }
     let _ = socket.shutdown().await;

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 /// The first byte of every frame and stored value of ours: the version of its form.
 pub const FORMAT: u8 = 2;
 
+/// How much of an encoding buffer is kept.
+const BUFFER_BYTES_KEPT: usize = 1024 * 1024;
+
 /// Bytes that cannot be taken, or a value that cannot be sent. Nothing was changed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum CodecError {
@@ -24,8 +27,23 @@ pub enum CodecError {
 
 /// Encodes a frame.
 pub fn encode<T: Serialize>(value: &T) -> Result<Bytes, CodecError> {
-    let bytes = postcard::to_extend(value, vec![FORMAT]).map_err(|_| CodecError::Damaged)?;
-    if bytes.len() > FRAME_BYTES_MAX { Err(CodecError::TooLarge(bytes.len())) } else { Ok(bytes.into()) }
+    encode_by(&mut Vec::new(), value)
+}
+
+/// Encodes a frame by way of a buffer that many are encoded in, one after the other: it does not grow anew for each.
+pub fn encode_by<T: Serialize>(buffer: &mut Vec<u8>, value: &T) -> Result<Bytes, CodecError> {
+    let mut scratch = std::mem::take(buffer);
+    scratch.clear();
+    scratch.push(FORMAT);
+    let bytes = postcard::to_extend(value, scratch).map_err(|_| CodecError::Damaged)?;
+    let frame = match bytes.len() {
+        len if len > FRAME_BYTES_MAX => Err(CodecError::TooLarge(len)),
+        _ => Ok(Bytes::copy_from_slice(&bytes)),
+    };
+    *buffer = bytes;
+    buffer.clear();
+    buffer.shrink_to(BUFFER_BYTES_KEPT);
+    frame
 }
 
 /// Decodes a frame; bytes left over are damage.

@@ -7,7 +7,7 @@ mod envelope;
 mod keys;
 mod replay;
 
-pub use codec::{CodecError, FORMAT, decode, encode};
+pub use codec::{CodecError, FORMAT, decode, encode, encode_by};
 pub use envelope::{Header, Kind, Opened, open, seal};
 pub use keys::Keys;
 pub use replay::{ReplayWindow, Verdict};

@@ -14,6 +14,8 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 /// How long the faultless second phase lasts, in ms: several openings and joins.
 const QUIET_MS: u64 = 12_000;
+/// And so long beyond that, in microseconds, while something is on its way.
+const LAST_US: u64 = 1_000_000;
 
 /// What to run.
 #[derive(Clone, Copy, Default)]
@@ -22,6 +24,8 @@ pub struct Options {
     pub trace: bool,
     /// Every history is of a table that asks for a majority, on discs that lose nothing.
     pub majority: bool,
+    /// Many messages are late: what leases are about.
+    pub lag: bool,
     /// The rule that is removed.
     pub mutant: Option<Mutant>,
 }
@@ -330,7 +334,9 @@ impl World {
             if at > stop && self.faults {
                 self.calm();
             }
-            if at > stop + quiet || self.report.violation.is_some() {
+            // A record may expire in the last moment: what that causes gets its time.
+            let over = at > stop + quiet && (self.is_level() || at > stop + quiet + LAST_US);
+            if over || self.report.violation.is_some() {
                 break;
             }
             self.now = at;
@@ -341,6 +347,14 @@ impl World {
         if self.report.violation.is_none() {
             self.finish();
         }
+    }
+
+    /// Does every copy hold the same entries, and the leader know it?
+    fn is_level(&self) -> bool {
+        let copies = || self.nodes.iter().filter_map(|n| n.copy.as_ref());
+        let committed = copies().filter_map(|c| c.inspect().committed).all(|(last, commit)| last == commit);
+        let heads: BTreeSet<_> = copies().map(|c| format!("{:?}", c.store().heads())).collect();
+        committed && heads.len() == 1
     }
 
     /// The end of all faults: from here on it must converge and serve.
@@ -519,7 +533,7 @@ impl World {
         if !self.wired[from][to] || self.rng.random_range(0..100) < self.loss {
             return;
         }
-        let slow = self.faults && self.rng.random_bool(0.02);
+        let slow = self.faults && self.rng.random_bool(if self.options.lag { 0.2 } else { 0.02 });
         let ms = if slow { self.rng.random_range(20..400) } else { self.rng.random_range(1..12) };
         let mut at = self.now + ms * 1000 + self.rng.random_range(0..1000);
         if self.wild {
