@@ -25,7 +25,7 @@ const TAG_BYTES: usize = 16;
 /// How much room there is at least for what is received at once.
 const RECEIVE_BYTES: usize = PACKET_BYTES_MAX + 2;
 /// How much of the sending buffer is kept between bursts.
-const SEND_BYTES_KEPT: usize = 1024 * 1024;
+const SEND_BYTES_KEPT: usize = 8 * 1024 * 1024;
 /// How many bytes may wait to be sent to one peer: several whole batches, and many small ones.
 const QUEUE_BYTES_MAX: usize = 128 * 1024 * 1024;
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 pub const FORMAT: u8 = 2;
 
 /// How much of an encoding buffer is kept.
-const BUFFER_BYTES_KEPT: usize = 1024 * 1024;
+const BUFFER_BYTES_KEPT: usize = 8 * 1024 * 1024;
 
 /// Bytes that cannot be taken, or a value that cannot be sent. Nothing was changed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
