@@ -66,6 +66,8 @@ pub struct Subscription {
     position: Position,
     round: Round,
     queue: VecDeque<Change>,
+    /// The fragment whose round is over when the queue is empty, and how far that went.
+    ended: Option<(u16, Heads)>,
     /// Fragments of the present lap that had nothing new.
     quiet: u16,
     /// Since when a fragment has not been answered for.
@@ -75,18 +77,18 @@ pub struct Subscription {
 impl Subscription {
     pub(crate) fn new(table: Table, position: Position) -> Subscription {
         let (round, queue) = (Round::default(), VecDeque::new());
-        Subscription { table, position, round, queue, quiet: 0, silent: None }
+        Subscription { table, position, round, queue, ended: None, quiet: 0, silent: None }
     }
 
-    /// Everything returned so far is before this position, but for changes that may be told again.
+    /// Whoever goes on from here is told everything that was not returned yet, and some of what was.
     pub fn position(&self) -> &Position {
         &self.position
     }
 
     /// The next change; waits for one. Dropping the future loses nothing.
     ///
-    /// Errors: the fragment had no copy in reach that has seen what this subscriber has, for as long as the database's limit;
-    /// call again to go on waiting.
+    /// Errors: a fragment had no copy in reach that is in step with a leader, for as long as the database's limit; call again to
+    /// go on waiting.
     pub async fn next(&mut self) -> Result<Change, Error> {
         loop {
             if let Some(change) = self.try_next().await? {
@@ -105,6 +107,8 @@ impl Subscription {
                 self.quiet = 0;
                 return Ok(Some(change));
             }
+            // Not before the last of them was returned: a position may be kept at any time.
+            self.position.0.extend(self.ended.take());
             if self.quiet >= self.table.def().options.fragments {
                 self.quiet = 0;
                 return Ok(None);
@@ -132,8 +136,7 @@ impl Subscription {
             self.position.0.insert(index, have.meet(&upto));
             (self.round.upto, self.round.after) = (Some(upto), after);
         } else {
-            // Known to the end once the queue is empty, which it is before the next question.
-            self.position.0.insert(index, upto);
+            self.ended = Some((index, upto));
             self.next_fragment(index);
         }
         Ok(())

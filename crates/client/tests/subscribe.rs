@@ -94,6 +94,15 @@ async fn a_subscriber_sees_what_is_there_and_what_comes_and_goes_on_elsewhere() 
     let want: Vec<String> = (0..10).map(|n| format!("big{n}")).collect();
     let want: Vec<(&str, Option<&str>)> = want.iter().map(|k| (k.as_str(), Some(big.as_str()))).collect();
     until(&mut whole, &mut BTreeMap::new(), &want).await;
+    // A position kept after each change: whoever goes on from it misses nothing.
+    let mut one_by_one = table.subscribe(Position::default());
+    let mut seen = BTreeMap::new();
+    while seen.len() < 5 {
+        let change = one_by_one.next().await.unwrap();
+        seen.insert(change.key, change.record.value);
+        let mut rest = there.subscribe(one_by_one.position().clone());
+        until(&mut rest, &mut seen.clone(), &want).await;
+    }
     assert!(Position::from_bytes(b"nonsense").is_err());
     for handle in [b, a] {
         handle.stop();
