@@ -9,4 +9,4 @@ mod shell;
 
 pub use clock::Clock;
 pub use cookie::{Cookie, CookieError, default_cookie_path};
-pub use shell::{Event, Handle, Settings, StartError, start};
+pub use shell::{Event, FREE_BYTES_MIN, Handle, Settings, StartError, start};

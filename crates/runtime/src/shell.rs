@@ -20,7 +20,7 @@ const BURST_MAX: usize = 256;
 const QUEUE_MAX: usize = 4096;
 /// With less room than this on its disc, a node takes no more writes but those that free some. The engine writes what its
 /// journal holds (up to 128 MiB) a second time, and needs room to do so.
-const FREE_BYTES_MIN: u64 = 192 * 1024 * 1024;
+pub const FREE_BYTES_MIN: u64 = 192 * 1024 * 1024;
 /// The room is looked at again after so many bytes written, however soon that is.
 const LOOK_BYTES: usize = 4 * 1024 * 1024;
 /// How often the room is looked at.

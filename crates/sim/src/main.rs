@@ -23,9 +23,6 @@ struct Args {
     /// Histories of tables that ask for a majority.
     #[arg(long)]
     majority: bool,
-    /// Histories in which many messages are late.
-    #[arg(long)]
-    lag: bool,
     /// Print what happens.
     #[arg(long)]
     trace: bool,
@@ -82,7 +79,7 @@ fn work(args: &Args, next: &AtomicU64, sum: &Mutex<(Report, u64)>) {
             let done = sim::cluster::run(seed);
             Report { violation: done.clone().err(), done: done.unwrap_or(0), ..Report::default() }
         } else {
-            run(seed, Options { trace: args.trace, majority: args.majority, lag: args.lag, mutant: None })
+            run(seed, Options { trace: args.trace, majority: args.majority, mutant: None })
         };
         let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(what) = &report.violation {

@@ -144,14 +144,16 @@ pub(crate) async fn run(db: &Database, spec: &Spec) -> Result<Report, Stopped> {
     let load = Arc::new((load, AtomicU64::new(0)));
     let begun = Instant::now() + Duration::from_secs(spec.warm.into());
     let end = begun + Duration::from_secs(spec.seconds.into());
+    // Nanoseconds, to three digits.
+    let mut all = Histogram::new(3).map_err(|e| Stopped::Why(format!("times cannot be counted: {e}")))?;
     let mut clients = JoinSet::new();
     for _ in 0..spec.clients {
-        let load = load.clone();
-        clients.spawn(async move { client(&load.0, &load.1, begun, end).await });
+        let (load, took) = (load.clone(), all.clone());
+        clients.spawn(async move { client(&load.0, &load.1, (begun, end), took).await });
     }
     tokio::time::sleep_until(begun.into()).await;
     let before = db.vitals().await?;
-    let (mut all, mut failed) = (histogram(), 0);
+    let mut failed = 0;
     while let Some(part) = clients.join_next().await {
         let (took, bad) = part.map_err(|e| Stopped::Why(format!("a client of the load failed: {e}")))?;
         let _ = all.add(took);
@@ -175,12 +177,6 @@ pub(crate) async fn run(db: &Database, spec: &Spec) -> Result<Report, Stopped> {
 
 fn used(before: &Vitals, after: &Vitals) -> f64 {
     after.cpu_us.saturating_sub(before.cpu_us) as f64 / 1e6
-}
-
-/// Nanoseconds, to three digits.
-fn histogram() -> Histogram<u64> {
-    // Three digits are always possible.
-    Histogram::new(3).unwrap_or_else(|_| unreachable!())
 }
 
 /// Waits until all fragments are led, and as many copies in sync as there can be; how many that is.
@@ -235,8 +231,14 @@ impl Load {
     }
 }
 
-async fn client(load: &Load, next: &AtomicU64, begun: Instant, end: Instant) -> (Histogram<u64>, u64) {
-    let (mut took, mut failed) = (histogram(), 0);
+/// Does one operation after the other; `took` is for nanoseconds.
+async fn client(
+    load: &Load,
+    next: &AtomicU64,
+    (begun, end): (Instant, Instant),
+    mut took: Histogram<u64>,
+) -> (Histogram<u64>, u64) {
+    let mut failed = 0;
     let mut start = Instant::now();
     while start < end {
         let done = load.one(next.fetch_add(1, Ordering::Relaxed)).await;

@@ -6,6 +6,7 @@ use crate::control::{Ask, Told};
 use crate::settings;
 use anyhow::Result;
 use node::Status;
+use runtime::FREE_BYTES_MIN;
 use serde::Serialize;
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
@@ -15,8 +16,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
-/// A node takes no writes with less room than this.
-const FREE_BYTES_MIN: u64 = 192 * 1024 * 1024;
 /// A disc that needs longer to flush makes `--durability sync` slow.
 const FLUSH_SLOW: Duration = Duration::from_millis(20);
 /// How many flushes are timed; the median counts.

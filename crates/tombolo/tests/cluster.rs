@@ -3,18 +3,10 @@
 
 mod common;
 
-use common::{Net, Node, Scratch, wait, write_secret};
+use common::{Net, Node, Scratch, three, wait, write_secret};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
-
-fn three(scratch: &Scratch, net: &Net) -> Vec<Node> {
-    let mut nodes: Vec<Node> =
-        (1..=3u8).map(|i| Node::new(scratch, &format!("n{i}"), Some(net.host(i)), &[])).collect();
-    nodes.iter_mut().for_each(Node::start);
-    nodes.iter().for_each(|n| n.sees(3, 30));
-    nodes
-}
 
 /// Puts a record through any node; the exit status.
 fn put(node: &Node, table: &str, key: &str, value: &str) -> i32 {

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Net, Node, Scratch, wait, write_secret};
+use common::{Net, Node, Scratch, three, wait, write_secret};
 use std::process::Command;
 
 fn ip(args: &[&str]) {
@@ -39,10 +39,7 @@ fn machines_with_nothing_but_ipv6_find_each_other() {
 fn a_machine_whose_address_changes_is_found_again() {
     need_namespaces!();
     let (scratch, net) = (Scratch::new(), Net::new(3));
-    let mut nodes: Vec<Node> =
-        (1..=3u8).map(|i| Node::new(&scratch, &format!("n{i}"), Some(net.host(i)), &[])).collect();
-    nodes.iter_mut().for_each(Node::start);
-    nodes.iter().for_each(|n| n.sees(3, 30));
+    let nodes = three(&scratch, &net);
     nodes[0].tell(&["table", "create", "t"]);
     nodes[0].in_sync(3, 30);
     ip(&["-n", &net.host(3), "addr", "del", "10.74.0.3/24", "dev", "eth0"]);
@@ -131,10 +128,7 @@ fn foreign() -> Vec<u8> {
 fn a_process_that_was_stopped_shows_nothing_old() {
     need_namespaces!();
     let (scratch, net) = (Scratch::new(), Net::new(3));
-    let mut nodes: Vec<Node> =
-        (1..=3u8).map(|i| Node::new(&scratch, &format!("n{i}"), Some(net.host(i)), &[])).collect();
-    nodes.iter_mut().for_each(Node::start);
-    nodes.iter().for_each(|n| n.sees(3, 30));
+    let nodes = three(&scratch, &net);
     nodes[0].tell(&["table", "create", "t", "--fragments", "1"]);
     nodes[0].in_sync(3, 30);
     for round in 0..3 {

@@ -24,8 +24,6 @@ pub struct Options {
     pub trace: bool,
     /// Every history is of a table that asks for a majority, on discs that lose nothing.
     pub majority: bool,
-    /// Many messages are late: what leases are about.
-    pub lag: bool,
     /// The rule that is removed.
     pub mutant: Option<Mutant>,
 }
@@ -533,7 +531,7 @@ impl World {
         if !self.wired[from][to] || self.rng.random_range(0..100) < self.loss {
             return;
         }
-        let slow = self.faults && self.rng.random_bool(if self.options.lag { 0.2 } else { 0.02 });
+        let slow = self.faults && self.rng.random_bool(0.02);
         let ms = if slow { self.rng.random_range(20..400) } else { self.rng.random_range(1..12) };
         let mut at = self.now + ms * 1000 + self.rng.random_range(0..1000);
         if self.wild {

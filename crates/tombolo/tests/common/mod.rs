@@ -296,3 +296,12 @@ pub fn listen(node: &Node) -> SocketAddr {
     let addr = log.split("listens on ").nth(1).and_then(|rest| rest.split(' ').next());
     addr.and_then(|a| a.parse().ok()).expect("the log names the address")
 }
+
+/// Three nodes, on three hosts, that have found each other.
+pub fn three(scratch: &Scratch, net: &Net) -> Vec<Node> {
+    let mut nodes: Vec<Node> =
+        (1..=3u8).map(|i| Node::new(scratch, &format!("n{i}"), Some(net.host(i)), &[])).collect();
+    nodes.iter_mut().for_each(Node::start);
+    nodes.iter().for_each(|n| n.sees(3, 30));
+    nodes
+}
