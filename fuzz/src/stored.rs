@@ -1,10 +1,12 @@
 //! A copy made of records that a disc gave back, whatever they are, and then used.
 #![no_main]
 
-use base::{FragmentId, Heads, Instant, NodeId, Now, Span, TableId, WallMs};
+use base::{FragmentId, Heads, Instant, NodeId, Now, Span, TableId, Version, WallMs};
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use replica::{Config, Copy, Effects, Input, Meta, MinInSync, Msg, Record, Space, Store, Timing};
+use replica::{Config, Copy, Effects, Input, Meta, MinInSync, Msg, Place, Record, Space, Store, Timing, Values};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 type Stored = (Meta, Heads, Vec<(Vec<u8>, Record)>, Vec<Msg>);
 
@@ -12,26 +14,45 @@ fn at(ms: u64) -> Now {
     Now { mono: Instant(ms * 1_000_000), wall: WallMs(ms) }
 }
 
-fn feed(copy: &mut Copy, ms: u64, input: Input) {
+fn feed(copy: &mut Copy, engine: &Engine, ms: u64, input: Input) {
     let mut fx = Effects::default();
     copy.handle(at(ms), input, &mut fx);
     copy.flush(at(ms), &mut fx);
-    while let Some(mark) = fx.persists.drain(..).map(|p| p.mark).max() {
+    loop {
+        let Some(mark) = fx.persists.iter().map(|p| p.mark).max() else { return };
+        for batch in fx.persists.drain(..).map(|p| p.batch) {
+            let value = |(k, r): (Bytes, Record)| Some((k, (r.version, r.value?)));
+            engine.0.lock().into_iter().for_each(|mut all| all.extend(batch.puts.clone().into_iter().filter_map(value)));
+            batch.apart.iter().for_each(Place::written);
+        }
         copy.handle(at(ms), Input::Durable(mark), &mut fx);
+    }
+}
+
+/// A disc that is never behind.
+#[derive(Default, Debug)]
+struct Engine(Mutex<BTreeMap<Bytes, (Version, Bytes)>>);
+
+impl Values for Engine {
+    fn value(&self, _: FragmentId, key: &[u8]) -> Option<(Version, Bytes)> {
+        self.0.lock().ok()?.get(key).cloned()
     }
 }
 
 fuzz_target!(|data: &[u8]| {
     let Ok((meta, heads, records, messages)) = postcard::from_bytes::<Stored>(data) else { return };
     // The storage layer never hands over a key without a space.
-    let records = records.into_iter().filter(|(key, _)| !key.is_empty()).map(|(key, record)| (Bytes::from(key), record));
+    let records = records.into_iter().filter(|(key, _)| !key.is_empty()).map(|(key, record)| (Bytes::from(key), record.into()));
     let store = Store::load(1, heads, records);
+    let engine = Arc::new(Engine::default());
     let config = Config {
         fragment: FragmentId { table: TableId(1), index: 0 },
         me: NodeId(1),
         incarnation: 1,
         founders: vec![NodeId(1), NodeId(2)],
         ram: false,
+        apart: data.len() % 5 < 2,
+        values: Some(engine.clone()),
         unordered: data.len() % 2 == 0,
         sync: true,
         eager: false,
@@ -46,14 +67,14 @@ fuzz_target!(|data: &[u8]| {
     };
     let mut copy = Copy::new(at(0), config, meta, store);
     let view = [NodeId(2)].into();
-    feed(&mut copy, 1, Input::View { view, dead: [].into(), gone: [].into() });
+    feed(&mut copy, &engine, 1, Input::View { view, dead: [].into(), gone: [].into() });
     for ms in 1..10 {
-        feed(&mut copy, ms * 300, Input::Tick);
+        feed(&mut copy, &engine, ms * 300, Input::Tick);
         if let Some(msg) = messages.get(ms as usize) {
-            feed(&mut copy, ms * 300 + 1, Input::Msg(NodeId(2), msg.clone()));
+            feed(&mut copy, &engine, ms * 300 + 1, Input::Msg(NodeId(2), msg.clone()));
         }
     }
     let range = replica::Range { space: Space::User, from: Bytes::new(), to: None, limit: 10 };
-    feed(&mut copy, 3000, Input::Read(1, vec![range]));
+    feed(&mut copy, &engine, 3000, Input::Read(1, vec![range]));
     let _ = (copy.inspect(), copy.ledger().count(), copy.changes(&Default::default(), 100));
 });

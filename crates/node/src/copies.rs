@@ -1,7 +1,7 @@
 //! The copies that a node holds, where threads beside it can read them.
 
 use base::{FragmentId, Instant, Now};
-use replica::{Copy, Read, Record, Rows, Stored};
+use replica::{Copy, Effects, Input, Read, Record, Rows, Stored};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
@@ -58,10 +58,34 @@ impl Window {
     }
 }
 
-/// All copies of a node, and when each wants to be called.
+/// What one copy is to take at the end of a burst. Those of different copies may run on different threads at once.
+pub struct Task {
+    pub(crate) fragment: FragmentId,
+    copy: Shared,
+    inputs: Vec<Input>,
+    pub(crate) fx: Effects,
+}
+
+impl Task {
+    /// How many inputs wait.
+    pub fn weight(&self) -> usize {
+        self.inputs.len()
+    }
+
+    /// Hands them to the copy, and lets it send what they caused.
+    pub fn run(&mut self, now: Now) {
+        let mut copy = self.copy.write().unwrap_or_else(PoisonError::into_inner);
+        self.inputs.drain(..).for_each(|input| copy.handle(now, input, &mut self.fx));
+        copy.flush(now, &mut self.fx);
+    }
+}
+
+/// All copies of a node, what they have not been given yet, and when each wants to be called.
 #[derive(Default)]
 pub(crate) struct Copies {
     window: Window,
+    /// Those that are to be flushed at the end of the burst, and what they get before that, in order.
+    waiting: BTreeMap<FragmentId, Vec<Input>>,
     due: BTreeSet<(Instant, FragmentId)>,
     deadlines: BTreeMap<FragmentId, Instant>,
 }
@@ -84,6 +108,45 @@ impl Copies {
         let copy = look(&self.window.all).get(&fragment)?.clone();
         let copy = look(&copy);
         Some(look_at(&copy))
+    }
+
+    /// Keeps an input for the end of the burst; `false`: there is no such copy.
+    pub(crate) fn later(&mut self, fragment: FragmentId, input: Input) -> bool {
+        let here = self.contains(fragment);
+        if here {
+            self.waiting.entry(fragment).or_default().push(input);
+        }
+        here
+    }
+
+    /// Hands an input to a copy now, after all that were kept for it; `None`: there is no such copy.
+    pub(crate) fn now(&mut self, now: Now, fragment: FragmentId, input: Input) -> Option<Effects> {
+        let mut inputs = self.waiting.get_mut(&fragment).map(std::mem::take).unwrap_or_default();
+        inputs.push(input);
+        let mut fx = Effects::default();
+        self.step(fragment, |copy| inputs.into_iter().for_each(|input| copy.handle(now, input, &mut fx)))?;
+        self.touch(fragment);
+        Some(fx)
+    }
+
+    /// It is to be flushed at the end of the burst.
+    pub(crate) fn touch(&mut self, fragment: FragmentId) {
+        self.waiting.entry(fragment).or_default();
+    }
+
+    /// What is to be run now: all that waited. To be followed by [`Copies::ran`].
+    pub(crate) fn tasks(&mut self) -> Vec<Task> {
+        let all = look(&self.window.all);
+        let task = |(fragment, inputs)| {
+            let copy = all.get(&fragment)?.clone();
+            Some(Task { fragment, copy, inputs, fx: Effects::default() })
+        };
+        std::mem::take(&mut self.waiting).into_iter().filter_map(task).collect()
+    }
+
+    /// A copy's task was run.
+    pub(crate) fn ran(&mut self, fragment: FragmentId) {
+        self.step(fragment, |_| ());
     }
 
     /// Changes one.

@@ -1,5 +1,6 @@
 //! The copies that this node holds: made, fed, and their effects carried out of the node.
 
+use crate::copies::Task;
 use crate::frame::Frame;
 use crate::io::{Effect, Notice, OpId};
 use crate::node::{Node, Origin};
@@ -13,22 +14,28 @@ use std::collections::{BTreeMap, BTreeSet};
 const INVITE_SOON: Span = Span::ms(50);
 
 impl Node {
-    /// Feeds one copy and carries its effects out.
+    /// Feeds one copy at once and carries its effects out. What comes from peers and clients goes the other way, by
+    /// [`Copies::later`](crate::copies::Copies::later), to be run for all copies at the end of the burst.
     pub(crate) fn feed(&mut self, now: Now, fragment: FragmentId, input: Input, out: &mut Vec<Effect>) {
-        let mut fx = Effects::default();
-        if self.copies.step(fragment, |copy| copy.handle(now, input, &mut fx)).is_none() {
-            return;
+        if let Some(fx) = self.copies.now(now, fragment, input) {
+            self.carry(now, fragment, fx, out);
         }
-        self.dirty.insert(fragment);
-        self.carry(now, fragment, fx, out);
     }
 
-    /// Sends what the copies gathered during a burst of inputs.
-    pub(crate) fn flush_copies(&mut self, now: Now, out: &mut Vec<Effect>) {
-        while let Some(fragment) = self.dirty.pop_first() {
-            let mut fx = Effects::default();
-            self.copies.step(fragment, |copy| copy.flush(now, &mut fx));
-            self.carry(now, fragment, fx, out);
+    /// Runs what the copies were given during a burst of inputs, and sends what they gathered.
+    pub(crate) fn flush_copies(&mut self, now: Now, run: &mut dyn FnMut(&mut [Task]), out: &mut Vec<Effect>) {
+        loop {
+            let mut tasks = self.copies.tasks();
+            if tasks.is_empty() {
+                return;
+            }
+            run(&mut tasks);
+            for task in tasks {
+                self.copies.ran(task.fragment);
+                self.carry(now, task.fragment, task.fx, out);
+            }
+            // The system table may have told of new ones.
+            self.deliver_newborn(now, out);
         }
     }
 
@@ -77,16 +84,10 @@ impl Node {
     }
 
     /// A message for a copy, which this node may hold or not.
-    pub(crate) fn on_copy_msg(
-        &mut self,
-        now: Now,
-        from: NodeId,
-        fragment: FragmentId,
-        msg: Msg,
-        out: &mut Vec<Effect>,
-    ) {
+    pub(crate) fn on_copy_msg(&mut self, from: NodeId, fragment: FragmentId, msg: Msg, out: &mut Vec<Effect>) {
         if self.copies.contains(fragment) {
-            return self.feed(now, fragment, Input::Msg(from, msg), out);
+            self.copies.later(fragment, Input::Msg(from, msg));
+            return;
         }
         match msg {
             Msg::Status(status) => {
@@ -191,6 +192,8 @@ impl Node {
             incarnation: self.config.incarnation,
             founders,
             ram: def.options.storage == Storage::Ram,
+            apart: def.options.storage == Storage::DiscOnly,
+            values: self.config.values.clone(),
             unordered: def.options.unordered,
             sync: def.options.durability == Durability::Sync,
             eager,
@@ -215,7 +218,7 @@ impl Node {
             copy.handle(now, Input::Msg(node, Msg::Status(status)), &mut fx);
         }
         self.copies.insert(fragment, copy);
-        self.dirty.insert(fragment);
+        self.copies.touch(fragment);
         self.newborn.push((fragment, fx));
     }
 
@@ -279,7 +282,7 @@ type Described = (BTreeMap<NodeId, RosterEntry>, BTreeMap<String, TableDef>, usi
 fn described(sys: &Copy, now: Now) -> Described {
     let (mut roster, mut tables, mut unreadable) = Described::default();
     for (key, record) in sys.store().space(Space::User) {
-        let (key, Some(value)) = (&key[1..], record.live(now.wall)) else { continue };
+        let (key, Some(value)) = (&key[1..], record.here().and_then(|r| r.live(now.wall))) else { continue };
         if let Some(node) = schema::node_of_key(key) {
             let entry = wire::decode(value).ok().map(|entry| (node, entry));
             unreadable += usize::from(entry.is_none());

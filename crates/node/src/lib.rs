@@ -16,7 +16,7 @@ mod schema;
 mod status;
 mod vitals;
 
-pub use copies::{Glance, Window};
+pub use copies::{Glance, Task, Window};
 pub use frame::{Frame, Hello, PROTOCOL};
 pub use gateway::{ClientError, Op, OpReply};
 pub use io::{Effect, Input, LinkId, Notice, OpId};

@@ -1,4 +1,4 @@
-use crate::copies::{Copies, Window};
+use crate::copies::{Copies, Task, Window};
 use crate::follow::Questions;
 use crate::frame::{Frame, Hello, PROTOCOL};
 use crate::gateway::{ClientError, Gateway, Next, Op, OpReply, What};
@@ -10,9 +10,10 @@ use base::{FragmentId, Instant, NodeId, Now, Span};
 use discovery::Discovery;
 use membership::{Identity, Island, RosterEntry, RosterStatus, Swim, island};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use replica::{Batch, Check, Lead, Outcome, SessionId, Stored, Ticket, Timing, Write};
+use replica::{Batch, Check, Lead, Outcome, SessionId, Stored, Ticket, Timing, Values, Write};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use wire::{Keys, ReplayWindow};
 
 /// A node is marked lost no earlier than this after it left the view.
@@ -55,6 +56,8 @@ pub struct Config {
     pub discover_delay: Span,
     /// Waits of the copies.
     pub timing: Timing,
+    /// Where copies read values that they do not keep in RAM.
+    pub values: Option<Arc<dyn Values>>,
     /// Of all random choices.
     pub seed: u64,
 }
@@ -82,7 +85,6 @@ pub struct Node {
     pub(crate) invited: BTreeSet<FragmentId>,
     pub(crate) routes: BTreeMap<FragmentId, BTreeMap<NodeId, Lead>>,
     pub(crate) origins: BTreeMap<Ticket, Origin>,
-    pub(crate) dirty: BTreeSet<FragmentId>,
     pub(crate) newborn: Vec<(FragmentId, replica::Effects)>,
     pub(crate) roster: BTreeMap<NodeId, RosterEntry>,
     pub(crate) tables: BTreeMap<String, TableDef>,
@@ -130,7 +132,6 @@ impl Node {
             invited: BTreeSet::new(),
             routes: BTreeMap::new(),
             origins: BTreeMap::new(),
-            dirty: BTreeSet::new(),
             newborn: Vec::new(),
             roster: BTreeMap::new(),
             tables: BTreeMap::new(),
@@ -226,7 +227,7 @@ impl Node {
                     self.on_frame(now, from, frame, out);
                 }
             }
-            Input::Durable(fragment, mark) => self.feed(now, fragment, replica::Input::Durable(mark), out),
+            Input::Durable(fragment, mark) => drop(self.copies.later(fragment, replica::Input::Durable(mark))),
             Input::Op(op, what) => self.on_op(now, op, what, out),
             Input::Vitals(number, vitals) => self.vitals_told(self.config.me, number, vitals, out),
             Input::Advertise(addr) => {
@@ -234,7 +235,7 @@ impl Node {
                 self.config.advertise = addr;
                 self.chores_at = now.mono;
             }
-            Input::Warm(fragment) => self.feed(now, fragment, replica::Input::Warm, out),
+            Input::Warm(fragment) => drop(self.copies.later(fragment, replica::Input::Warm)),
             Input::Forget(op) => {
                 self.creating.remove(&op);
                 self.gateway.forget(op);
@@ -248,10 +249,15 @@ impl Node {
         self.deliver_newborn(now, out);
     }
 
-    /// Ends a burst: copies send what they gathered, clients' operations go where they can.
+    /// Ends a burst: clients' operations go where they can, copies take what came for them and send what they gathered.
     pub fn flush(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.flush_by(now, &mut |tasks| tasks.iter_mut().for_each(|task| task.run(now)), out);
+    }
+
+    /// The same, by whoever runs all of the tasks it is given, each once, in any order and on any threads.
+    pub fn flush_by(&mut self, now: Now, run: &mut dyn FnMut(&mut [Task]), out: &mut Vec<Effect>) {
         self.attempt_due(now, out);
-        self.flush_copies(now, out);
+        self.flush_copies(now, run, out);
     }
 
     /// When to call with [`Input::Tick`] at the latest.
@@ -275,7 +281,7 @@ impl Node {
         self.tend_peers(now, out);
         self.update_view(now, out);
         for fragment in self.copies.due(now.mono) {
-            self.feed(now, fragment, replica::Input::Tick, out);
+            self.copies.later(fragment, replica::Input::Tick);
         }
         for (op, fragment, outcome) in self.gateway.expired(now.mono) {
             let reply = match outcome {
@@ -425,7 +431,7 @@ impl Node {
     /// A record of the system table as this node's copy has it.
     fn sys_record(&self, key: &[u8]) -> Option<replica::Record> {
         let stored = [&[replica::Space::User as u8][..], key].concat();
-        self.copies.with(sys_fragment(), |c| c.store().get(&stored).cloned())?
+        self.copies.with(sys_fragment(), |c| c.store().find(&stored))?
     }
 
     fn put_internal(
@@ -500,7 +506,7 @@ impl Node {
 
     fn on_frame(&mut self, now: Now, from: NodeId, frame: Frame, out: &mut Vec<Effect>) {
         match frame {
-            Frame::Copy(fragment, msg) => self.on_copy_msg(now, from, fragment, msg, out),
+            Frame::Copy(fragment, msg) => self.on_copy_msg(from, fragment, msg, out),
             Frame::Invite(fragment) => {
                 if self.invited.insert(fragment) {
                     self.make_copies(now, true);
@@ -508,19 +514,17 @@ impl Node {
             }
             Frame::Write(number, fragment, request) => {
                 let ticket = self.ticket(Origin::Remote(from, number));
-                if self.copies.contains(fragment) {
-                    return self.feed(now, fragment, replica::Input::Write(ticket, request), out);
+                if !self.copies.later(fragment, replica::Input::Write(ticket, request)) {
+                    self.origins.remove(&ticket);
+                    self.to(from, Frame::Answer(number, replica::Answer::NotLeading), out);
                 }
-                self.origins.remove(&ticket);
-                self.to(from, Frame::Answer(number, replica::Answer::NotLeading), out);
             }
             Frame::Read(number, fragment, read) => {
                 let ticket = self.ticket(Origin::Remote(from, number));
-                if self.copies.contains(fragment) {
-                    return self.feed(now, fragment, replica::Input::Read(ticket, read), out);
+                if !self.copies.later(fragment, replica::Input::Read(ticket, read)) {
+                    self.origins.remove(&ticket);
+                    self.to(from, Frame::Rows(number, None), out);
                 }
-                self.origins.remove(&ticket);
-                self.to(from, Frame::Rows(number, None), out);
             }
             Frame::Answer(number, answer) => {
                 let next = self.gateway.answered(now.mono, from, number, answer);
@@ -742,7 +746,8 @@ impl Node {
                 (None, Some(read)) => replica::Input::Read(ticket, read),
                 (None, None) => return,
             };
-            return self.feed(now, fragment, input, out);
+            self.copies.later(fragment, input);
+            return;
         }
         match (request, read) {
             (Some(request), _) => self.to(leader, Frame::Write(number, fragment, request), out),
@@ -770,7 +775,7 @@ impl Node {
     /// Then every branch led here ends, so that others can tell how; then goodbye.
     fn leave(&mut self, now: Now, out: &mut Vec<Effect>) {
         self.feed_all(now, &replica::Input::Resign, out);
-        self.flush_copies(now, out);
+        self.flush(now, out);
         // Gossip of it might come first, and cost the link that carries the goodbye.
         let links: Vec<LinkId> = self.peers.links().collect();
         out.extend(links.into_iter().map(|link| Effect::Frame(link, Frame::Bye)));

@@ -12,6 +12,18 @@ pub enum Storage {
     Ram,
     /// In RAM and on disc.
     Disc,
+    /// Keys in RAM, values on disc only, but for a bounded cache: for tables larger than the RAM.
+    DiscOnly,
+}
+
+impl std::fmt::Display for Storage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Storage::Ram => "ram",
+            Storage::Disc => "disc",
+            Storage::DiscOnly => "disc_only",
+        })
+    }
 }
 
 /// When an acknowledged write is on disc.

@@ -172,7 +172,7 @@ impl Node {
             name: def.name.clone(),
             copies: o.copies,
             fragments: o.fragments,
-            storage: format!("{:?}", o.storage).to_lowercase(),
+            storage: o.storage.to_string(),
             durability: format!("{:?}", o.durability).to_lowercase(),
             on_conflict: format!("{:?}", o.policy.default).to_lowercase(),
             min_in_sync: o.min_in_sync.to_string(),

@@ -1,5 +1,6 @@
 use crate::follow::Following;
 use crate::gate::{Effects, Gate, Input, Notice, Persist, Then};
+use crate::kept::Values;
 use crate::key::{self, LedgerRow, MemberStatus, Space};
 use crate::lead::Leading;
 use crate::lease::Word;
@@ -14,6 +15,7 @@ use base::{Ballot, FragmentId, Hlc, Instant, NodeId, Now, Span, Version};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// How long things take. The defaults are those of docs/replication.md; the simulator shortens some.
@@ -95,6 +97,10 @@ pub struct Config {
     pub founders: Vec<NodeId>,
     /// Records are not kept on disc.
     pub ram: bool,
+    /// Users' values leave the RAM when they are on disc.
+    pub apart: bool,
+    /// Where values that are not in RAM are read.
+    pub values: Option<Arc<dyn Values>>,
     /// Users' keys are found by hash, not kept in order.
     pub unordered: bool,
     /// Every write is on disc before it is acknowledged.
@@ -212,6 +218,9 @@ impl Copy {
         }
         store.volatile = config.ram;
         store.set_unordered(config.unordered);
+        if let Some(values) = &config.values {
+            store.set_apart(values, config.fragment, config.apart && !config.ram);
+        }
         let rng = StdRng::seed_from_u64(config.seed ^ config.me.0 ^ config.fragment.table.0);
         let mut copy = Copy {
             meta,
@@ -272,6 +281,16 @@ impl Copy {
             }
         }
         self.drain(now, fx);
+        self.mind_values(fx);
+    }
+
+    /// Values that are on disc by now leave the RAM. One that cannot be read is never passed off as anything else: from then
+    /// on this copy says nothing at all.
+    fn mind_values(&mut self, fx: &mut Effects) {
+        self.store.let_go(mutant!(self, ValuesLeaveEarly));
+        if self.store.is_lost() {
+            *fx = Effects { notices: vec![Notice::ValueLost], ..Effects::default() };
+        }
     }
 
     /// Sends what was gathered since the last flush. The shell calls it after a burst of inputs, so that a burst of writes
@@ -280,6 +299,7 @@ impl Copy {
         self.send_appends(now, fx);
         self.drain(now, fx);
         self.say(now, false, fx);
+        self.mind_values(fx);
     }
 
     /// When to call with [`Input::Tick`] at the latest.
@@ -343,14 +363,14 @@ impl Copy {
 
     /// All conflicts' losers that this copy knows of.
     pub fn ledger(&self) -> impl Iterator<Item = LedgerRow> + '_ {
-        self.store.space(Space::Ledger).filter_map(|(k, r)| key::ledger_row(k, r))
+        self.store.own_space(Space::Ledger).filter_map(|(k, r)| key::ledger_row(k, r))
     }
 
     /// The fragment's own list of copies; the founders as long as it is empty.
     pub fn members(&self) -> BTreeMap<NodeId, MemberStatus> {
         let listed: BTreeMap<_, _> = self
             .store
-            .space(Space::Member)
+            .own_space(Space::Member)
             .filter_map(|(k, r)| Some((key::node_of_member(k)?, key::decode(r.value.as_ref()?)?)))
             .collect();
         if !listed.is_empty() {
@@ -385,7 +405,7 @@ impl Copy {
     }
 
     pub(crate) fn known_set(&self) -> BTreeSet<NodeId> {
-        key::decode_set(self.store.get(&key::set()))
+        key::decode_set(self.store.own(&key::set()))
     }
 
     fn status(&self) -> Status {

@@ -42,7 +42,7 @@ pub enum Input {
 }
 
 /// A batch for the disc, in order. `Input::Durable(mark)` is owed when `sync` is set.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Persist {
     /// What to write.
     pub batch: WriteBatch,
@@ -74,6 +74,8 @@ pub enum Notice {
     InSync(BTreeSet<NodeId>),
     /// This copy follows, in step with its leader.
     Following(NodeId),
+    /// A value cannot be read from the disc: this copy says nothing more.
+    ValueLost,
     /// An opening merged what islands had written apart.
     Merged {
         /// Records taken over.

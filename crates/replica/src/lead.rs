@@ -4,6 +4,7 @@ use crate::batch::Answer;
 use crate::copy::{Copy, Role};
 use crate::gate::{Effects, Notice, Reply, Then, Ticket};
 use crate::handover::Writers;
+use crate::kept::Kept;
 use crate::key::{self, MemberStatus};
 use crate::msg::Msg;
 use crate::mutant;
@@ -72,7 +73,7 @@ impl Follower {
 }
 
 /// What a record was before an entry that is not committed yet replaced it.
-type Before = VecDeque<(u64, Option<Record>)>;
+type Before = VecDeque<(u64, Option<Kept>)>;
 
 /// A leader's state. `last >= commit`; `sets` holds every in-sync set in force from `commit` on, the newest last.
 pub(crate) struct Leading {
@@ -190,7 +191,7 @@ impl Leading {
     }
 
     /// The committed record of a key, which may be older than the one in the store.
-    pub(crate) fn committed<'a>(&'a self, key: &[u8], stored: Option<&'a Record>) -> Option<&'a Record> {
+    pub(crate) fn committed<'a>(&'a self, key: &[u8], stored: Option<&'a Kept>) -> Option<&'a Kept> {
         match self.before.get(key).and_then(|before| before.front()) {
             Some((_, record)) => record.as_ref(),
             None => stored,
@@ -336,6 +337,7 @@ impl Copy {
         if commit > l.commit {
             l.commit = commit;
             l.settle_before();
+            l.reads.unblock();
             // Before the answers: whoever asks a follower next finds what it was told of here.
             l.tell_commit(now, fx);
         }

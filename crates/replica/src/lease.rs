@@ -9,6 +9,7 @@ use crate::batch::{Read, Rows};
 use crate::copy::{Copy, Role};
 use crate::follow::Following;
 use crate::gate::{Effects, Reply, Ticket};
+use crate::kept::Kept;
 use crate::key::{self, Space};
 use crate::lead::Leading;
 use crate::msg::Msg;
@@ -132,7 +133,7 @@ impl Copy {
     pub fn get_under_lease(&self, now: Now, key: &[u8]) -> Option<Option<Record>> {
         let eyes = self.eyes(now)?;
         let Some((stored, record)) = self.store.entry(&key::user(key)) else { return Some(None) };
-        Some(self.shown(now, &eyes, stored, record)?.cloned())
+        self.shown(now, &eyes, stored, record)
     }
 
     /// Should [`Input::Warm`](crate::Input::Warm) be sent, since leases are old or missing? Says so once.
@@ -164,27 +165,34 @@ impl Copy {
     }
 
     /// What may be seen of a record, if it lives; `None`: these eyes cannot tell. A follower cannot where an entry is not
-    /// committed, nor what has expired: of that the leader's clock is the judge.
+    /// committed, nor what has expired: of that the leader's clock is the judge. A leader cannot where an entry that is not
+    /// committed replaces a value that was on disc only.
     pub(crate) fn shown<'a>(
         &'a self,
         now: Now,
         eyes: &Eyes<'a>,
         stored: &Bytes,
-        record: &'a Record,
-    ) -> Option<Option<&'a Record>> {
-        let record = match eyes {
+        record: &'a Kept,
+    ) -> Option<Option<Record>> {
+        let kept = match eyes {
             Eyes::Leader(_) if mutant!(self, ReadUncommitted) => Some(record),
             Eyes::Leader(l) => l.committed(stored, Some(record)),
             Eyes::Follower(f) => {
                 let pending = f.loan.pending.contains_key(stored) && !mutant!(self, PendingShown);
-                let mortal = record.expires.is_some() && !mutant!(self, ExpiryByFollower);
+                let mortal = record.expires().is_some() && !mutant!(self, ExpiryByFollower);
                 if pending || mortal {
                     return None;
                 }
                 Some(record)
             }
         };
-        Some(record.filter(|r| r.live(now.wall).is_some()))
+        let Some(kept) = kept.filter(|r| r.is_live(now.wall)) else { return Some(None) };
+        let whole = if std::ptr::eq(kept, record) || mutant!(self, ReplacedShown) {
+            self.store.find(stored)
+        } else {
+            self.store.whole_of_old(stored, kept)
+        };
+        whole.map(Some)
     }
 
     // ---- the follower's half ----

@@ -12,6 +12,7 @@ mod copy;
 mod follow;
 mod gate;
 mod handover;
+mod kept;
 mod key;
 mod lead;
 mod lease;
@@ -31,6 +32,7 @@ pub use batch::{Answer, Batch, Bump, Check, Outcome, Range, Read, Refusal, Reque
 pub use changes::{Changes, Since};
 pub use copy::{Config, Copy, Inspect, RoleName, Timing};
 pub use gate::{Effects, Input, Notice, Persist, Reply, Ticket};
+pub use kept::{Kept, Place, Values, is_apart};
 pub use key::{LedgerRow, MemberStatus, Space};
 pub use merge::{MergePolicy, MergeRule};
 pub use msg::{Lead, Msg, Status};

@@ -89,7 +89,7 @@ impl<'a> Merge<'a> {
 
     /// From here on conflicts go by the ballots of the sides.
     pub(crate) fn by_ballot(&mut self) {
-        let rows = self.store.space(Space::Branch);
+        let rows = self.store.own_space(Space::Branch);
         self.ballots = Some(rows.filter_map(|(key, record)| key::branch_opened(key, record)).collect());
     }
 
@@ -114,25 +114,26 @@ impl<'a> Merge<'a> {
     /// Knowledge decides; only where neither side knew the other's write is there a conflict.
     fn one(&mut self, (theirs, side): (&Heads, Ballot), key: Bytes, r: Record) {
         let seen = self.heads.covers(r.version);
-        let Some(m) = self.puts.get(&key).or_else(|| self.store.get(&key)).cloned() else {
+        let put = self.puts.get(&key);
+        let Some(mine) = put.map(|m| m.version).or_else(|| Some(self.store.get(&key)?.version())) else {
             if !seen {
                 self.take(side, key, r);
             }
             return;
         };
-        if m.version == r.version {
+        if mine == r.version {
             return;
         }
-        let known = if m.version == self.version {
+        let known = if mine == self.version {
             // They know a record of this merge if they know all that it was made of.
             self.made.get(&key).is_some_and(|(of, _)| of.iter().all(|version| theirs.covers(*version)))
         } else {
-            theirs.covers(m.version)
+            theirs.covers(mine)
         };
         if seen && !self.false_conflicts {
         } else if known && !self.false_conflicts {
             self.take(side, key, r);
-        } else {
+        } else if let Some(m) = put.cloned().or_else(|| self.store.find(&key)) {
             self.conflict((theirs, side), key, m, r);
         }
     }
@@ -252,7 +253,8 @@ mod tests {
         merge.fold(from.heads(), rows);
         let conflicts = merge.conflicts;
         let (_, puts) = merge.finish();
-        let mut all: BTreeMap<Bytes, Option<Bytes>> = into.all().map(|(k, r)| (k.clone(), r.value.clone())).collect();
+        let mut all: BTreeMap<Bytes, Option<Bytes>> =
+            into.all().filter_map(|(k, r)| Some((k.clone(), r.here()?.value.clone()))).collect();
         all.extend(puts.into_iter().map(|(k, r)| (k, r.value)));
         (all.into_iter().collect(), conflicts)
     }
@@ -310,6 +312,6 @@ mod tests {
         let row = Record { version: version(9, 9), hlc: Hlc(1), expires: None, value: value.clone() };
         let row = key::ledger_row(key, &row).expect("readable");
         assert_eq!(row.key, Bytes::from_static(&[1]));
-        assert_eq!(Some(&row.lost), a.get(&key::user(&[1])));
+        assert_eq!(Some(row.lost), a.find(&key::user(&[1])));
     }
 }

@@ -324,13 +324,15 @@ pub(crate) mod tests {
         Now { mono: Instant(ms * 1_000_000), wall: WallMs(ms) }
     }
 
-    pub(crate) fn copy(at: Now, meta: Meta) -> Copy {
-        let config = Config {
+    pub(crate) fn config() -> Config {
+        Config {
             fragment: FragmentId { table: TableId(1), index: 0 },
             me: NodeId(1),
             incarnation: 1,
             founders: vec![NodeId(1), NodeId(2)],
             ram: false,
+            apart: false,
+            values: None,
             unordered: false,
             sync: true,
             eager: false,
@@ -342,8 +344,11 @@ pub(crate) mod tests {
             timing: Timing::default(),
             seed: 1,
             mutant: None,
-        };
-        Copy::new(at, config, meta, Store::default())
+        }
+    }
+
+    pub(crate) fn copy(at: Now, meta: Meta) -> Copy {
+        Copy::new(at, config(), meta, Store::default())
     }
 
     /// What it gave before it crashed is forgotten, and may still hold: a whole lease, from its start on.

@@ -20,6 +20,9 @@ const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub(crate) struct Reads {
     next: Vec<(Ticket, Read)>,
     current: Vec<(Ticket, Read)>,
+    /// Those that ran into an entry that is not committed, and cannot tell what it replaces: they go round again when
+    /// something has been committed.
+    blocked: Vec<(Ticket, Read)>,
     /// The round under way or last done, and when it was begun.
     nonce: u64,
     begun: Instant,
@@ -30,11 +33,16 @@ pub(crate) struct Reads {
 
 impl Reads {
     pub(crate) fn is_empty(&self) -> bool {
-        self.next.is_empty() && self.current.is_empty() && self.asked.is_none()
+        self.next.is_empty() && self.current.is_empty() && self.blocked.is_empty() && self.asked.is_none()
     }
 
     pub(crate) fn into_tickets(self) -> impl Iterator<Item = Ticket> {
-        self.current.into_iter().chain(self.next).map(|(ticket, _)| ticket)
+        self.current.into_iter().chain(self.next).chain(self.blocked).map(|(ticket, _)| ticket)
+    }
+
+    /// Something was committed.
+    pub(crate) fn unblock(&mut self) {
+        self.next.append(&mut self.blocked);
     }
 }
 
@@ -91,9 +99,14 @@ impl Copy {
                 }
                 l.reads.asked = None;
                 let reads = std::mem::take(&mut l.reads.current);
-                for (ticket, read) in reads {
-                    let rows = self.answer_read(now, &read);
-                    fx.replies.push((ticket, Reply::Rows(rows)));
+                let answered: Vec<_> =
+                    reads.into_iter().map(|(t, read)| (t, self.answer_read(now, &read), read)).collect();
+                let Role::Leading(l) = &mut self.role else { return };
+                for (ticket, rows, read) in answered {
+                    match rows {
+                        Some(rows) => fx.replies.push((ticket, Reply::Rows(rows))),
+                        None => l.reads.blocked.push((ticket, read)),
+                    }
                 }
             }
             let Role::Leading(l) = &mut self.role else { return };
@@ -119,10 +132,10 @@ impl Copy {
         }
     }
 
-    fn answer_read(&self, now: Now, read: &Read) -> Vec<Rows> {
-        let Role::Leading(l) = &self.role else { return Vec::new() };
+    fn answer_read(&self, now: Now, read: &Read) -> Option<Vec<Rows>> {
+        let Role::Leading(l) = &self.role else { return None };
         let eyes = Eyes::Leader(l);
-        read.iter().map(|range| self.read_range(now, range, &eyes).unwrap_or_default()).collect()
+        read.iter().map(|range| self.read_range(now, range, &eyes)).collect()
     }
 
     /// One range as these eyes see it; `None` where they cannot tell. Only a leader shows what is not the users'.
@@ -145,7 +158,7 @@ impl Copy {
                 break;
             }
             size += record.weight(stored);
-            out.rows.push((stored.slice(1..), record.clone()));
+            out.rows.push((stored.slice(1..), record));
         }
         Some(out)
     }

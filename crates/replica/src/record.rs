@@ -1,3 +1,4 @@
+use crate::kept::Place;
 use base::{Ballot, Hlc, Version, WallMs};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -56,7 +57,7 @@ pub struct Meta {
 }
 
 /// A change of a copy's storage: atomic, whatever its size.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub struct WriteBatch {
     /// The new meta, if it changed.
     pub meta: Option<Meta>,
@@ -66,9 +67,16 @@ pub struct WriteBatch {
     pub puts: Vec<(Bytes, Record)>,
     /// Keys to remove without trace.
     pub removes: Vec<Bytes>,
+    /// Users' values are to be kept apart from their records, and to be read back from when this is told so.
+    pub apart: Option<Place>,
 }
 
 impl WriteBatch {
+    /// How many bytes its keys and values have.
+    pub fn bytes(&self) -> usize {
+        self.puts.iter().map(|(k, r)| k.len() + r.value.as_ref().map_or(0, Bytes::len)).sum()
+    }
+
     /// Nothing to do?
     pub fn is_empty(&self) -> bool {
         self.meta.is_none() && self.heads.is_empty() && self.puts.is_empty() && self.removes.is_empty()

@@ -1,12 +1,14 @@
+use crate::kept::{Apart, Kept, Values, is_apart};
 use crate::key::{self, Space};
 use crate::record::{Meta, Record, WriteBatch};
 use crate::table::Table;
-use base::{Heads, Hlc, Version, WallMs};
+use base::{FragmentId, Heads, Hlc, Version, WallMs};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::ops::Bound;
+use std::sync::Arc;
 
-/// The records of one copy, all in RAM, and the index version -> keys from which deltas are cut.
+/// The records of one copy, in RAM but for the values that are kept apart, and the index version -> keys from which deltas are cut.
 ///
 /// Invariant H2: no record lies beyond the heads. H1: the heads hold the base of every branch they name.
 #[derive(Default, Debug)]
@@ -15,6 +17,8 @@ pub struct Store {
     index: BTreeSet<(Version, Bytes)>,
     expiring: BTreeSet<(WallMs, Bytes)>,
     heads: Heads,
+    /// Users' values are let go of when they are on disc.
+    apart: Option<Apart>,
     /// Nothing of it goes to disc: what it is told to apply is not handed on.
     pub(crate) volatile: bool,
 }
@@ -37,10 +41,10 @@ impl Store {
     }
 
     /// A copy as loaded from disc. Records beyond the heads (there are none unless the disc lied) are left out.
-    pub fn load(seed: u64, heads: Heads, records: impl IntoIterator<Item = (Bytes, Record)>) -> Store {
+    pub fn load(seed: u64, heads: Heads, records: impl IntoIterator<Item = (Bytes, Kept)>) -> Store {
         let mut store = Store { heads, ..Store::new(seed) };
         for (key, record) in records {
-            if store.heads.covers(record.version) {
+            if store.heads.covers(record.version()) {
                 store.put(key, record);
             }
         }
@@ -52,33 +56,84 @@ impl Store {
         self.records.set_unordered(unordered);
     }
 
+    /// Where values that are on disc only are read; with `more`, those that come from here on are let go of, too.
+    pub(crate) fn set_apart(&mut self, values: &Arc<dyn Values>, fragment: FragmentId, more: bool) {
+        self.apart.get_or_insert_with(|| Apart::new(values.clone(), fragment)).more = more;
+    }
+
+    /// Lets go of the values that are on disc by now; with `early`, of those that are not, too.
+    pub(crate) fn let_go(&mut self, early: bool) {
+        let Some(apart) = &mut self.apart else { return };
+        while let Some((key, version)) = apart.next_written(early) {
+            self.records.let_go(&key, version);
+        }
+    }
+
+    /// Is there a record whose value cannot be read?
+    pub(crate) fn is_lost(&self) -> bool {
+        self.apart.as_ref().is_some_and(Apart::is_lost)
+    }
+
+    /// The whole of the record that is under this key.
+    pub(crate) fn whole(&self, key: &[u8], kept: &Kept) -> Option<Record> {
+        if let Some(record) = kept.here() {
+            return Some(record.clone());
+        }
+        let apart = self.apart.as_ref()?;
+        let record = apart.read(key, kept);
+        if record.is_none() {
+            apart.lose();
+        }
+        record
+    }
+
+    /// The whole of a record that may have been replaced meanwhile, and its value with it.
+    pub(crate) fn whole_of_old(&self, key: &[u8], kept: &Kept) -> Option<Record> {
+        kept.here().cloned().or_else(|| self.apart.as_ref()?.read(key, kept))
+    }
+
+    /// The whole of what is under a stored key.
+    pub fn find(&self, key: &[u8]) -> Option<Record> {
+        self.whole(key, self.get(key)?)
+    }
+
+    /// A record of the copy's own, which are never kept apart.
+    pub(crate) fn own(&self, key: &[u8]) -> Option<&Record> {
+        self.get(key)?.here()
+    }
+
+    /// The copy's own records of one space, but that of outcomes.
+    pub(crate) fn own_space(&self, space: Space) -> impl Iterator<Item = (&Bytes, &Record)> {
+        self.space(space).filter_map(|(key, kept)| Some((key, kept.here()?)))
+    }
+
     /// What is incorporated.
     pub fn heads(&self) -> &Heads {
         &self.heads
     }
 
     /// The record under a stored key (space included), tombstones too.
-    pub fn get(&self, key: &[u8]) -> Option<&Record> {
+    pub fn get(&self, key: &[u8]) -> Option<&Kept> {
         self.records.get(key)
     }
 
     /// The record under a stored key, and that key.
-    pub(crate) fn entry(&self, key: &[u8]) -> Option<(&Bytes, &Record)> {
+    pub(crate) fn entry(&self, key: &[u8]) -> Option<(&Bytes, &Kept)> {
         self.records.entry(key)
     }
 
     /// All records of a range of stored keys, in order; outcomes are not among them.
-    pub fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> impl Iterator<Item = (&Bytes, &Record)> {
+    pub fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> impl Iterator<Item = (&Bytes, &Kept)> {
         self.records.range(from, to)
     }
 
     /// All records of one space, but that of outcomes.
-    pub fn space(&self, space: Space) -> impl Iterator<Item = (&Bytes, &Record)> {
+    pub fn space(&self, space: Space) -> impl Iterator<Item = (&Bytes, &Kept)> {
         self.records.space(space)
     }
 
     /// Every record of every space.
-    pub fn all(&self) -> impl Iterator<Item = (&Bytes, &Record)> {
+    pub fn all(&self) -> impl Iterator<Item = (&Bytes, &Kept)> {
         self.records.all()
     }
 
@@ -104,6 +159,7 @@ impl Store {
             self.heads.add(*version);
         }
         batch.heads = heads;
+        batch.apart = self.apart.as_mut().and_then(Apart::place);
         for (key, record) in puts {
             match key::space_of(&key) {
                 Some(Space::Outcome) if self.is_finished(&key) => continue,
@@ -113,7 +169,12 @@ impl Store {
             if !self.volatile {
                 batch.puts.push((key.clone(), record.clone()));
             }
-            self.put(key, record);
+            if let Some(apart) =
+                self.apart.as_mut().filter(|apart| apart.more && is_apart(&key) && record.value.is_some())
+            {
+                apart.came(key.clone(), record.version);
+            }
+            self.put(key, record.into());
         }
         if self.volatile {
             batch = WriteBatch::default();
@@ -125,15 +186,15 @@ impl Store {
         batch
     }
 
-    fn put(&mut self, key: Bytes, record: Record) {
-        let (version, expires) = (record.version, record.expires);
+    fn put(&mut self, key: Bytes, record: Kept) {
+        let (version, expires) = (record.version(), record.expires());
         self.index.insert((version, key.clone()));
         if let Some(old) = self.records.insert(key.clone(), record) {
-            if let Some(at) = old.expires {
+            if let Some(at) = old.expires() {
                 self.expiring.remove(&(at, key.clone()));
             }
-            if old.version != version {
-                self.index.remove(&(old.version, key.clone()));
+            if old.version() != version {
+                self.index.remove(&(old.version(), key.clone()));
             }
         }
         if let Some(at) = expires {
@@ -144,12 +205,12 @@ impl Store {
     /// Up to `most` keys whose records have expired, with their stamps, the earliest first.
     pub(crate) fn expired(&self, wall: WallMs, most: usize) -> Vec<(Bytes, Hlc)> {
         let due = self.expiring.iter().take_while(|(at, _)| *at <= wall).take(most);
-        due.filter_map(|(_, key)| Some((key.clone(), self.records.get(key)?.hlc))).collect()
+        due.filter_map(|(_, key)| Some((key.clone(), self.records.get(key)?.hlc()))).collect()
     }
 
     /// The number below which all requests of the session are finished.
     pub(crate) fn done_through(&self, session_key: &[u8]) -> u64 {
-        self.get(session_key).and_then(|r| key::decode(r.value.as_ref()?)).unwrap_or(0)
+        self.own(session_key).and_then(|r| key::decode(r.value.as_ref()?)).unwrap_or(0)
     }
 
     fn is_finished(&self, outcome_key: &Bytes) -> bool {
@@ -164,7 +225,7 @@ impl Store {
         for number in gone {
             let key = key::outcome(session, number);
             if let Some(old) = self.records.remove(&key) {
-                self.index.remove(&(old.version, key.clone()));
+                self.index.remove(&(old.version(), key.clone()));
                 removes.push(key);
             }
         }
@@ -195,9 +256,9 @@ impl Store {
                 continue;
             }
             for (version, key) in self.index.range((from, Bound::Excluded((end, Bytes::new())))) {
-                let Some(record) = self.records.get(key) else { continue };
+                let Some(record) = self.records.get(key).and_then(|kept| self.whole(key, kept)) else { continue };
                 size += record.weight(key);
-                out.push((key.clone(), record.clone()));
+                out.push((key.clone(), record));
                 if size >= bytes {
                     return (out, Some((*version, key.clone())));
                 }

@@ -3,8 +3,9 @@
 #![expect(clippy::disallowed_types, reason = "what is walked is sorted, so that a seed still replays")]
 
 use crate::batch::SessionId;
+use crate::kept::Kept;
 use crate::key::{self, Space};
-use crate::record::Record;
+use base::Version;
 use bytes::Bytes;
 use std::collections::btree_set::Range;
 use std::collections::hash_map::DefaultHasher;
@@ -32,7 +33,7 @@ impl BuildHasher for Seeded {
 /// The records of a copy. Nothing depends on the order in which hashing puts them.
 #[derive(Default, Debug)]
 pub(crate) struct Table {
-    shards: Vec<HashMap<Bytes, Record, Seeded>>,
+    shards: Vec<HashMap<Bytes, Kept, Seeded>>,
     seed: Seeded,
     len: usize,
     /// Users' records that hold a value, and the bytes of their keys and values.
@@ -65,17 +66,25 @@ impl Table {
         (self.seed.hash_one(key) >> 40) as usize % SHARDS
     }
 
-    pub(crate) fn get(&self, key: &[u8]) -> Option<&Record> {
+    pub(crate) fn get(&self, key: &[u8]) -> Option<&Kept> {
         self.shards.get(self.shard(key))?.get(key)
     }
 
     /// The record with the key as it is stored, which costs less to clone than to make.
-    pub(crate) fn entry(&self, key: &[u8]) -> Option<(&Bytes, &Record)> {
+    pub(crate) fn entry(&self, key: &[u8]) -> Option<(&Bytes, &Kept)> {
         self.shards.get(self.shard(key))?.get_key_value(key)
     }
 
+    /// Lets go of a value, if it is still that of this write.
+    pub(crate) fn let_go(&mut self, key: &[u8], version: Version) {
+        let shard = self.shard(key);
+        if let Some(kept) = self.shards.get_mut(shard).and_then(|s| s.get_mut(key)).filter(|k| k.version() == version) {
+            kept.let_go();
+        }
+    }
+
     /// Returns the record that was there.
-    pub(crate) fn insert(&mut self, key: Bytes, record: Record) -> Option<Record> {
+    pub(crate) fn insert(&mut self, key: Bytes, record: Kept) -> Option<Kept> {
         if self.shards.is_empty() {
             self.shards.resize_with(SHARDS, || HashMap::with_hasher(self.seed));
         }
@@ -95,7 +104,7 @@ impl Table {
         old
     }
 
-    pub(crate) fn remove(&mut self, key: &[u8]) -> Option<Record> {
+    pub(crate) fn remove(&mut self, key: &[u8]) -> Option<Kept> {
         let shard = self.shard(key);
         let old = self.shards.get_mut(shard)?.remove(key)?;
         self.len -= 1;
@@ -117,7 +126,7 @@ impl Table {
     }
 
     /// Records of a range of keys, in order. Outcomes are not among them.
-    pub(crate) fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> impl Iterator<Item = (&Bytes, &Record)> {
+    pub(crate) fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> impl Iterator<Item = (&Bytes, &Kept)> {
         let kept = self.order.range::<[u8], _>((from, to));
         let all = self.gathered((from, to)).map_or_else(|| Keys::Kept(kept), |keys| Keys::Gathered(keys.into_iter()));
         all.filter_map(|key| Some((key, self.get(key)?)))
@@ -146,7 +155,7 @@ impl Table {
     }
 
     /// Every record: those of all spaces in order, then outcomes.
-    pub(crate) fn all(&self) -> impl Iterator<Item = (&Bytes, &Record)> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&Bytes, &Kept)> {
         let outcomes = self.outcomes.iter().filter_map(|(session, number)| {
             let key = key::outcome(*session, *number);
             self.entry(&key)
@@ -155,7 +164,7 @@ impl Table {
     }
 
     /// All records of one space but that of outcomes.
-    pub(crate) fn space(&self, space: Space) -> impl Iterator<Item = (&Bytes, &Record)> {
+    pub(crate) fn space(&self, space: Space) -> impl Iterator<Item = (&Bytes, &Kept)> {
         let (from, to) = (space as u8, space as u8 + 1);
         let (from, to) = ([from], [to]);
         self.range(Bound::Included(&from), Bound::Excluded(&to)).collect::<Vec<_>>().into_iter()
@@ -163,9 +172,9 @@ impl Table {
 }
 
 /// One record, and its bytes without the byte that names its space, if it is a user's and holds a value.
-fn live_size(key: &[u8], record: Option<&Record>) -> (u64, u64) {
-    let value = record.filter(|_| is_users(key)).and_then(|r| r.value.as_ref());
-    value.map_or((0, 0), |value| (1, (key.len() - 1 + value.len()) as u64))
+fn live_size(key: &[u8], record: Option<&Kept>) -> (u64, u64) {
+    let bytes = record.filter(|_| is_users(key)).and_then(Kept::value_bytes);
+    bytes.map_or((0, 0), |bytes| (1, (key.len() - 1 + bytes) as u64))
 }
 
 fn is_users(key: &[u8]) -> bool {
@@ -192,12 +201,13 @@ impl<'a> Iterator for Keys<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::{Hlc, Version};
+    use crate::Record;
+    use base::Hlc;
     use proptest::prelude::*;
 
-    fn record(n: u8) -> Record {
+    fn record(n: u8) -> Kept {
         let value = (!n.is_multiple_of(3)).then(|| vec![n; usize::from(n)].into());
-        Record { version: Version::default(), hlc: Hlc(u64::from(n)), expires: None, value }
+        Record { version: Version::default(), hlc: Hlc(u64::from(n)), expires: None, value }.into()
     }
 
     proptest! {

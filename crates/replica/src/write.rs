@@ -3,6 +3,7 @@
 use crate::batch::{Answer, Batch, Bump, Check, Outcome, Refusal, Request, Write};
 use crate::copy::{Copy, Role};
 use crate::gate::{Effects, Reply, Ticket};
+use crate::kept::Kept;
 use crate::key;
 use crate::merge::{fields, unfields};
 use crate::mutant;
@@ -51,7 +52,7 @@ impl Copy {
         }
         let floor = *floor;
         if let Some(record) = self.store.get(&key::outcome(id.0, id.1)) {
-            let (version, hlc) = (record.version, record.hlc);
+            let (version, hlc) = (record.version(), record.hlc());
             if self.too_few_to_answer() {
                 return Some(Answer::Busy);
             }
@@ -139,15 +140,18 @@ impl Copy {
         let mut puts: BTreeMap<Bytes, Record> = BTreeMap::new();
         for (index, write) in (0..).zip(&batch.writes) {
             let stored = key::user(write.key());
-            let old = puts.get(&stored).or_else(|| self.store.get(&stored));
-            let over = old.map(|r| r.hlc);
-            let live = old.and_then(|r| r.live(now.wall));
+            let put = puts.get(&stored);
+            let kept = if put.is_some() { None } else { self.store.get(&stored) };
+            let over = put.map(|r| r.hlc).or(kept.map(Kept::hlc));
+            let gone = put.map(|r| r.value.is_none()).or(kept.map(Kept::is_tombstone));
             let (value, ttl) = match write {
                 Write::Put { value, ttl_ms, .. } => (Some(value.clone()), *ttl_ms),
                 // One that has expired still needs its tombstone: another leader's clock may run behind.
-                Write::Delete { .. } if old.is_none_or(|r| r.value.is_none()) => continue,
+                Write::Delete { .. } if gone.unwrap_or(true) => continue,
                 Write::Delete { .. } => (None, None),
                 Write::Bump { by, fields, .. } => {
+                    let old = put.cloned().or_else(|| self.store.whole(&stored, kept?));
+                    let live = old.as_ref().and_then(|r| r.live(now.wall));
                     (Some(bump(live, *by, fields).ok_or(Refusal::NotACounter(index))?), None)
                 }
             };
@@ -161,16 +165,16 @@ impl Copy {
     }
 
     fn holds(&self, wall: WallMs, check: &Check) -> bool {
-        let live = |k: &Bytes| self.store.get(&key::user(k)).filter(|r| r.live(wall).is_some());
+        let live = |k: &Bytes| self.store.get(&key::user(k)).filter(|r| r.is_live(wall));
         match check {
             Check::Absent(k) => live(k).is_none(),
             Check::Present(k) => live(k).is_some(),
-            Check::AtVersion(k, version) => live(k).is_some_and(|r| r.version == *version),
+            Check::AtVersion(k, version) => live(k).is_some_and(|r| r.version() == *version),
             Check::Count(prefix, n) => {
                 let from = key::user(prefix);
                 let to = key::after_prefix(&from);
                 let to = to.as_ref().map_or(Bound::Unbounded, |to| Bound::Excluded(&to[..]));
-                let live = self.store.range(Bound::Included(&from), to).filter(|(_, r)| r.live(wall).is_some());
+                let live = self.store.range(Bound::Included(&from), to).filter(|(_, r)| r.is_live(wall));
                 live.take(*n as usize + 1).count() == *n as usize
             }
         }

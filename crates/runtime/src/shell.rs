@@ -1,6 +1,6 @@
 use crate::Clock;
+use crate::crew::Crew;
 use base::{FragmentId, NodeId, Span};
-use bytes::Bytes;
 use node::{Config, Effect, Glance, Hello, Input, Node, Notice, Op, OpId, OpReply, Window};
 use replica::{Read, Record, Rows};
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use storage::{DataDir, Disc, StorageError, Writer};
+use storage::{DataDir, Disc, Identity, StorageError, Writer};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 use transport::{Hush, Transport, TransportError};
 use wire::Keys;
@@ -52,6 +52,8 @@ pub struct Settings {
     pub zone: Option<String>,
     /// How long to look for peers before taking part alone.
     pub discover_delay: Duration,
+    /// How many threads work on fragments, the node's own among them; `None`: half of the machine's processors, at most 8.
+    pub threads: Option<usize>,
 }
 
 /// Why a node did not start.
@@ -126,6 +128,29 @@ impl Drop for Abandon<'_> {
 }
 
 impl Handle {
+    fn new(
+        wake: mpsc::UnboundedSender<Wake>,
+        node: &Node,
+        clock: Clock,
+        (listen, advertise): (SocketAddr, SocketAddr),
+        identity: &Identity,
+    ) -> Handle {
+        Handle {
+            wake,
+            permits: Arc::new(tokio::sync::Semaphore::new(QUEUE_MAX)),
+            ops: Arc::new(AtomicU64::new(1)),
+            events: broadcast::channel(1024).0,
+            window: node.window(),
+            clock,
+            ended: Arc::new(Mutex::new(None)),
+            changed: Arc::default(),
+            listen,
+            advertise,
+            me: identity.node,
+            incarnation: identity.incarnation,
+        }
+    }
+
     /// Does one operation; `None` when the node has ended. Waits while too many are under way.
     pub async fn op(&self, op: Op) -> Option<OpReply> {
         let _permit = self.permits.acquire().await.ok()?;
@@ -209,6 +234,7 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
     let bound = transport::bind(settings.listen)?;
     let identity = dir.identity(NodeId(random_u64()?))?;
     let (disc, stored) = Disc::open(&settings.data.join("store"), random_u64()?)?;
+    let disc = Arc::new(disc);
     let (listen, keys) = (bound.addr, Keys::derive(&settings.cookie, &settings.group));
     let accept: Vec<Keys> = settings.accept.iter().map(|c| Keys::derive(c, &settings.group)).collect();
     let advertise = settings.advertise.unwrap_or_else(|| bound.advertise());
@@ -227,27 +253,15 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
         join: settings.join,
         discover_delay: Span::ms(settings.discover_delay.as_millis() as u64),
         timing: replica::Timing::default(),
+        values: Some(disc.clone()),
         seed: random_u64()?,
     };
     let clock = Clock::default();
     let node = Node::new(clock.now(), config, stored);
     let (wake, woken) = mpsc::unbounded_channel();
     let (packets, arrived) = mpsc::channel(QUEUE_MAX);
-    let handle = Handle {
-        wake: wake.clone(),
-        permits: Arc::new(tokio::sync::Semaphore::new(QUEUE_MAX)),
-        ops: Arc::new(AtomicU64::new(1)),
-        events: broadcast::channel(1024).0,
-        window: node.window(),
-        clock,
-        ended: Arc::new(Mutex::new(None)),
-        changed: Arc::default(),
-        listen,
-        advertise,
-        me: identity.node,
-        incarnation: identity.incarnation,
-    };
-    let tell = wake.clone();
+    let handle = Handle::new(wake.clone(), &node, clock, (listen, advertise), &identity);
+    let tell = wake;
     let writer = Writer::start(disc, move |e| drop(tell.send(Wake::Disc(e)))).map_err(StartError::System)?;
     let hello = wire::encode(&node.hello()).unwrap_or_default();
     // One thread carries the sockets and the node: a frame that arrives, what it causes, and what is sent for it, wake nobody.
@@ -256,6 +270,7 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
         let _inside = runtime.enter();
         Transport::start(bound, keys, accept, hello, settings.multicast, packets).map_err(StartError::System)?
     };
+    let crew = Crew::new(settings.threads.unwrap_or_else(Crew::usual)).map_err(StartError::System)?;
     let shell = Shell {
         clock,
         node,
@@ -266,6 +281,8 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
         dir,
         unlooked: 0,
         hush: Hush::default(),
+        crew,
+        failed: None,
         scratch: Vec::new(),
         roams: announce.ip().is_unspecified(),
         advertised: advertise,
@@ -317,6 +334,9 @@ struct Shell {
     /// Bytes written since the room was looked at.
     unlooked: usize,
     hush: Hush,
+    crew: Crew,
+    /// Why the node must end.
+    failed: Option<String>,
     /// Frames are encoded here.
     scratch: Vec<u8>,
     /// Its address is whatever the machine has, and may change.
@@ -356,10 +376,10 @@ impl Shell {
             if self.node.deadline(now.mono) <= now.mono {
                 self.node.handle(now, Input::Tick, &mut out);
             }
-            self.node.flush(now, &mut out);
+            self.node.flush_by(now, &mut |tasks| self.crew.run(now, tasks), &mut out);
             self.handle.changed.notify_waiters();
             if self.perform(&mut out) {
-                break None;
+                break self.failed.take();
             }
             if self.unlooked >= LOOK_BYTES {
                 // Not left to the timer, whose turn a steady load would put off.
@@ -441,8 +461,7 @@ impl Shell {
         for effect in out.drain(..) {
             match effect {
                 Effect::Persist(fragment, persist) => {
-                    let value = |(_, r): &(Bytes, replica::Record)| r.value.as_ref().map_or(0, Bytes::len);
-                    self.unlooked += persist.batch.puts.iter().map(value).sum::<usize>();
+                    self.unlooked += persist.batch.bytes();
                     self.writer.write(fragment, persist);
                 }
                 Effect::Frame(link, frame) => match wire::encode_by(&mut self.scratch, &frame) {
@@ -466,7 +485,17 @@ impl Shell {
                     let frame = node::Frame::Vitals(number, vitals());
                     let _ = wire::encode(&frame).map(|bytes| self.transport.send(link, bytes));
                 }
-                Effect::Notice(notice) => self.tell(notice),
+                Effect::Notice(notice) => {
+                    if let Notice::Copy(_, replica::Notice::ValueLost) = notice {
+                        let path = self.dir.path().display();
+                        self.failed = Some(format!(
+                            "a value cannot be read from {path}; check the disc, or move the directory aside and start \
+                             again: the other nodes' copies will fill it"
+                        ));
+                        done = true;
+                    }
+                    self.tell(notice);
+                }
                 Effect::Stopped => done = true,
             }
         }

@@ -163,7 +163,7 @@ impl World {
         let machine = &mut self.machines[m];
         machine.life += 1;
         let images = machine.discs.iter_mut().map(|(fragment, disc)| (*fragment, disc.crash(usize::MAX)));
-        let stored = images.map(|(f, image)| (f, Stored { meta: image.meta, store: image.store() })).collect();
+        let stored = images.map(|(f, image)| (f, Stored { meta: image.meta, store: image.store(false) })).collect();
         let (life, seed) = (machine.life, self.rng.random());
         let config = Config {
             me: NodeId(m as u64 + 1),
@@ -178,6 +178,7 @@ impl World {
             join: Vec::new(),
             discover_delay: Span::ms(3000),
             timing: replica::Timing::default(),
+            values: None,
             seed,
         };
         self.machines[m].node = Some(Node::new(self.clock(m), config, stored));
@@ -185,12 +186,23 @@ impl World {
     }
 
     fn step(&mut self, m: usize, input: Input) {
-        let now = self.clock(m);
+        let (now, life) = (self.clock(m), self.machines[m].life);
         let Some(node) = self.machines[m].node.as_mut() else { return };
         let mut out = Vec::new();
         node.handle(now, input, &mut out);
-        node.flush(now, &mut out);
-        let life = self.machines[m].life;
+        // A burst may be gathered, and its copies may run in any order.
+        let (ends, backwards) = (self.rng.random_bool(0.8), self.rng.random_bool(0.5));
+        let mut run = |tasks: &mut [node::Task]| {
+            if backwards {
+                tasks.reverse();
+            }
+            tasks.iter_mut().for_each(|task| task.run(now));
+        };
+        if ends {
+            node.flush_by(now, &mut run, &mut out);
+        } else {
+            self.at(500, Event::Deliver(m, life, Input::Tick));
+        }
         for effect in out {
             self.perform(m, life, effect);
         }

@@ -79,7 +79,8 @@ fn work(args: &Args, next: &AtomicU64, sum: &Mutex<(Report, u64)>) {
             let done = sim::cluster::run(seed);
             Report { violation: done.clone().err(), done: done.unwrap_or(0), ..Report::default() }
         } else {
-            run(seed, Options { trace: args.trace, majority: args.majority, mutant: None })
+            let asks = args.majority.then_some(replica::MinInSync::Majority);
+            run(seed, Options { trace: args.trace, asks, mutant: None })
         };
         let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(what) = &report.violation {

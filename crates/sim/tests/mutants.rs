@@ -3,12 +3,16 @@
 
 #![allow(clippy::panic)]
 
-use replica::Mutant;
+use replica::{MinInSync, Mutant};
 use sim::fragment::{Options, run};
 
 fn caught(mutant: Mutant, within: u64) {
-    let majority = matches!(mutant, Mutant::MajorityOpenedByFew | Mutant::MajorityByStamp | Mutant::TooFewIgnored);
-    let options = Options { mutant: Some(mutant), majority, ..Options::default() };
+    let asks = match mutant {
+        Mutant::MajorityOpenedByFew | Mutant::MajorityByStamp => Some(MinInSync::Majority),
+        Mutant::TooFewIgnored => Some(MinInSync::Copies(2)),
+        _ => None,
+    };
+    let options = Options { mutant: Some(mutant), asks, ..Options::default() };
     let found = (1..=within).find_map(|seed| run(seed, options).violation.map(|what| (seed, what)));
     let (seed, what) = found.unwrap_or_else(|| panic!("{mutant:?} was not noticed in {within} histories"));
     println!("{mutant:?}: seed {seed}: {what}");
@@ -46,7 +50,7 @@ mutants! {
     ack_early AckEarly 100
     ack_unsynced AckUnsynced 3000
     no_pull NoPull 100
-    too_few_ignored TooFewIgnored 3000
+    too_few_ignored TooFewIgnored 6000
     unsure_done UnsureDone 300
     majority_opened_by_few MajorityOpenedByFew 3000
     majority_by_stamp MajorityByStamp 3000
@@ -56,4 +60,6 @@ mutants! {
     false_conflicts FalseConflicts 100
     d14_pending_answered PendingAnswered 3000
     r7_commit_new_set CommitNewSet 3000
+    values_leave_early ValuesLeaveEarly 100
+    replaced_shown ReplacedShown 3000
 }

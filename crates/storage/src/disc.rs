@@ -1,8 +1,8 @@
 use crate::StorageError;
-use base::{BranchId, FragmentId, Heads, NodeId, TableId, Version};
+use base::{BranchId, FragmentId, Heads, Hlc, NodeId, TableId, Version, WallMs};
 use bytes::Bytes;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
-use replica::{Meta, Persist, Record, Store, Stored, WriteBatch};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, OwnedWriteBatch, PersistMode};
+use replica::{Kept, Meta, Persist, Record, Store, Stored, Values, WriteBatch, is_apart};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 /// Journals are kept small, so that a start takes a second, not a minute.
 const JOURNAL_BYTES_MAX: u64 = 128 * 1024 * 1024;
 const MEMTABLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// All records lie in RAM already.
-const CACHE_BYTES: u64 = 4 * 1024 * 1024;
+/// What was read lately of the values that are not in RAM.
+const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// A batch above this is staged in pieces and switched on at the end.
 const PIECE_BYTES: usize = 4 * 1024 * 1024;
 
@@ -19,6 +19,16 @@ const META: u8 = b'm';
 const HEAD: u8 = b'h';
 /// A staged batch is complete, and is to be moved over.
 const SWITCH: u8 = b's';
+
+/// How a record lies in its row, by the row's first byte: all of it,
+const WHOLE: u8 = 0;
+/// all but its value, which is under the same key in `values`,
+const APART: u8 = 1;
+/// or, in the staging space, all of it, though it is to lie apart.
+const TO_PART: u8 = 2;
+
+/// What lies in the row of a record whose value lies apart: the version, the stamp, when it expires, the value's bytes.
+type Head = (Version, Hlc, Option<WallMs>, u32);
 
 /// Everything that was on disc.
 pub type Loaded = BTreeMap<FragmentId, Stored>;
@@ -28,6 +38,7 @@ pub struct Disc {
     path: PathBuf,
     db: Database,
     records: Keyspace,
+    values: Keyspace,
     state: Keyspace,
     staging: Keyspace,
 }
@@ -80,9 +91,12 @@ impl Disc {
         let db = builder.max_journaling_size(JOURNAL_BYTES_MAX).open().map_err(fail)?;
         let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES_MAX);
         let records = db.keyspace("records", options).map_err(fail)?;
+        // Large values in files of their own: merging keys does not write them again.
+        let separate = || options().with_kv_separation(Some(KvSeparationOptions::default()));
+        let values = db.keyspace("values", separate).map_err(fail)?;
         let state = db.keyspace("state", options).map_err(fail)?;
         let staging = db.keyspace("staging", options).map_err(fail)?;
-        Ok(Disc { path: path.into(), db, records, state, staging })
+        Ok(Disc { path: path.into(), db, records, values, state, staging })
     }
 
     fn damaged(&self, what: impl ToString) -> StorageError {
@@ -115,11 +129,11 @@ impl Disc {
         }
         let mut loaded = Loaded::new();
         for (fragment, (meta, heads)) in state {
-            let mut records: Vec<(Bytes, Record)> = Vec::new();
+            let mut records: Vec<(Bytes, Kept)> = Vec::new();
             for row in self.records.prefix(prefix(fragment)) {
                 let (key, value) = row.into_inner().map_err(|e| self.damaged(e))?;
-                let record: Record = postcard::from_bytes(&value).map_err(|e| self.damaged(e))?;
-                if !heads.covers(record.version) {
+                let record = self.kept(&value)?;
+                if !heads.covers(record.version()) {
                     return Err(self.damaged("a record that no head covers"));
                 }
                 records.push((Bytes::copy_from_slice(&key[10..]), record));
@@ -134,8 +148,7 @@ impl Disc {
         let mut out = self.db.batch();
         let mut size = 0;
         for (fragment, persist) in group {
-            let bytes: usize =
-                persist.batch.puts.iter().map(|(k, r)| k.len() + r.value.as_ref().map_or(0, Bytes::len)).sum();
+            let bytes = persist.batch.bytes();
             if bytes > PIECE_BYTES {
                 out.commit().map_err(|e| self.failed(e))?;
                 self.write_large(*fragment, &persist.batch)?;
@@ -150,6 +163,7 @@ impl Disc {
             }
         }
         out.commit().map_err(|e| self.failed(e))?;
+        group.iter().filter_map(|(_, p)| p.batch.apart.as_ref()).for_each(replica::Place::written);
         self.persist(sync)
     }
 
@@ -159,15 +173,14 @@ impl Disc {
         self.db.persist(mode).map_err(|e| self.failed(e))
     }
 
-    fn fill(
-        &self,
-        out: &mut fjall::OwnedWriteBatch,
-        fragment: FragmentId,
-        batch: &WriteBatch,
-    ) -> Result<(), StorageError> {
+    fn fill(&self, out: &mut OwnedWriteBatch, fragment: FragmentId, batch: &WriteBatch) -> Result<(), StorageError> {
         for (key, record) in &batch.puts {
-            let value = postcard::to_stdvec(record).map_err(|e| self.damaged(e))?;
-            out.insert(&self.records, with(fragment, &[key]), value);
+            let stored = with(fragment, &[key]);
+            if batch.apart.is_some() {
+                self.fill_parted(out, stored, key, record)?;
+            } else {
+                out.insert(&self.records, stored, self.row(WHOLE, record)?);
+            }
         }
         for key in &batch.removes {
             out.remove(&self.records, with(fragment, &[key]));
@@ -175,9 +188,51 @@ impl Disc {
         self.fill_state(out, fragment, batch)
     }
 
+    fn row(&self, tag: u8, content: &impl serde::Serialize) -> Result<Vec<u8>, StorageError> {
+        postcard::to_extend(content, vec![tag]).map_err(|e| self.damaged(e))
+    }
+
+    /// A record as it is kept in RAM, from its row.
+    fn kept(&self, row: &[u8]) -> Result<Kept, StorageError> {
+        match row.split_first() {
+            Some((&WHOLE, rest)) => postcard::from_bytes::<Record>(rest).map(Kept::from).map_err(|e| self.damaged(e)),
+            Some((&APART, rest)) => {
+                let (version, hlc, expires, bytes): Head = postcard::from_bytes(rest).map_err(|e| self.damaged(e))?;
+                Ok(Kept::on_disc(version, hlc, expires, bytes))
+            }
+            _ => Err(self.damaged("a record's row")),
+        }
+    }
+
+    /// A record of a copy that keeps values apart; a value that was there before goes with the record that it was of.
+    fn fill_parted(
+        &self,
+        out: &mut OwnedWriteBatch,
+        stored: Vec<u8>,
+        key: &[u8],
+        record: &Record,
+    ) -> Result<(), StorageError> {
+        let row = match &record.value {
+            Some(value) if is_apart(key) => {
+                let v = record.version;
+                let named = [v.branch.node.0, v.branch.n, v.seq].map(u64::to_be_bytes).concat();
+                out.insert(&self.values, stored.clone(), [&named[..], value].concat());
+                let head: Head = (v, record.hlc, record.expires, value.len() as u32);
+                self.row(APART, &head)?
+            }
+            None if is_apart(key) => {
+                out.remove(&self.values, stored.clone());
+                self.row(WHOLE, record)?
+            }
+            _ => self.row(WHOLE, record)?,
+        };
+        out.insert(&self.records, stored, row);
+        Ok(())
+    }
+
     fn fill_state(
         &self,
-        out: &mut fjall::OwnedWriteBatch,
+        out: &mut OwnedWriteBatch,
         fragment: FragmentId,
         batch: &WriteBatch,
     ) -> Result<(), StorageError> {
@@ -198,7 +253,7 @@ impl Disc {
         self.clear_staging(fragment)?;
         let (mut out, mut size) = (self.db.batch(), 0);
         for (key, record) in &batch.puts {
-            let value = postcard::to_stdvec(record).map_err(|e| self.damaged(e))?;
+            let value = self.row(if batch.apart.is_some() { TO_PART } else { WHOLE }, record)?;
             size += key.len() + value.len();
             out.insert(&self.staging, with(fragment, &[key]), value);
             if size > PIECE_BYTES {
@@ -222,10 +277,14 @@ impl Disc {
         for row in self.staging.prefix(prefix(fragment)) {
             let (key, value) = row.into_inner().map_err(failed)?;
             size += key.len() + value.len();
-            if value.is_empty() {
-                out.remove(&self.records, key);
-            } else {
-                out.insert(&self.records, key, value);
+            match value.split_first() {
+                None => out.remove(&self.records, key),
+                Some((&TO_PART, rest)) => {
+                    let record: Record = postcard::from_bytes(rest).map_err(|e| self.damaged(e))?;
+                    let (_, own) = split(&key).ok_or_else(|| self.damaged("a staged key"))?;
+                    self.fill_parted(&mut out, key.to_vec(), own, &record)?;
+                }
+                Some(_) => out.insert(&self.records, key, value),
             }
             if size > PIECE_BYTES {
                 out.commit().map_err(failed)?;
@@ -267,5 +326,21 @@ impl Disc {
             if switched { self.drain(fragment)? } else { self.clear_staging(fragment)? }
         }
         Ok(())
+    }
+}
+
+impl Values for Disc {
+    fn value(&self, fragment: FragmentId, key: &[u8]) -> Option<(Version, Bytes)> {
+        let row = self.values.get(with(fragment, &[key])).ok()??;
+        let (named, value) = row.split_at_checked(24)?;
+        let number = |at: usize| Some(u64::from_be_bytes(named[at..at + 8].try_into().ok()?));
+        let branch = BranchId { node: NodeId(number(0)?), n: number(8)? };
+        Some((Version { branch, seq: number(16)? }, Bytes::copy_from_slice(value)))
+    }
+}
+
+impl std::fmt::Debug for Disc {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Disc").field("path", &self.path).finish_non_exhaustive()
     }
 }

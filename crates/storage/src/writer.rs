@@ -3,11 +3,14 @@ use base::FragmentId;
 use replica::Persist;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How many batches may wait for the disc before the node waits too.
 const QUEUE_MAX: usize = 8192;
+/// And how many bytes.
+const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How many batches one flush covers at most.
 const GROUP_MAX: usize = 2048;
 /// `sync_interval`: what was acknowledged without a flush is flushed within this.
@@ -26,25 +29,31 @@ pub enum Event {
 /// is something to flush. An idle node writes nothing.
 pub struct Writer {
     queue: SyncSender<(FragmentId, Persist)>,
+    queued: Arc<Queued>,
     thread: JoinHandle<()>,
 }
 
 impl Writer {
     /// Starts the thread; `tell` is called on it.
-    pub fn start(disc: Disc, tell: impl Fn(Event) + Send + 'static) -> std::io::Result<Writer> {
+    pub fn start(disc: Arc<Disc>, tell: impl Fn(Event) + Send + 'static) -> std::io::Result<Writer> {
         let (queue, jobs) = sync_channel(QUEUE_MAX);
+        let queued = Arc::new(Queued::default());
+        let done = queued.clone();
         let thread = std::thread::Builder::new().name("disc".into()).spawn(move || {
-            if let Err(e) = work(&disc, &jobs, &tell) {
+            if let Err(e) = work(&disc, &jobs, &done, &tell) {
                 tell(Event::Failed(e));
                 // Whoever still sends must not block: take and drop.
-                while jobs.recv().is_ok() {}
+                while let Ok((_, persist)) = jobs.recv() {
+                    done.less(persist.batch.bytes());
+                }
             }
         })?;
-        Ok(Writer { queue, thread })
+        Ok(Writer { queue, queued, thread })
     }
 
     /// Queues a batch; waits while the queue is full.
     pub fn write(&self, fragment: FragmentId, persist: Persist) {
+        self.queued.more(persist.batch.bytes());
         // The thread ends only after this sender is gone.
         let _ = self.queue.send((fragment, persist));
     }
@@ -56,7 +65,33 @@ impl Writer {
     }
 }
 
-fn work(disc: &Disc, jobs: &Receiver<(FragmentId, Persist)>, tell: &impl Fn(Event)) -> Result<(), StorageError> {
+/// How many bytes wait for the disc.
+#[derive(Default)]
+struct Queued {
+    bytes: Mutex<usize>,
+    less: Condvar,
+}
+
+impl Queued {
+    /// Waits for room; what is larger than all the room goes alone.
+    fn more(&self, bytes: usize) {
+        let queued = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = |queued: &mut usize| *queued > 0 && *queued + bytes > QUEUE_BYTES_MAX;
+        *self.less.wait_while(queued, full).unwrap_or_else(PoisonError::into_inner) += bytes;
+    }
+
+    fn less(&self, bytes: usize) {
+        *self.bytes.lock().unwrap_or_else(PoisonError::into_inner) -= bytes;
+        self.less.notify_one();
+    }
+}
+
+fn work(
+    disc: &Disc,
+    jobs: &Receiver<(FragmentId, Persist)>,
+    queued: &Queued,
+    tell: &impl Fn(Event),
+) -> Result<(), StorageError> {
     let mut unflushed: Option<Instant> = None;
     loop {
         let first = match unflushed {
@@ -82,7 +117,10 @@ fn work(disc: &Disc, jobs: &Receiver<(FragmentId, Persist)>, tell: &impl Fn(Even
         }
         let late = unflushed.is_some_and(|since| since.elapsed() >= SYNC_INTERVAL);
         let sync = late || group.iter().any(|(_, p)| p.sync);
-        disc.write(&group, sync)?;
+        let bytes = group.iter().map(|(_, p)| p.batch.bytes()).sum();
+        let written = disc.write(&group, sync);
+        queued.less(bytes);
+        written?;
         unflushed = if sync { None } else { unflushed.or(Some(Instant::now())) };
         if sync {
             let marks: BTreeMap<FragmentId, u64> =
@@ -97,7 +135,7 @@ mod tests {
     use super::*;
     use base::{BranchId, Hlc, NodeId, TableId, Version};
     use bytes::Bytes;
-    use replica::{Meta, Record, WriteBatch};
+    use replica::{Meta, Place, Record, Store, Values, WriteBatch};
     use std::sync::mpsc;
 
     fn fragment(index: u16) -> FragmentId {
@@ -108,7 +146,12 @@ mod tests {
         let version = Version { branch: BranchId { node: NodeId(1), n: 1 }, seq };
         let record = |_| Record { version, hlc: Hlc(seq), expires: None, value: Some(vec![seq as u8; size].into()) };
         let puts = (0..keys).map(|k| (Bytes::from(format!("\x01{k:06}")), record(k))).collect();
-        WriteBatch { meta: Some(Meta { n: seq, ..Meta::default() }), heads: vec![version], puts, removes: vec![] }
+        WriteBatch {
+            meta: Some(Meta { n: seq, ..Meta::default() }),
+            heads: vec![version],
+            puts,
+            ..WriteBatch::default()
+        }
     }
 
     fn open(path: &std::path::Path) -> (Disc, crate::Loaded) {
@@ -121,7 +164,7 @@ mod tests {
         let (disc, loaded) = open(dir.path());
         assert!(loaded.is_empty());
         let (tx, rx) = mpsc::channel();
-        let writer = Writer::start(disc, move |e| tx.send(e).expect("listens")).expect("thread");
+        let writer = Writer::start(Arc::new(disc), move |e| tx.send(e).expect("listens")).expect("thread");
         for (mark, index) in [(1, 0), (2, 0), (1, 1)] {
             writer.write(fragment(index), Persist { batch: batch(mark, 3, 10), mark, sync: true });
         }
@@ -137,7 +180,7 @@ mod tests {
         assert_eq!(loaded.len(), 2);
         let stored = &loaded[&fragment(0)];
         assert_eq!((stored.meta.n, stored.store.len()), (2, 3));
-        assert!(stored.store.all().all(|(_, r)| r.version.seq == 2));
+        assert!(stored.store.all().all(|(_, r)| r.version().seq == 2));
     }
 
     #[test]
@@ -150,7 +193,36 @@ mod tests {
         let (_, loaded) = open(dir.path());
         let store = &loaded[&fragment(0)].store;
         assert_eq!(store.len(), 3000);
-        assert!(store.all().all(|(_, r)| r.version.seq == 3 && r.value.as_ref().is_some_and(|v| v.len() == 4000)));
+        assert!(store.all().all(|(_, r)| r.version().seq == 3 && r.value_bytes() == Some(4000)));
+    }
+
+    /// Written both ways, a small batch and one that is staged: values are found again, with the write that they are of.
+    #[test]
+    fn values_that_lie_apart_are_read_back_and_go_with_their_records() {
+        let dir = tempfile::tempdir().expect("dir");
+        let (disc, _) = open(dir.path());
+        let mut store = Store::new(1);
+        for (seq, keys, size) in [(1, 3, 5000), (2, 2000, 4000)] {
+            let mut batch = batch(seq, keys, size);
+            let place = Place::first();
+            batch.apart = Some(place.clone());
+            disc.write(&[(fragment(0), Persist { batch, mark: seq, sync: true })], true).expect("written");
+            assert!(place.is_written());
+        }
+        let key = |k: usize| Bytes::from(format!("\x01{k:06}"));
+        let gone = Record { value: None, ..batch(3, 1, 1).puts.remove(0).1 };
+        let batch = WriteBatch { puts: vec![(key(7), gone)], apart: Some(Place::first()), ..batch(3, 0, 0) };
+        disc.write(&[(fragment(0), Persist { batch, mark: 3, sync: true })], true).expect("written");
+        drop(disc);
+        let (disc, mut loaded) = open(dir.path());
+        std::mem::swap(&mut store, &mut loaded.get_mut(&fragment(0)).expect("loaded").store);
+        assert_eq!((store.len(), store.live_size().0), (2000, 1999));
+        for (k, kept) in store.all() {
+            assert!(kept.here().is_none() || kept.is_tombstone(), "{k:?} is in RAM");
+            let there = disc.value(fragment(0), k).map(|(version, value)| (version, value.len()));
+            assert_eq!(there, (!kept.is_tombstone()).then_some((kept.version(), 4000)));
+        }
+        assert_eq!(disc.value(fragment(1), &key(1)), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 /// Shared tables and shared files on machines that find each other.
@@ -17,7 +18,7 @@ pub(crate) struct Cli {
     /// The data directory of the node to run or to talk to [default: ~/.local/share/tombolo].
     #[arg(long, global = true, env = "TOMBOLO_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// A TOML file with the options of `up`, named alike: name, group, cookie_file, accept_cookie_file, listen, advertise, join, multicast, zone.
+    /// A TOML file with the options of `up`, named alike: name, group, cookie_file, accept_cookie_file, listen, advertise, join, multicast, zone, threads.
     #[arg(long, global = true, env = "TOMBOLO_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Say more; twice: everything.
@@ -70,6 +71,9 @@ pub(crate) struct Up {
     /// What this machine shares the fate of: a rack, a site.
     #[arg(long, env = "TOMBOLO_ZONE")]
     pub zone: Option<String>,
+    /// How many threads work on fragments [default: half of the processors, at most 8]
+    #[arg(long, env = "TOMBOLO_THREADS", value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
 }
 
 #[derive(Subcommand)]
@@ -241,7 +245,7 @@ pub(crate) struct Shape {
     /// Into how many slices it is cut.
     #[arg(long, default_value_t = 8)]
     pub fragments: u16,
-    /// disc (in RAM and on disc) or ram.
+    /// disc (in RAM and on disc), disc_only (keys in RAM, values on disc, for tables larger than the RAM) or ram.
     #[arg(long, default_value = "disc")]
     pub storage: String,
     /// interval (on disc within 100 ms) or sync (before it is acknowledged).

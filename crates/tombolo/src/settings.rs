@@ -7,6 +7,7 @@ use clap::parser::ValueSource;
 use runtime::Settings;
 use serde::Deserialize;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ struct File {
     join: Vec<SocketAddr>,
     multicast: Option<bool>,
     zone: Option<String>,
+    threads: Option<NonZeroUsize>,
 }
 
 /// The user's data directory.
@@ -57,6 +59,7 @@ struct Resolved {
     join: Vec<SocketAddr>,
     multicast: bool,
     zone: Option<String>,
+    threads: Option<NonZeroUsize>,
 }
 
 fn read(config: Option<&Path>) -> Result<File> {
@@ -88,6 +91,7 @@ fn resolve(data: &Path, file: File, up: Up) -> Result<Resolved> {
         join: if up.join.is_empty() { file.join } else { up.join },
         multicast: !up.no_multicast && file.multicast.unwrap_or(true),
         zone: up.zone.or(file.zone),
+        threads: up.threads.or(file.threads),
     })
 }
 
@@ -114,6 +118,7 @@ pub(crate) fn load(data: PathBuf, config: Option<&Path>, up: Up) -> Result<(Sett
         join: resolved.join,
         multicast: resolved.multicast,
         zone: resolved.zone,
+        threads: resolved.threads.map(NonZeroUsize::get),
         discover_delay: Duration::from_secs(3),
     };
     Ok((settings, cookie.fresh.then_some(NewCookie(resolved.cookie_file))))
@@ -133,6 +138,7 @@ pub(crate) fn print(data: &Path, config: Option<&Path>, up: Up, sources: &ArgMat
         ("join", !file.join.is_empty()),
         ("multicast", file.multicast.is_some()),
         ("zone", file.zone.is_some()),
+        ("threads", file.threads.is_some()),
     ];
     let resolved = resolve(data, file, up)?;
     let values = [
@@ -145,6 +151,7 @@ pub(crate) fn print(data: &Path, config: Option<&Path>, up: Up, sources: &ArgMat
         Some(array(resolved.join.iter().map(ToString::to_string))),
         Some(resolved.multicast.to_string()),
         resolved.zone.as_deref().map(toml_text),
+        resolved.threads.map(|n| n.to_string()),
     ];
     println!("# The data directory is {}", data.display());
     for ((name, in_file), value) in named.into_iter().zip(values) {

@@ -49,7 +49,10 @@ pub(crate) fn options(shape: &Shape) -> Result<TableOptions, Usage> {
     let storage = match shape.storage.as_str() {
         "disc" => Storage::Disc,
         "ram" => Storage::Ram,
-        other => return Err(Usage(format!("--storage {other} is not supported; supported are disc and ram"))),
+        "disc_only" | "disc-only" => Storage::DiscOnly,
+        other => {
+            return Err(Usage(format!("--storage {other} is not supported; supported are disc, disc_only and ram")));
+        }
     };
     let durability = match shape.durability.as_str() {
         "interval" => Durability::Interval,
@@ -81,7 +84,7 @@ pub(crate) fn options(shape: &Shape) -> Result<TableOptions, Usage> {
 fn print_table(def: &TableDef) {
     let o = &def.options;
     let lower = |text: String| text.to_lowercase();
-    let (storage, durability) = (lower(format!("{:?}", o.storage)), lower(format!("{:?}", o.durability)));
+    let (storage, durability) = (o.storage, lower(format!("{:?}", o.durability)));
     let rule = lower(format!("{:?}", o.policy.default));
     let unordered = if o.unordered { "\tunordered" } else { "" };
     println!(

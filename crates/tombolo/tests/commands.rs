@@ -209,3 +209,41 @@ fn a_load_is_measured_and_leaves_nothing() {
     assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
     says(&node.ask(&["bench", "fs", "/nowhere"]), 4, &["/nowhere"]);
 }
+
+/// The memory that a node's process uses, in MiB.
+fn resident_mib(node: &Node) -> u64 {
+    let pages = std::fs::read_to_string(format!("/proc/{}/statm", node.pid())).unwrap();
+    pages.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096 / (1 << 20)
+}
+
+#[test]
+fn a_table_on_disc_only_takes_little_memory_and_is_all_there_after_a_kill() {
+    let scratch = Scratch::new();
+    let mut node = alone(&scratch, "n");
+    node.tell(&["table", "create", "t", "--storage", "disc_only", "--durability", "sync"]);
+    assert!(node.tell(&["table", "list"]).contains("storage=disc_only"));
+    for round in ["first", "second"] {
+        for k in 0..20 {
+            let put = || node.ask(&["put", "t", &format!("k{k}"), &format!("{round} {k}")]);
+            wait("it is put", 20, || put().status.success());
+        }
+    }
+    node.tell(&["del", "t", "k7"]);
+    let load = ["bench", "kv", "--op", "get", "--storage", "disc_only", "--value-size", "65536", "--keys", "6000"];
+    let report = node.tell(&[&load[..], &["--seconds", "1", "--warm", "0", "--keep", "--json"]].concat());
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["failed"], 0, "{report}");
+    let full = resident_mib(&node);
+    assert!(full < 280, "{full} MiB for 375 MiB of values");
+    node.kill();
+    node.start();
+    let all = || node.ask(&["table", "info", "tombolo-bench"]);
+    wait("it has loaded all", 60, || String::from_utf8_lossy(&all().stdout).contains("6000 records"));
+    let loaded = resident_mib(&node);
+    assert!(loaded < 150, "{loaded} MiB after a start");
+    let rows = node.tell(&["scan", "t"]);
+    assert_eq!(rows.lines().count(), 19);
+    assert!((0..20).filter(|k| *k != 7).all(|k| rows.contains(&format!("k{k}\tsecond {k}"))), "{rows}");
+    let rows = node.ask(&["scan", "tombolo-bench", "--limit", "6000"]).stdout;
+    assert!(rows.len() > 6000 * 65536, "{} bytes", rows.len());
+}

@@ -81,7 +81,7 @@ impl Checker {
             }
         };
         if let Some(record) = store.get(stored) {
-            add(record.version);
+            add(record.version());
         }
         let prefix = &stored[1..];
         for (k, _) in
@@ -122,8 +122,12 @@ impl Checker {
             return None;
         }
         // `ram` tables persist nothing: look at the store itself.
-        let fresh: Vec<(Bytes, Record)> =
-            copy.store().all().filter(|(_, r)| r.version.branch.node == id(node)).map(clone).collect();
+        let fresh: Vec<(Bytes, Record)> = copy
+            .store()
+            .all()
+            .filter(|(_, r)| r.version().branch.node == id(node))
+            .filter_map(|(k, _)| Some((k.clone(), copy.store().find(k)?)))
+            .collect();
         self.learn(node, copy, &fresh);
         let moved = fx.persists.iter().any(|p| !p.batch.heads.is_empty());
         self.holds(node, copy).or_else(|| if moved { self.complete(node, copy) } else { None })
@@ -186,8 +190,8 @@ impl Checker {
     fn holds(&self, node: usize, copy: &Copy) -> Option<String> {
         let store = copy.store();
         for (k, r) in store.all() {
-            if !store.heads().covers(r.version) {
-                return Some(format!("H2: copy {node} holds {k:?} of {:?} beyond its heads", r.version));
+            if !store.heads().covers(r.version()) {
+                return Some(format!("H2: copy {node} holds {k:?} of {:?} beyond its heads", r.version()));
             }
         }
         for head in store.heads().iter() {
@@ -367,8 +371,8 @@ impl Checker {
             if !self.excused(w) && !there() {
                 return Some(format!("invariant 1: acknowledged {:?} of {:?} is gone", w.version, w.key));
             }
-            let now = store.get(&w.key).and_then(|r| r.value.as_ref());
-            if max && !self.excused(w) && !at_least(now, w.value.as_ref()) {
+            let now = store.find(&w.key).and_then(|r| r.value);
+            if max && !self.excused(w) && !at_least(now.as_ref(), w.value.as_ref()) {
                 return Some(format!("invariant 1: field-wise max of {:?} is below {:?}", w.key, w.version));
             }
         }
@@ -391,10 +395,6 @@ impl Checker {
             _ => None,
         }
     }
-}
-
-fn clone((k, r): (&Bytes, &Record)) -> (Bytes, Record) {
-    (k.clone(), r.clone())
 }
 
 fn stored(k: u8) -> Bytes {

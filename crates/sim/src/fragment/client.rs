@@ -65,7 +65,7 @@ impl World {
             Op::Swap => {
                 let stored: Vec<u8> = [Space::User as u8, k].into();
                 let copy = self.nodes[home].copy.as_ref();
-                let version = copy.and_then(|c| c.store().get(&stored)).map(|r| r.version).unwrap_or_default();
+                let version = copy.and_then(|c| c.store().get(&stored)).map(replica::Kept::version).unwrap_or_default();
                 (vec![Check::AtVersion(key(k), version)], vec![put(k)])
             }
             Op::Pair => (vec![], vec![put(k), put((k + 1) % KEYS)]),
@@ -252,8 +252,8 @@ impl World {
         let (leader, _) = copy.inspect().lead?;
         let wall = self.clock(index(leader)).wall;
         let shown = |key: &[u8]| rows.iter().flat_map(|r| &r.rows).any(|(k, _)| *k == key[1..]);
-        let mortal = copy.store().space(Space::User).filter(|(_, r)| r.value.is_some() && r.expires.is_some());
-        let wrong = mortal.into_iter().find(|(key, r)| r.live(wall).is_some() != shown(key))?;
+        let mortal = copy.store().space(Space::User).filter(|(_, r)| !r.is_tombstone() && r.expires().is_some());
+        let wrong = mortal.into_iter().find(|(key, r)| r.is_live(wall) != shown(key))?;
         Some(format!("invariant 2: {node} judged by its own clock whether {wrong:?} has expired at {wall:?}"))
     }
 }

@@ -1,7 +1,8 @@
-use base::{Heads, Version};
+use base::{FragmentId, Heads, Version};
 use bytes::Bytes;
-use replica::{Meta, Persist, Record, Store, WriteBatch};
+use replica::{Kept, Meta, Persist, Record, Store, Values, WriteBatch, is_apart};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What is on the platters.
 #[derive(Clone, Default)]
@@ -23,8 +24,37 @@ impl Image {
         self.records.extend(batch.puts);
     }
 
-    pub(crate) fn store(&self) -> Store {
-        Store::load(0, self.heads.clone(), self.records.clone())
+    /// What a copy loads; with `apart`, users' values stay where they are.
+    pub(crate) fn store(&self, apart: bool) -> Store {
+        let kept = |(key, r): (&Bytes, &Record)| match &r.value {
+            Some(value) if apart && is_apart(key) => {
+                (key.clone(), Kept::on_disc(r.version, r.hlc, r.expires, value.len() as u32))
+            }
+            _ => (key.clone(), r.clone().into()),
+        };
+        Store::load(0, self.heads.clone(), self.records.iter().map(kept))
+    }
+}
+
+/// What the engine has written, on the platters or not, and can read back.
+#[derive(Default, Debug)]
+pub(crate) struct Engine(Mutex<BTreeMap<Bytes, (Version, Bytes)>>);
+
+impl Engine {
+    fn take(&self, puts: impl IntoIterator<Item = (Bytes, Record)>) {
+        let mut values = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key, record) in puts {
+            match record.value {
+                Some(value) => values.insert(key, (record.version, value)),
+                None => values.remove(&key),
+            };
+        }
+    }
+}
+
+impl Values for Engine {
+    fn value(&self, _: FragmentId, key: &[u8]) -> Option<(Version, Bytes)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 }
 
@@ -35,11 +65,25 @@ pub(crate) struct Disc {
     cached: VecDeque<Persist>,
     /// A flush is under way up to this mark.
     pub flushing: Option<u64>,
+    pub engine: Arc<Engine>,
+    /// What the engine has not come to yet.
+    queued: VecDeque<WriteBatch>,
 }
 
 impl Disc {
     pub(crate) fn write(&mut self, persist: Persist) {
+        self.queued.push_back(persist.batch.clone());
         self.cached.push_back(persist);
+    }
+
+    /// The engine writes what is queued.
+    pub(crate) fn work(&mut self) {
+        for batch in self.queued.drain(..) {
+            self.engine.take(batch.puts);
+            if let Some(place) = batch.apart {
+                place.written();
+            }
+        }
     }
 
     pub(crate) fn wants_flush(&self) -> bool {
@@ -51,6 +95,7 @@ impl Disc {
     }
 
     pub(crate) fn flush(&mut self, mark: u64) {
+        self.work();
         while self.cached.front().is_some_and(|p| p.mark <= mark)
             && let Some(persist) = self.cached.pop_front()
         {
@@ -70,6 +115,9 @@ impl Disc {
             self.image.apply(persist.batch);
         }
         self.flushing = None;
+        self.queued.clear();
+        self.engine = Arc::default();
+        self.engine.take(self.image.records.clone());
         self.image.clone()
     }
 }

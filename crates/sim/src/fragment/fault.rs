@@ -85,7 +85,7 @@ impl World {
             return;
         }
         let image = self.nodes[node].disc.crash(usize::MAX);
-        let store = if self.ram { Store::default() } else { image.store() };
+        let store = if self.ram { Store::default() } else { image.store(self.apart) };
         self.trace(|| format!("restart {node} with {:?}", store.heads()));
         self.boot(node, image.meta, store);
     }

@@ -44,7 +44,7 @@ impl Subscriber {
                 break;
             }
         }
-        let stored = leader.store().space(Space::User).map(|(key, record)| (key.slice(1..), record.version));
+        let stored = leader.store().space(Space::User).map(|(key, record)| (key.slice(1..), record.version()));
         let stored: BTreeMap<Bytes, Version> = stored.collect();
         (kept && self.seen != stored).then(|| format!("a subscriber knows {:?}, and there is {stored:?}", self.seen))
     }

@@ -22,8 +22,8 @@ const LAST_US: u64 = 1_000_000;
 pub struct Options {
     /// Prints what happens.
     pub trace: bool,
-    /// Every history is of a table that asks for a majority, on discs that lose nothing.
-    pub majority: bool,
+    /// Every history is of a table that asks for so many copies, on discs that lose nothing.
+    pub asks: Option<MinInSync>,
     /// The rule that is removed.
     pub mutant: Option<Mutant>,
 }
@@ -115,6 +115,8 @@ pub(crate) struct World {
     /// More copies than this are mirrors.
     in_sync_max: usize,
     unordered: bool,
+    /// Values leave the RAM when they are on disc.
+    pub apart: bool,
     /// Requests come in bursts.
     pub bursts: bool,
     /// How many of the nodes begin with copies.
@@ -187,16 +189,15 @@ impl World {
             1 => MinInSync::Majority,
             _ => MinInSync::Copies(1),
         };
-        let min_in_sync = if options.majority {
+        if options.asks.is_some() {
             (ram, sync, max) = (false, true, false);
-            MinInSync::Majority
-        } else {
-            min_in_sync
-        };
+        }
+        let min_in_sync = options.asks.unwrap_or(min_in_sync);
         // Mirrors where writes do not need more copies than there may be in sync.
         let bounded = rng.random_bool(0.25) && min_in_sync == MinInSync::Copies(1);
         let in_sync_max = if bounded { rng.random_range(1..=n) } else { usize::MAX };
         let unordered = rng.random_bool(0.2);
+        let apart = rng.random_bool(0.3);
         let late = if rng.random_bool(0.3) { rng.random_range(1..=2) } else { 0 };
         let founders = n.saturating_sub(late).max(1);
         let nodes = (0..n).map(|_| Node::starting(&mut rng)).collect();
@@ -221,6 +222,7 @@ impl World {
             min_in_sync,
             in_sync_max,
             unordered,
+            apart,
             bursts,
             founders,
             schedule: None,
@@ -231,8 +233,9 @@ impl World {
             tickets: BTreeMap::new(),
         };
         world.trace(|| {
-            let kind =
-                format!("wild {wild}, ram {ram}, sync {sync}, max {max}, {min_in_sync:?}, at most {in_sync_max}");
+            let kind = format!(
+                "wild {wild}, ram {ram}, sync {sync}, max {max}, apart {apart}, {min_in_sync:?}, at most {in_sync_max}"
+            );
             format!("{n} nodes, loss {loss} %, {kind}")
         });
         for node in 0..n {
@@ -246,7 +249,8 @@ impl World {
         let mut world = World::of(3, StdRng::seed_from_u64(1), options);
         (world.loss, world.wild, world.ram, world.sync, world.max) = (0, false, false, true, false);
         (world.founders, world.faults, world.load) = (3, false, false);
-        (world.min_in_sync, world.in_sync_max, world.unordered) = (MinInSync::default(), usize::MAX, false);
+        (world.min_in_sync, world.in_sync_max) = (MinInSync::default(), usize::MAX);
+        (world.unordered, world.apart) = (false, false);
         world.check = Checker::new(3, true, false);
         for node in 0..3 {
             world.nodes[node].life += 1;
@@ -284,6 +288,8 @@ impl World {
             founders: all,
             ram: self.ram,
             unordered: self.unordered,
+            apart: self.apart,
+            values: Some(self.nodes[node].disc.engine.clone()),
             sync: self.sync && !self.ram,
             eager: true,
             opens_after: Instant(0),
@@ -507,6 +513,9 @@ impl World {
         for persist in fx.persists {
             self.nodes[node].disc.write(persist);
         }
+        if self.rng.random_bool(0.5) {
+            self.nodes[node].disc.work();
+        }
         self.start_flush(node);
         for (to, msg) in fx.sends {
             self.report.handovers += u64::from(matches!(msg, Msg::TakeOver { .. }));
@@ -595,7 +604,8 @@ impl World {
 }
 
 fn same(a: &Store, b: &Store) -> bool {
-    a.heads() == b.heads() && a.all().eq(b.all())
+    let whole = |s: &Store| s.all().map(|(k, _)| (k.clone(), s.find(k))).collect::<Vec<_>>();
+    a.heads() == b.heads() && whole(a) == whole(b)
 }
 
 fn difference(a: &Store, b: &Store) -> String {
@@ -603,6 +613,6 @@ fn difference(a: &Store, b: &Store) -> String {
         return format!("heads {:?} and {:?}", a.heads(), b.heads());
     }
     let keys: BTreeSet<&Bytes> = a.all().chain(b.all()).map(|(k, _)| k).collect();
-    let found = keys.into_iter().find(|k| a.get(k) != b.get(k));
-    found.map_or_else(String::new, |k| format!("{k:?}: {:?} and {:?}", a.get(k), b.get(k)))
+    let found = keys.into_iter().find(|k| a.find(k) != b.find(k));
+    found.map_or_else(String::new, |k| format!("{k:?}: {:?} and {:?}", a.find(k), b.find(k)))
 }

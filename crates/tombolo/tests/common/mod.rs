@@ -192,10 +192,14 @@ impl Node {
         child.wait().unwrap().code()
     }
 
+    /// Of its process.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
     /// Sends a signal by name.
     pub fn signal(&self, name: &str) {
-        let pid = self.child.as_ref().unwrap().id().to_string();
-        run("kill", &[&format!("-{name}"), &pid]);
+        run("kill", &[&format!("-{name}"), &self.pid().to_string()]);
     }
 
     pub fn is_running(&mut self) -> bool {
