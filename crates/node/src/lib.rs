@@ -4,6 +4,7 @@
 //! datagrams is arithmetic and happens here, with nonces from the node's own seeded generator.
 
 mod copies;
+mod flaps;
 mod follow;
 mod fragments;
 mod frame;
@@ -14,6 +15,7 @@ mod packets;
 mod peers;
 mod schema;
 mod status;
+mod view;
 mod vitals;
 
 pub use copies::{Glance, Task, Window};

@@ -78,7 +78,7 @@ pub struct Node {
     pub(crate) peers: Peers,
     pub(crate) view: BTreeSet<NodeId>,
     /// Those of the missing that look dead, and those that said goodbye.
-    missing: (BTreeSet<NodeId>, BTreeSet<NodeId>),
+    pub(crate) missing: (BTreeSet<NodeId>, BTreeSet<NodeId>),
     pub(crate) gateway: Gateway,
     pub(crate) copies: Copies,
     pub(crate) stored: BTreeMap<FragmentId, Stored>,
@@ -93,7 +93,7 @@ pub struct Node {
     pub(crate) say_unreadable: bool,
     pub(crate) sys_weight: u64,
     creating: BTreeMap<OpId, (String, TableOptions, bool)>,
-    ready: bool,
+    pub(crate) ready: bool,
     pub(crate) counter: u64,
     tickets: Ticket,
     internal: OpId,
@@ -335,7 +335,7 @@ impl Node {
         }
         let whole = island != Island::Solo && !matches!(island, Island::Partitioned(_));
         self.discover(now, discovery::Input::Whole(whole), out);
-        self.say_island(&island, out);
+        self.say_island(now, &island, out);
         if std::mem::take(&mut self.say_unreadable) {
             out.push(Effect::Notice(Notice::Unreadable(self.unreadable)));
         }
@@ -366,12 +366,12 @@ impl Node {
     }
 
     /// Feeds every copy the same.
-    fn feed_all(&mut self, now: Now, input: &replica::Input, out: &mut Vec<Effect>) {
+    pub(crate) fn feed_all(&mut self, now: Now, input: &replica::Input, out: &mut Vec<Effect>) {
         self.copies.ids().into_iter().for_each(|f| self.feed(now, f, input.clone(), out));
     }
 
-    fn say_island(&mut self, island: &Island, out: &mut Vec<Effect>) {
-        let now = (island.name(), self.why(island));
+    fn say_island(&mut self, now: Now, island: &Island, out: &mut Vec<Effect>) {
+        let now = (island.name(), self.why(now.mono, island));
         if self.said.as_ref() != Some(&now) {
             out.push(Effect::Notice(Notice::Island(now.0, now.1.clone())));
             self.said = Some(now);
@@ -453,57 +453,6 @@ impl Node {
 
     // ---- links, packets and the view ----
 
-    fn on_linked(
-        &mut self,
-        now: Now,
-        link: LinkId,
-        dialled: bool,
-        addr: SocketAddr,
-        hello: Hello,
-        out: &mut Vec<Effect>,
-    ) {
-        let node = hello.node;
-        if node == self.config.me {
-            out.push(Effect::Close(link));
-            if dialled {
-                self.discover(now, discovery::Input::Myself(addr), out);
-            }
-            if hello.incarnation != self.config.incarnation {
-                out.push(Effect::Notice(Notice::Twin(addr)));
-            }
-            return;
-        }
-        if hello.protocol != PROTOCOL {
-            out.push(Effect::Notice(Notice::WrongProtocol(addr, hello.protocol)));
-            return out.push(Effect::Close(link));
-        }
-        let listen = reachable(hello.listen, addr);
-        let identity = Identity::first(node, listen, hello.incarnation);
-        let (close, restarted) = self.peers.linked(self.config.me, link, dialled, listen, hello);
-        out.extend(close.into_iter().map(Effect::Close));
-        if restarted && self.view.contains(&node) {
-            // Whoever it was before is gone: its copies begin anew.
-            let mut without = self.view.clone();
-            without.remove(&node);
-            self.show_view(now, without, out);
-        }
-        self.discover(now, discovery::Input::Linked(node, if dialled { addr } else { listen }), out);
-        self.discover(now, discovery::Input::Found(node, listen), out);
-        self.swim(now, membership::Input::Found(identity), out);
-        self.update_view(now, out);
-        if !self.ready {
-            self.chores_at = now.mono;
-        }
-    }
-
-    fn on_unlinked(&mut self, now: Now, link: LinkId, out: &mut Vec<Effect>) {
-        if let Some(node) = self.peers.unlinked(now.mono, link) {
-            self.gateway.lost(node);
-            self.discover(now, discovery::Input::Unlinked(node), out);
-            self.update_view(now, out);
-        }
-    }
-
     fn on_frame(&mut self, now: Now, from: NodeId, frame: Frame, out: &mut Vec<Effect>) {
         match frame {
             Frame::Copy(fragment, msg) => self.on_copy_msg(from, fragment, msg, out),
@@ -536,6 +485,10 @@ impl Node {
             }
             Frame::AreYouThere(number) => self.to(from, Frame::Here(number), out),
             Frame::Here(number) => self.peers.answered(now.mono, from, number),
+            Frame::Hold(ms) => {
+                self.peers.hold(now.mono, from, Span::ms(ms.into()));
+                self.update_view(now, out);
+            }
             Frame::AskChanges(number, fragment, since) => self.answer_changes(from, number, fragment, &since, out),
             Frame::Changes(number, changes) => self.changes_told(number, changes, out),
             Frame::AskVitals(number) => out.extend(self.peers.link(from).map(|l| Effect::Vitals(Some(l), number))),
@@ -547,7 +500,7 @@ impl Node {
         }
     }
 
-    fn to(&self, node: NodeId, frame: Frame, out: &mut Vec<Effect>) {
+    pub(crate) fn to(&self, node: NodeId, frame: Frame, out: &mut Vec<Effect>) {
         out.extend(self.peers.link(node).map(|link| Effect::Frame(link, frame)));
     }
 
@@ -555,40 +508,6 @@ impl Node {
         self.tickets += 1;
         self.origins.insert(self.tickets, origin);
         self.tickets
-    }
-
-    pub(crate) fn update_view(&mut self, now: Now, out: &mut Vec<Effect>) {
-        let view = self.peers.view(now.mono);
-        let missing = (self.peers.dead(), self.peers.gone());
-        if view != self.view || missing != self.missing {
-            self.missing = missing;
-            self.show_view(now, view, out);
-            // The island may have changed: say so soon, not at the next round.
-            self.chores_at = now.mono;
-        }
-    }
-
-    fn show_view(&mut self, now: Now, view: BTreeSet<NodeId>, out: &mut Vec<Effect>) {
-        for node in view.difference(&self.view) {
-            out.push(Effect::Notice(Notice::MemberJoin(*node, self.name_of(*node))));
-        }
-        for node in self.view.difference(&view) {
-            let bye = self.peers.get(*node).is_some_and(|p| p.bye);
-            out.push(Effect::Notice(Notice::MemberLeave(*node, self.name_of(*node), bye)));
-            self.routes.values_mut().for_each(|leads| {
-                leads.remove(node);
-            });
-            self.gateway.lost(*node);
-        }
-        self.view = view;
-        let sight = self.sight();
-        self.feed_all(now, &sight, out);
-    }
-
-    /// What copies are told of others.
-    pub(crate) fn sight(&self) -> replica::Input {
-        let (dead, gone) = self.missing.clone();
-        replica::Input::View { view: self.view.clone(), dead, gone }
     }
 
     // ---- local clients ----
@@ -781,15 +700,4 @@ impl Node {
         out.extend(links.into_iter().map(|link| Effect::Frame(link, Frame::Bye)));
         out.push(Effect::Stopped);
     }
-}
-
-/// An address that its owner may not know: an unspecified IP means the one that packets come from.
-pub(crate) fn reachable(listen: SocketAddr, from: SocketAddr) -> SocketAddr {
-    if !listen.ip().is_unspecified() {
-        return listen;
-    }
-    // The scope of a link-local address is part of the way there.
-    let mut addr = from;
-    addr.set_port(listen.port());
-    addr
 }

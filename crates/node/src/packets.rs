@@ -1,7 +1,8 @@
 //! Datagrams in and out: opened and sealed, and what discovery and membership make of them.
 
 use crate::io::{Effect, Notice};
-use crate::node::{Node, reachable};
+use crate::node::Node;
+use crate::view::reachable;
 use base::Now;
 use discovery::Beacon;
 use rand::RngExt;

@@ -1,5 +1,6 @@
 //! Peers: which links stand, and who is in view.
 
+use crate::flaps::Flaps;
 use crate::frame::Hello;
 use crate::io::LinkId;
 use base::{Instant, NodeId, Span};
@@ -47,6 +48,7 @@ pub(crate) struct Peer {
     ask_at: Instant,
     refused: bool,
     pub bye: bool,
+    flaps: Flaps,
     /// How far its wall clock was ahead of ours, in ms, when it last sent a datagram; the way is not counted.
     offset: Option<i64>,
 }
@@ -54,7 +56,7 @@ pub(crate) struct Peer {
 impl Peer {
     fn in_view(&self, now: Instant) -> bool {
         let linked = !self.links.is_empty() || (!self.refused && now - self.unlinked < RELINK_WAIT);
-        linked && !self.bye
+        linked && !self.bye && self.flaps.held(now).is_none()
     }
 }
 
@@ -93,6 +95,7 @@ impl Peers {
             ask_at: Instant(0),
             refused: false,
             bye: false,
+            flaps: Flaps::default(),
             offset: None,
         };
         let peer = self.all.entry(node).or_insert(fresh);
@@ -113,6 +116,32 @@ impl Peers {
         close.extend(peer.links.iter().map(|l| l.id).filter(|id| *id != keep));
         peer.links.retain(|l| l.id == keep);
         (close, restarted)
+    }
+
+    /// It left the view.
+    pub(crate) fn left(&mut self, now: Instant, node: NodeId) {
+        // Who is held off did not leave by itself.
+        if let Some(peer) = self.all.get_mut(&node).filter(|p| !p.bye && p.flaps.held(now).is_none()) {
+            peer.flaps.left(now);
+        }
+    }
+
+    /// It is linked again; how long it has to wait before it is in view, if it has come and gone of late.
+    pub(crate) fn back(&mut self, now: Instant, node: NodeId) -> Option<Span> {
+        let wait = self.all.get_mut(&node)?.flaps.back(now);
+        (wait > Span(0)).then_some(wait)
+    }
+
+    /// The other end of its link says that it has to wait.
+    pub(crate) fn hold(&mut self, now: Instant, node: NodeId, wait: Span) {
+        if let Some(peer) = self.all.get_mut(&node) {
+            peer.flaps.hold(now, wait);
+        }
+    }
+
+    /// Is it linked, and held off?
+    pub(crate) fn is_held(&self, now: Instant, node: NodeId) -> bool {
+        self.all.get(&node).is_some_and(|p| !p.links.is_empty() && p.flaps.held(now).is_some())
     }
 
     /// A link went; returns its peer if that was the last one.
@@ -250,7 +279,8 @@ impl Peers {
         let doubted = self.all.values().filter(|p| p.swim == Some(false) && !p.links.is_empty());
         let asked = doubted.map(|p| p.question.as_ref().map_or(p.ask_at, |q| q.asked + DOUBT_WAIT));
         // What was due before they were last looked after has been done.
-        relinked.chain(asked).filter(|at| *at > self.ticked).min()
+        let held = self.all.values().filter(|p| !p.links.is_empty()).filter_map(|p| p.flaps.held(self.ticked));
+        relinked.chain(asked).chain(held).filter(|at| *at > self.ticked).min()
     }
 }
 

@@ -558,6 +558,10 @@ fn log(notice: &Notice) {
         Notice::MemberJoin(_, name) => tracing::info!("{name} is in view"),
         Notice::MemberLeave(_, name, true) => tracing::info!("{name} has stopped"),
         Notice::MemberLeave(_, name, false) => tracing::warn!("{name} is out of view"),
+        Notice::Flaps(_, name, wait) => {
+            let seconds = wait.as_ms().div_ceil(1000);
+            tracing::warn!("{name} comes and goes; it has to stay for {seconds} s before it is in view again");
+        }
         Notice::Island(state, why) => tracing::info!("the cluster is {state}: {why}"),
         Notice::Ready { peers } => tracing::info!("ready with {peers} peers"),
         Notice::WrongProtocol(addr, theirs) => tracing::warn!(
