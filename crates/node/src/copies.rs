@@ -170,16 +170,26 @@ impl Copies {
         self.step(fragment, |_| ());
     }
 
-    /// Takes out those that are not to be kept.
-    pub(crate) fn take_out(&mut self, keep: impl Fn(FragmentId) -> bool) -> Vec<(FragmentId, Stored)> {
+    /// Takes out those that are not to be kept, with their last words: whoever waits is answered, branches are closed.
+    pub(crate) fn take_out(
+        &mut self,
+        now: Now,
+        keep: impl Fn(FragmentId) -> bool,
+    ) -> Vec<(FragmentId, Stored, Effects)> {
         let mut all = self.window.all.write().unwrap_or_else(PoisonError::into_inner);
         let gone: Vec<_> = all.keys().copied().filter(|fragment| !keep(*fragment)).collect();
         let gone: Vec<_> = gone.into_iter().filter_map(|fragment| Some((fragment, all.remove(&fragment)?))).collect();
         drop(all);
         self.due.retain(|(_, fragment)| keep(*fragment));
         self.deadlines.retain(|fragment, _| keep(*fragment));
-        let stored = |copy: Shared| copy.write().unwrap_or_else(PoisonError::into_inner).take_stored();
-        gone.into_iter().map(|(fragment, copy)| (fragment, stored(copy))).collect()
+        let last = |(fragment, copy): (FragmentId, Shared)| {
+            let inputs = self.waiting.remove(&fragment).unwrap_or_default();
+            let mut copy = copy.write().unwrap_or_else(PoisonError::into_inner);
+            let mut fx = Effects::default();
+            inputs.into_iter().chain([Input::Resign]).for_each(|input| copy.handle(now, input, &mut fx));
+            (fragment, copy.take_stored(), fx)
+        };
+        gone.into_iter().map(last).collect()
     }
 
     /// When the first of them wants to be called.

@@ -22,20 +22,23 @@ impl Node {
         }
     }
 
-    /// Runs what the copies were given during a burst of inputs, and sends what they gathered.
-    pub(crate) fn flush_copies(&mut self, now: Now, run: &mut dyn FnMut(&mut [Task]), out: &mut Vec<Effect>) {
+    /// Runs what the copies were given during a burst of inputs, and sends what they gathered; was there anything?
+    pub(crate) fn flush_copies(&mut self, now: Now, run: &mut dyn FnMut(&mut [Task]), out: &mut Vec<Effect>) -> bool {
+        let mut ran = false;
         loop {
             let mut tasks = self.copies.tasks();
             if tasks.is_empty() {
-                return;
+                return ran;
             }
+            ran = true;
             run(&mut tasks);
+            // Nothing that carrying causes may feed a copy: what it would say would overtake what is carried later.
             for task in tasks {
                 self.copies.ran(task.fragment);
                 self.carry(now, task.fragment, task.fx, out);
             }
-            // The system table may have told of new ones.
-            self.deliver_newborn(now, out);
+            // The system table may have told of new ones, and of some that are gone.
+            self.deliver_late(now, out);
         }
     }
 
@@ -140,8 +143,11 @@ impl Node {
         }
         let known: BTreeSet<_> = self.tables.values().map(|def| def.id).collect();
         // A table that vanishes may come back when islands meet: its branches must not be numbered anew.
-        let gone = self.copies.take_out(|fragment| fragment == sys_fragment() || known.contains(&fragment.table));
-        self.stored.extend(gone);
+        let keep = |fragment: FragmentId| fragment == sys_fragment() || known.contains(&fragment.table);
+        for (fragment, stored, fx) in self.copies.take_out(now, keep) {
+            self.stored.insert(fragment, stored);
+            self.late.push((fragment, fx));
+        }
         self.make_copies(now, true);
     }
 
@@ -209,7 +215,7 @@ impl Node {
         let mut copy = Copy::new(now, config, stored.meta, stored.store);
         // It begins with the view that the node has; what it says goes out with the next flush.
         let mut fx = Effects::default();
-        copy.handle(now, self.sight(), &mut fx);
+        copy.handle(now, self.sight(now), &mut fx);
         copy.handle(now, Input::Full(self.full), &mut fx);
         copy.handle(now, Input::Barred(self.barred), &mut fx);
         for (node, lead) in self.routes.remove(&fragment).unwrap_or_default() {
@@ -219,12 +225,12 @@ impl Node {
         }
         self.copies.insert(fragment, copy);
         self.copies.touch(fragment);
-        self.newborn.push((fragment, fx));
+        self.late.push((fragment, fx));
     }
 
-    /// Carries out what new copies wanted to say.
-    pub(crate) fn deliver_newborn(&mut self, now: Now, out: &mut Vec<Effect>) {
-        for (fragment, fx) in std::mem::take(&mut self.newborn) {
+    /// Carries out what new copies wanted to say, and those that are gone.
+    pub(crate) fn deliver_late(&mut self, now: Now, out: &mut Vec<Effect>) {
+        for (fragment, fx) in std::mem::take(&mut self.late) {
             self.carry(now, fragment, fx, out);
         }
     }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// The version of the conversation between nodes. Nodes of different versions do not talk, and both say so.
-pub const PROTOCOL: u16 = 3;
+pub const PROTOCOL: u16 = 2;
 
 /// The first frame each way on a new link, inside the encrypted stream.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -45,8 +45,6 @@ pub enum Frame {
     AreYouThere(u64),
     /// I am, in answer to that question.
     Here(u64),
-    /// You have come and gone too often: neither of us shall count on the other for so many milliseconds.
-    Hold(u32),
     /// What changed in this fragment? Answered under the same number.
     AskChanges(u64, FragmentId, Since),
     /// This; `None`: not to be answered here.

@@ -1,7 +1,7 @@
 use crate::frame::{Frame, Hello};
 use crate::gateway::{Op, OpReply};
 use crate::vitals::Vitals;
-use base::{FragmentId, NodeId, Span};
+use base::{FragmentId, NodeId};
 use bytes::Bytes;
 use replica::Persist;
 use std::net::SocketAddr;
@@ -93,8 +93,8 @@ pub enum Notice {
     MemberJoin(NodeId, String),
     /// A node left the view; `true`: it said goodbye.
     MemberLeave(NodeId, String, bool),
-    /// A node has come and gone too often of late, and is not let into the view again before this.
-    Flaps(NodeId, String, Span),
+    /// A node comes and goes.
+    Flaps(NodeId, String),
     /// The island changed: state, and why.
     Island(&'static str, String),
     /// A copy here has something to tell.

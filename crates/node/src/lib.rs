@@ -4,7 +4,6 @@
 //! datagrams is arithmetic and happens here, with nonces from the node's own seeded generator.
 
 mod copies;
-mod flaps;
 mod follow;
 mod fragments;
 mod frame;

@@ -26,6 +26,8 @@ const SKEW_MAX_MS: i64 = 5_000;
 const SKEW_GOOD_MS: i64 = 4_000;
 /// How long a clean stop may take before the node just goes.
 const STOP_WAIT: Span = Span::ms(2_000);
+/// How often an operation may be tried within one burst.
+const ROUNDS_MAX: usize = 3;
 /// Operations of the node itself, not of a client, have this bit.
 const INTERNAL: OpId = 1 << 63;
 
@@ -85,7 +87,7 @@ pub struct Node {
     pub(crate) invited: BTreeSet<FragmentId>,
     pub(crate) routes: BTreeMap<FragmentId, BTreeMap<NodeId, Lead>>,
     pub(crate) origins: BTreeMap<Ticket, Origin>,
-    pub(crate) newborn: Vec<(FragmentId, replica::Effects)>,
+    pub(crate) late: Vec<(FragmentId, replica::Effects)>,
     pub(crate) roster: BTreeMap<NodeId, RosterEntry>,
     pub(crate) tables: BTreeMap<String, TableDef>,
     /// How many records of the system table make no sense to this program, and whether that is to be said.
@@ -102,6 +104,8 @@ pub struct Node {
     said: Option<(&'static str, String)>,
     pub(crate) chores_at: Instant,
     stopping: Option<(Instant, OpId)>,
+    /// Everything that has to be done before the node goes is done.
+    leaving: bool,
     pub(crate) full: bool,
     /// How far this machine's clock is ahead of the others', in ms, while that is too far.
     pub(crate) skewed: Option<i64>,
@@ -132,7 +136,7 @@ impl Node {
             invited: BTreeSet::new(),
             routes: BTreeMap::new(),
             origins: BTreeMap::new(),
-            newborn: Vec::new(),
+            late: Vec::new(),
             roster: BTreeMap::new(),
             tables: BTreeMap::new(),
             unreadable: 0,
@@ -148,6 +152,7 @@ impl Node {
             said: None,
             chores_at: now.mono,
             stopping: None,
+            leaving: false,
             full: false,
             skewed: None,
             barred: false,
@@ -246,7 +251,7 @@ impl Node {
             }
             Input::Stop => self.stop(now, out),
         }
-        self.deliver_newborn(now, out);
+        self.deliver_late(now, out);
     }
 
     /// Ends a burst: clients' operations go where they can, copies take what came for them and send what they gathered.
@@ -256,8 +261,17 @@ impl Node {
 
     /// The same, by whoever runs all of the tasks it is given, each once, in any order and on any threads.
     pub fn flush_by(&mut self, now: Now, run: &mut dyn FnMut(&mut [Task]), out: &mut Vec<Effect>) {
-        self.attempt_due(now, out);
-        self.flush_copies(now, run, out);
+        // What a copy here could not answer goes elsewhere at once.
+        for _ in 0..ROUNDS_MAX {
+            self.attempt_due(now, out);
+            if !self.flush_copies(now, run, out) {
+                break;
+            }
+        }
+        // Not sooner: what copies want done is carried out in the order in which they wanted it.
+        if std::mem::take(&mut self.leaving) {
+            self.leave(now, out);
+        }
     }
 
     /// When to call with [`Input::Tick`] at the latest.
@@ -322,7 +336,8 @@ impl Node {
             out.push(Effect::Notice(Notice::Ready { peers: self.view.len() }));
         }
         if self.stopping.is_some_and(|(at, _)| now.mono - at > STOP_WAIT) {
-            return self.leave(now, out);
+            self.leaving = true;
+            return;
         }
         self.make_copies(now, true);
         let island = self.island(now);
@@ -335,7 +350,7 @@ impl Node {
         }
         let whole = island != Island::Solo && !matches!(island, Island::Partitioned(_));
         self.discover(now, discovery::Input::Whole(whole), out);
-        self.say_island(now, &island, out);
+        self.say_island(&island, out);
         if std::mem::take(&mut self.say_unreadable) {
             out.push(Effect::Notice(Notice::Unreadable(self.unreadable)));
         }
@@ -370,8 +385,8 @@ impl Node {
         self.copies.ids().into_iter().for_each(|f| self.feed(now, f, input.clone(), out));
     }
 
-    fn say_island(&mut self, now: Now, island: &Island, out: &mut Vec<Effect>) {
-        let now = (island.name(), self.why(now.mono, island));
+    fn say_island(&mut self, island: &Island, out: &mut Vec<Effect>) {
+        let now = (island.name(), self.why(island));
         if self.said.as_ref() != Some(&now) {
             out.push(Effect::Notice(Notice::Island(now.0, now.1.clone())));
             self.said = Some(now);
@@ -485,10 +500,6 @@ impl Node {
             }
             Frame::AreYouThere(number) => self.to(from, Frame::Here(number), out),
             Frame::Here(number) => self.peers.answered(now.mono, from, number),
-            Frame::Hold(ms) => {
-                self.peers.hold(now.mono, from, Span::ms(ms.into()));
-                self.update_view(now, out);
-            }
             Frame::AskChanges(number, fragment, since) => self.answer_changes(from, number, fragment, &since, out),
             Frame::Changes(number, changes) => self.changes_told(number, changes, out),
             Frame::AskVitals(number) => out.extend(self.peers.link(from).map(|l| Effect::Vitals(Some(l), number))),
@@ -597,7 +608,8 @@ impl Node {
     /// An operation has ended: its client is told, unless the node itself asked or there is a second half to it.
     fn finish(&mut self, now: Now, op: OpId, reply: OpReply, out: &mut Vec<Effect>) {
         if self.stopping.is_some_and(|(_, last)| last == op) {
-            return self.leave(now, out);
+            self.leaving = true;
+            return;
         }
         if self.entered == Some(op) {
             self.entered = None;
@@ -685,7 +697,8 @@ impl Node {
         // The next internal operation is the last one.
         self.stopping = Some((now.mono, self.internal + 1));
         if self.lead_of(sys_fragment()).is_none() {
-            return self.leave(now, out);
+            self.leaving = true;
+            return;
         }
         let entry = self.entry(RosterStatus::Stopped);
         self.put_internal(now, self.config.me, &entry, Vec::new(), out);

@@ -1,6 +1,5 @@
 //! Peers: which links stand, and who is in view.
 
-use crate::flaps::Flaps;
 use crate::frame::Hello;
 use crate::io::LinkId;
 use base::{Instant, NodeId, Span};
@@ -12,6 +11,10 @@ use std::net::SocketAddr;
 const RELINK_WAIT: Span = Span::ms(700);
 /// So long a peer that is said to be gone may take to say that it is not.
 const DOUBT_WAIT: Span = Span::ms(700);
+/// Who has stayed for so long has no past.
+const CALM: Span = Span::ms(60_000);
+/// So often within that time, and it comes and goes.
+const FLAPS_MIN: u32 = 2;
 /// How often it is asked while it is said to be gone.
 const ASK_AGAIN: Span = Span::ms(2_000);
 
@@ -48,7 +51,9 @@ pub(crate) struct Peer {
     ask_at: Instant,
     refused: bool,
     pub bye: bool,
-    flaps: Flaps,
+    /// How often it left without a goodbye, each time within [`CALM`] of the time before, and when it last did.
+    flaps: u32,
+    left: Instant,
     /// How far its wall clock was ahead of ours, in ms, when it last sent a datagram; the way is not counted.
     offset: Option<i64>,
 }
@@ -56,7 +61,7 @@ pub(crate) struct Peer {
 impl Peer {
     fn in_view(&self, now: Instant) -> bool {
         let linked = !self.links.is_empty() || (!self.refused && now - self.unlinked < RELINK_WAIT);
-        linked && !self.bye && self.flaps.held(now).is_none()
+        linked && !self.bye
     }
 }
 
@@ -95,7 +100,8 @@ impl Peers {
             ask_at: Instant(0),
             refused: false,
             bye: false,
-            flaps: Flaps::default(),
+            flaps: 0,
+            left: Instant(0),
             offset: None,
         };
         let peer = self.all.entry(node).or_insert(fresh);
@@ -118,30 +124,18 @@ impl Peers {
         (close, restarted)
     }
 
-    /// It left the view.
-    pub(crate) fn left(&mut self, now: Instant, node: NodeId) {
-        // Who is held off did not leave by itself.
-        if let Some(peer) = self.all.get_mut(&node).filter(|p| !p.bye && p.flaps.held(now).is_none()) {
-            peer.flaps.left(now);
-        }
+    /// It left the view; `true`: by now it comes and goes.
+    pub(crate) fn left(&mut self, now: Instant, node: NodeId) -> bool {
+        let Some(peer) = self.all.get_mut(&node).filter(|p| !p.bye) else { return false };
+        peer.flaps = if now - peer.left < CALM { peer.flaps.saturating_add(1) } else { 1 };
+        peer.left = now;
+        peer.flaps == FLAPS_MIN
     }
 
-    /// It is linked again; how long it has to wait before it is in view, if it has come and gone of late.
-    pub(crate) fn back(&mut self, now: Instant, node: NodeId) -> Option<Span> {
-        let wait = self.all.get_mut(&node)?.flaps.back(now);
-        (wait > Span(0)).then_some(wait)
-    }
-
-    /// The other end of its link says that it has to wait.
-    pub(crate) fn hold(&mut self, now: Instant, node: NodeId, wait: Span) {
-        if let Some(peer) = self.all.get_mut(&node) {
-            peer.flaps.hold(now, wait);
-        }
-    }
-
-    /// Is it linked, and held off?
-    pub(crate) fn is_held(&self, now: Instant, node: NodeId) -> bool {
-        self.all.get(&node).is_some_and(|p| !p.links.is_empty() && p.flaps.held(now).is_some())
+    /// Those whose coming and going is no news: what waits for a calm view does not wait for them.
+    pub(crate) fn flapping(&self, now: Instant) -> BTreeSet<NodeId> {
+        let flapping = |p: &Peer| p.flaps >= FLAPS_MIN && now - p.left < CALM;
+        self.all.iter().filter(|(_, p)| flapping(p)).map(|(node, _)| *node).collect()
     }
 
     /// A link went; returns its peer if that was the last one.
@@ -279,8 +273,7 @@ impl Peers {
         let doubted = self.all.values().filter(|p| p.swim == Some(false) && !p.links.is_empty());
         let asked = doubted.map(|p| p.question.as_ref().map_or(p.ask_at, |q| q.asked + DOUBT_WAIT));
         // What was due before they were last looked after has been done.
-        let held = self.all.values().filter(|p| !p.links.is_empty()).filter_map(|p| p.flaps.held(self.ticked));
-        relinked.chain(asked).chain(held).filter(|at| *at > self.ticked).min()
+        relinked.chain(asked).filter(|at| *at > self.ticked).min()
     }
 }
 
@@ -337,6 +330,20 @@ mod tests {
         assert_eq!(peers.ahead(Instant(0)), (9000, 3), "both others agree that I am ahead");
         peers.clock(NodeId(3), 10);
         assert_eq!(peers.ahead(Instant(0)), (0, 3), "one of three is off, and it is not me");
+    }
+
+    #[test]
+    fn whoever_comes_and_goes_is_known_for_it_until_it_has_stayed() {
+        let mut peers = Peers::default();
+        let at = |s: u64| Instant((s + 1000) * 1_000_000_000);
+        peers.linked(NodeId(1), 7, true, addr(), hello(2, 1));
+        assert!(!peers.left(at(0), NodeId(2)) && peers.flapping(at(0)).is_empty(), "once is nothing");
+        assert!(!peers.left(at(61), NodeId(2)) && peers.flapping(at(61)).is_empty());
+        assert!(peers.left(at(100), NodeId(2)) && !peers.left(at(110), NodeId(2)), "said once");
+        assert_eq!(peers.flapping(at(169)), [NodeId(2)].into());
+        assert!(peers.flapping(at(170)).is_empty());
+        peers.bye(NodeId(2));
+        assert!(!peers.left(at(171), NodeId(2)) && peers.flapping(at(171)).is_empty(), "it said goodbye");
     }
 
     #[test]

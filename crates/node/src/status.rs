@@ -1,5 +1,5 @@
 use crate::node::Node;
-use base::{FragmentId, Instant, NodeId, Now};
+use base::{FragmentId, NodeId, Now};
 use membership::Island;
 use replica::MemberStatus;
 use serde::{Deserialize, Serialize};
@@ -136,7 +136,7 @@ impl Node {
             node: name(self.config.me),
             group: self.config.group.clone(),
             state: island.name().into(),
-            why: self.why(now.mono, &island) + &self.skewed.map(skew_text).unwrap_or_default(),
+            why: self.why(&island) + &self.skewed.map(skew_text).unwrap_or_default(),
             island: names,
             missing,
             nodes,
@@ -147,7 +147,7 @@ impl Node {
     }
 
     /// A plain sentence on why the island is what it is.
-    pub(crate) fn why(&self, now: Instant, island: &Island) -> String {
+    pub(crate) fn why(&self, island: &Island) -> String {
         match island {
             Island::Whole => "every live node is in view".into(),
             Island::Solo => "no other live node is known".into(),
@@ -156,7 +156,6 @@ impl Node {
                     let why = match self.peers.get(*node) {
                         None => "not met since this node started",
                         Some(_) if self.peers.dead().contains(node) => "its process is gone",
-                        Some(_) if self.peers.is_held(now, *node) => "it comes and goes, and has to stay for a while",
                         Some(_) => "it does not answer",
                     };
                     format!("{}: {why}", self.name_of(*node))

@@ -1,8 +1,8 @@
 //! Links that come and go, and the view that copies are shown.
 
-use crate::frame::{Frame, Hello, PROTOCOL};
+use crate::frame::{Hello, PROTOCOL};
 use crate::io::{Effect, LinkId, Notice};
-use crate::node::Node;
+use crate::node::{Node, Origin};
 use base::{NodeId, Now};
 use membership::Identity;
 use std::collections::BTreeSet;
@@ -37,15 +37,15 @@ impl Node {
         let identity = Identity::first(node, listen, hello.incarnation);
         let (close, restarted) = self.peers.linked(self.config.me, link, dialled, listen, hello);
         out.extend(close.into_iter().map(Effect::Close));
+        if restarted {
+            // What its process before asked for is not answered to this one, which numbers anew.
+            self.origins.retain(|_, origin| !matches!(origin, Origin::Remote(asker, _) if *asker == node));
+        }
         if restarted && self.view.contains(&node) {
             // Whoever it was before is gone: its copies begin anew.
             let mut without = self.view.clone();
             without.remove(&node);
             self.show_view(now, without, out);
-        }
-        if let Some(wait) = self.peers.back(now.mono, node) {
-            out.push(Effect::Notice(Notice::Flaps(node, self.name_of(node), wait)));
-            self.to(node, Frame::Hold(wait.as_ms() as u32), out);
         }
         self.discover(now, discovery::Input::Linked(node, if dialled { addr } else { listen }), out);
         self.discover(now, discovery::Input::Found(node, listen), out);
@@ -86,17 +86,19 @@ impl Node {
                 leads.remove(node);
             });
             self.gateway.lost(*node);
-            self.peers.left(now.mono, *node);
+            if self.peers.left(now.mono, *node) {
+                out.push(Effect::Notice(Notice::Flaps(*node, self.name_of(*node))));
+            }
         }
         self.view = view;
-        let sight = self.sight();
+        let sight = self.sight(now);
         self.feed_all(now, &sight, out);
     }
 
     /// What copies are told of others.
-    pub(crate) fn sight(&self) -> replica::Input {
+    pub(crate) fn sight(&self, now: Now) -> replica::Input {
         let (dead, gone) = self.missing.clone();
-        replica::Input::View { view: self.view.clone(), dead, gone }
+        replica::Input::View { view: self.view.clone(), dead, gone, flapping: self.peers.flapping(now.mono) }
     }
 }
 
@@ -109,4 +111,93 @@ pub(crate) fn reachable(listen: SocketAddr, from: SocketAddr) -> SocketAddr {
     let mut addr = from;
     addr.set_port(listen.port());
     addr
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Frame;
+    use crate::{Config, Input};
+    use base::{Instant, Span, WallMs};
+    use replica::{Batch, Request, SessionId, Write};
+    use std::collections::BTreeMap;
+
+    fn at(ms: u64) -> Now {
+        Now { mono: Instant(ms * 1_000_000), wall: WallMs(1_000_000 + ms) }
+    }
+
+    fn addr(node: u64) -> SocketAddr {
+        ([10, 0, 0, node as u8], 7474).into()
+    }
+
+    fn made() -> Node {
+        let config = Config {
+            me: NodeId(1),
+            incarnation: 1,
+            name: "n1".into(),
+            group: "g".into(),
+            advertise: addr(1),
+            announce: addr(1),
+            zone: None,
+            keys: wire::Keys::derive(b"c", "g"),
+            accept: Vec::new(),
+            join: Vec::new(),
+            discover_delay: Span::ms(100),
+            timing: replica::Timing::default(),
+            values: None,
+            seed: 7,
+        };
+        Node::new(at(0), config, BTreeMap::new())
+    }
+
+    fn linked(link: LinkId, incarnation: u64) -> Input {
+        let (name, listen) = ("n2".into(), addr(2));
+        let hello = Hello { protocol: PROTOCOL, node: NodeId(2), incarnation, name, listen, zone: None };
+        Input::Linked { link, dialled: false, addr: addr(2), hello }
+    }
+
+    /// Feeds and flushes; the disc has all in time, unless `slow`, until the last mark that is returned.
+    fn feed(node: &mut Node, ms: u64, input: Input, slow: bool) -> (Vec<Effect>, Vec<Input>) {
+        let (mut out, mut all, mut owed) = (Vec::new(), Vec::new(), Vec::new());
+        node.handle(at(ms), input, &mut out);
+        node.flush(at(ms), &mut out);
+        while !out.is_empty() {
+            let now = std::mem::take(&mut out);
+            let durable = |e: &Effect| match e {
+                Effect::Persist(fragment, persist) => Some(Input::Durable(*fragment, persist.mark)),
+                _ => None,
+            };
+            owed.extend(now.iter().filter_map(durable));
+            all.extend(now);
+            if !slow {
+                owed.drain(..).for_each(|input| node.handle(at(ms), input, &mut out));
+                node.flush(at(ms), &mut out);
+            }
+        }
+        (all, owed)
+    }
+
+    /// Its new process numbers its requests from 1 again: an answer to the old one's would be taken for one to another.
+    #[test]
+    fn what_a_process_asked_for_is_not_answered_to_the_one_after_it() {
+        for restarted in [false, true] {
+            let mut node = made();
+            for ms in (100..4000).step_by(50) {
+                feed(&mut node, ms, Input::Tick, false);
+            }
+            feed(&mut node, 4000, linked(7, 1), false);
+            let (_, lead) = node.lead_of(crate::sys_fragment()).expect("it leads, being alone");
+            let session = SessionId { node: NodeId(2), incarnation: 1 };
+            let writes = vec![Write::Put { key: "k".into(), value: "v".into(), ttl_ms: None }];
+            let batch = Batch { writes, sync: true, ..Batch::default() };
+            let request = Request { session, number: 5, done_through: 0, branches: vec![lead.branch], batch };
+            let write = Frame::Write(5, crate::sys_fragment(), request);
+            let (_, owed) = feed(&mut node, 4010, Input::Frame(7, write), true);
+            assert!(!owed.is_empty(), "it waits for the disc");
+            feed(&mut node, 4020, linked(8, if restarted { 2 } else { 1 }), true);
+            let told = owed.into_iter().flat_map(|input| feed(&mut node, 4030, input, true).0);
+            let answers = told.filter(|e| matches!(e, Effect::Frame(_, Frame::Answer(5, _)))).count();
+            assert_eq!(answers, usize::from(!restarted));
+        }
+    }
 }

@@ -53,7 +53,7 @@ impl Copy {
         if !upto.within(&heads) && !mutant!(self, ChangesShort) {
             return None;
         }
-        let (mut rows, after) = self.store.delta(&since.have, upto, since.after.clone(), bytes);
+        let (mut rows, after) = self.store.delta(&since.have, upto, since.after.clone(), bytes)?;
         rows.retain(|(key, _)| key::space_of(key) == Some(Space::User));
         let rows = rows.into_iter().map(|(key, record)| (key.slice(1..), record)).collect();
         Some(Changes { rows, upto: upto.clone(), after })

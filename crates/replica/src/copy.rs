@@ -237,7 +237,7 @@ impl Copy {
             word: Word::new(if meta == Meta::default() { Instant(0) } else { now.mono + config.timing.lease_given() }),
             statuses: BTreeMap::new(),
             heard: meta.promised,
-            gate: Gate::default(),
+            gate: Gate::after(store.handed),
             rng,
             full: false,
             warming: AtomicBool::new(false),
@@ -258,9 +258,9 @@ impl Copy {
         self.mind_pause(now);
         match input {
             Input::Tick => self.tick(now, fx),
-            Input::View { view, dead, gone } => {
+            Input::View { view, dead, gone, flapping } => {
                 (self.dead, self.gone) = (dead, gone);
-                self.on_view(now, view, fx);
+                self.on_view(now, view, &flapping, fx);
             }
             Input::Msg(from, msg) => self.on_msg(now, from, msg, fx),
             Input::Durable(mark) => self.gate.durable = self.gate.durable.max(mark),
@@ -358,6 +358,7 @@ impl Copy {
     pub fn take_stored(&mut self) -> Stored {
         // A reader beside it may still have it in hand.
         self.role = Role::Idle { since: self.ticked, wait: Span(0) };
+        self.store.handed = self.gate.written;
         Stored { meta: self.meta, store: std::mem::take(&mut self.store) }
     }
 
@@ -424,7 +425,7 @@ impl Copy {
         }
     }
 
-    fn on_view(&mut self, now: Now, view: BTreeSet<NodeId>, fx: &mut Effects) {
+    fn on_view(&mut self, now: Now, view: BTreeSet<NodeId>, flapping: &BTreeSet<NodeId>, fx: &mut Effects) {
         if self.view != view {
             if now.mono - self.view_at >= self.config.timing.stable_view {
                 self.lost.clear();
@@ -434,7 +435,10 @@ impl Copy {
                 self.statuses.remove(node);
                 self.lost.insert(*node);
             }
-            self.view_at = now.mono;
+            self.lost.retain(|node| !flapping.contains(node));
+            if self.view.symmetric_difference(&view).any(|node| !flapping.contains(node)) {
+                self.view_at = now.mono;
+            }
             self.view = view;
             self.say(now, true, fx);
         }

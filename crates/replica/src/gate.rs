@@ -20,6 +20,8 @@ pub enum Input {
         dead: BTreeSet<NodeId>,
         /// Those of the missing that said goodbye: they serve nothing, and hold no lease.
         gone: BTreeSet<NodeId>,
+        /// Those that come and go: whether they are there says nothing of whether the view is calm. A hint, too.
+        flapping: BTreeSet<NodeId>,
     },
     /// Another copy speaks.
     Msg(NodeId, Msg),
@@ -108,7 +110,6 @@ pub(crate) enum Then {
 }
 
 /// Holds back what has to wait for the disc.
-#[derive(Default)]
 pub(crate) struct Gate {
     pub written: u64,
     pub synced: u64,
@@ -117,6 +118,11 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
+    /// That of a copy which goes on where another in this process ended: marks are never used twice.
+    pub(crate) fn after(mark: u64) -> Gate {
+        Gate { written: mark, synced: mark, durable: mark, waiting: VecDeque::new() }
+    }
+
     /// Queues `then` behind the last batch that asked for a flush; it is due at once when that is on disc.
     pub(crate) fn push(&mut self, then: Then) {
         self.waiting.push_back((self.synced, then));

@@ -4,8 +4,7 @@ use crate::batch::Answer;
 use crate::copy::{Copy, Role};
 use crate::gate::{Effects, Notice, Reply, Then, Ticket};
 use crate::handover::Writers;
-use crate::kept::Kept;
-use crate::key::{self, MemberStatus};
+use crate::key::{self, MemberStatus, Space};
 use crate::msg::Msg;
 use crate::mutant;
 use crate::quorum;
@@ -72,8 +71,30 @@ impl Follower {
     }
 }
 
+/// Answers that wait until an entry is committed, in the order of those entries.
+#[derive(Default)]
+pub(crate) struct Waits(VecDeque<(u64, Ticket, Answer)>);
+
+impl Waits {
+    pub(crate) fn add(&mut self, seq: u64, ticket: Ticket, answer: Answer) {
+        // Nearly always the newest entry.
+        let at = self.0.iter().rposition(|(before, ..)| *before <= seq).map_or(0, |last| last + 1);
+        self.0.insert(at, (seq, ticket, answer));
+    }
+
+    /// The next that is due.
+    fn next(&mut self, commit: u64) -> Option<(Ticket, Answer)> {
+        let due = self.0.front().is_some_and(|(seq, ..)| *seq <= commit);
+        if due { self.0.pop_front().map(|(_, ticket, answer)| (ticket, answer)) } else { None }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// What a record was before an entry that is not committed yet replaced it.
-type Before = VecDeque<(u64, Option<Kept>)>;
+type Before = VecDeque<(u64, Option<Record>)>;
 
 /// A leader's state. `last >= commit`; `sets` holds every in-sync set in force from `commit` on, the newest last.
 pub(crate) struct Leading {
@@ -99,7 +120,7 @@ pub(crate) struct Leading {
     uncommitted: VecDeque<(u64, Vec<Bytes>, usize)>,
     uncommitted_bytes: usize,
     before: BTreeMap<Bytes, Before>,
-    pub waits: BTreeMap<u64, Vec<(Ticket, Answer)>>,
+    pub waits: Waits,
     /// What was refused, and the last entry that the refusal saw.
     pub refused: BTreeMap<(crate::SessionId, u64), (crate::Refusal, u64)>,
     /// Below this, a session's requests are finished: the highest it ever said to this branch.
@@ -139,7 +160,7 @@ impl Leading {
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
             before: BTreeMap::new(),
-            waits: BTreeMap::new(),
+            waits: Waits::default(),
             refused: BTreeMap::new(),
             floors: BTreeMap::new(),
             reads: Reads::default(),
@@ -160,7 +181,7 @@ impl Leading {
 
     /// Is an entry that changes the list of members not committed yet?
     pub(crate) fn changes_members(&self) -> bool {
-        self.before.keys().any(|key| key.first() == Some(&(key::Space::Member as u8)))
+        self.before.keys().any(|key| key.first() == Some(&(Space::Member as u8)))
     }
 
     /// Too much waits for the in-sync set: writers must wait too.
@@ -190,12 +211,9 @@ impl Leading {
         self.sets.back().is_some_and(|(from, _)| self.commit >= *from)
     }
 
-    /// The committed record of a key, which may be older than the one in the store.
-    pub(crate) fn committed<'a>(&'a self, key: &[u8], stored: Option<&'a Kept>) -> Option<&'a Kept> {
-        match self.before.get(key).and_then(|before| before.front()) {
-            Some((_, record)) => record.as_ref(),
-            None => stored,
-        }
+    /// What a key held before an entry that is not committed replaced it; `None`: what the store has is committed.
+    pub(crate) fn replaced(&self, key: &[u8]) -> Option<&Option<Record>> {
+        Some(&self.before.get(key)?.front()?.1)
     }
 
     /// The largest seq that every member of the set in force at that seq has persisted; all before it are committed too.
@@ -250,12 +268,16 @@ impl Copy {
         let Role::Leading(l) = &mut self.role else { return 0 };
         l.last += 1;
         let version = Version { branch: l.branch, seq: l.last };
-        for (key, _) in &puts {
-            l.before.entry(key.clone()).or_default().push_back((l.last, self.store.get(key).cloned()));
+        // Nobody reads outcomes; there is one with every write.
+        let shown = |key: &Bytes| key::space_of(key) != Some(Space::Outcome);
+        let keys: Vec<Bytes> = puts.iter().map(|(key, _)| key).filter(|key| shown(key)).cloned().collect();
+        for key in &keys {
+            // Whole: the disc will have the new value by the time that somebody asks for the old one.
+            l.before.entry(key.clone()).or_default().push_back((l.last, self.store.find(key)));
         }
         let bytes = puts.iter().map(|(k, r)| r.weight(k)).sum();
         l.uncommitted_bytes += bytes;
-        l.uncommitted.push_back((l.last, puts.iter().map(|(key, _)| key.clone()).collect(), bytes));
+        l.uncommitted.push_back((l.last, keys, bytes));
         l.out.push(Entry { seq: l.last, sync, puts: puts.clone() });
         self.write(now, vec![version], puts, sync, fx);
         self.gate.push(Then::SelfAck(version.branch, version.seq));
@@ -337,7 +359,6 @@ impl Copy {
         if commit > l.commit {
             l.commit = commit;
             l.settle_before();
-            l.reads.unblock();
             // Before the answers: whoever asks a follower next finds what it was told of here.
             l.tell_commit(now, fx);
         }
@@ -346,9 +367,9 @@ impl Copy {
         }
         let unsure = self.too_few_to_answer();
         let Role::Leading(l) = &mut self.role else { return };
-        while let Some(entry) = l.waits.first_entry().filter(|e| *e.key() <= l.commit) {
-            let sure = |answer| if unsure { quorum::unsure(answer) } else { answer };
-            fx.replies.extend(entry.remove().into_iter().map(|(ticket, answer)| (ticket, Reply::Write(sure(answer)))));
+        while let Some((ticket, answer)) = l.waits.next(l.commit) {
+            let answer = if unsure { quorum::unsure(answer) } else { answer };
+            fx.replies.push((ticket, Reply::Write(answer)));
         }
         self.pump_reads(now, fx);
     }
@@ -492,8 +513,8 @@ impl Copy {
                 self.send_appends(now, fx);
             }
             let Role::Leading(l) = &mut self.role else { return };
-            let waits = std::mem::take(&mut l.waits).into_values().flatten();
-            fx.replies.extend(waits.map(|(ticket, _)| (ticket, Reply::Write(Answer::NotLeading))));
+            let waits = std::mem::take(&mut l.waits).0.into_iter();
+            fx.replies.extend(waits.map(|(_, ticket, _)| (ticket, Reply::Write(Answer::NotLeading))));
             let reads = std::mem::take(&mut l.reads).into_tickets();
             fx.replies.extend(reads.map(|ticket| (ticket, Reply::NotLeading)));
             self.note(Notice::SteppedDown(branch), fx);

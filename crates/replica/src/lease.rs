@@ -116,6 +116,7 @@ impl Copy {
     /// in-sync copies, or follows with a loan.
     fn eyes(&self, now: Now) -> Option<Eyes<'_>> {
         match &self.role {
+            _ if self.store.is_lost() => None,
             Role::Leading(l) if l.answers(now, &self.view) => l.word(self.config.me, now.mono).map(|_| Eyes::Leader(l)),
             Role::Following(f) if f.joined && now.mono < f.loan.until => Some(Eyes::Follower(f)),
             _ => None,
@@ -165,34 +166,23 @@ impl Copy {
     }
 
     /// What may be seen of a record, if it lives; `None`: these eyes cannot tell. A follower cannot where an entry is not
-    /// committed, nor what has expired: of that the leader's clock is the judge. A leader cannot where an entry that is not
-    /// committed replaces a value that was on disc only.
-    pub(crate) fn shown<'a>(
-        &'a self,
-        now: Now,
-        eyes: &Eyes<'a>,
-        stored: &Bytes,
-        record: &'a Kept,
-    ) -> Option<Option<Record>> {
-        let kept = match eyes {
-            Eyes::Leader(_) if mutant!(self, ReadUncommitted) => Some(record),
-            Eyes::Leader(l) => l.committed(stored, Some(record)),
+    /// committed, nor what has expired: of that the leader's clock is the judge. Nobody can where a value is lost.
+    pub(crate) fn shown(&self, now: Now, eyes: &Eyes<'_>, stored: &Bytes, kept: &Kept) -> Option<Option<Record>> {
+        match eyes {
+            Eyes::Leader(l) => {
+                if let Some(before) = l.replaced(stored).filter(|_| !mutant!(self, ReadUncommitted)) {
+                    return Some(before.clone().filter(|r| r.live(now.wall).is_some()));
+                }
+            }
             Eyes::Follower(f) => {
                 let pending = f.loan.pending.contains_key(stored) && !mutant!(self, PendingShown);
-                let mortal = record.expires().is_some() && !mutant!(self, ExpiryByFollower);
+                let mortal = kept.expires().is_some() && !mutant!(self, ExpiryByFollower);
                 if pending || mortal {
                     return None;
                 }
-                Some(record)
             }
-        };
-        let Some(kept) = kept.filter(|r| r.is_live(now.wall)) else { return Some(None) };
-        let whole = if std::ptr::eq(kept, record) || mutant!(self, ReplacedShown) {
-            self.store.find(stored)
-        } else {
-            self.store.whole_of_old(stored, kept)
-        };
-        whole.map(Some)
+        }
+        if kept.is_live(now.wall) { self.store.whole(stored, kept).map(Some) } else { Some(None) }
     }
 
     // ---- the follower's half ----
@@ -340,7 +330,11 @@ pub(crate) mod tests {
     pub(crate) fn leading() -> (Copy, u64) {
         let mut copy = copy(at(0), Meta::default());
         let say = |msg| Input::Msg(NodeId(2), msg);
-        feed(&mut copy, 1, Input::View { view: [NodeId(2)].into(), dead: [].into(), gone: [].into() });
+        feed(
+            &mut copy,
+            1,
+            Input::View { view: [NodeId(2)].into(), dead: [].into(), gone: [].into(), flapping: [].into() },
+        );
         let asked = feed(&mut copy, 5000, Input::Tick);
         let Some(ballot) =
             asked.iter().find_map(|m| if let Msg::Prepare { ballot } = m { Some(*ballot) } else { None })
@@ -378,12 +372,16 @@ pub(crate) mod tests {
     #[test]
     fn an_opening_anew_still_waits_for_members_out_of_view() {
         let (mut copy, start) = leading();
-        feed(&mut copy, start, Input::View { view: [].into(), dead: [].into(), gone: [].into() });
+        feed(&mut copy, start, Input::View { view: [].into(), dead: [].into(), gone: [].into(), flapping: [].into() });
         feed(&mut copy, start + 10, Input::Resign);
         let view = |nodes: &[u64]| nodes.iter().map(|n| NodeId(*n)).collect::<BTreeSet<_>>();
         for at in (start + 20..start + 4000).step_by(50) {
             // It leads anew, and steps down again at once, until it may not any more be silent.
-            feed(&mut copy, at, Input::View { view: view(&[]), dead: view(&[2]), gone: view(&[]) });
+            feed(
+                &mut copy,
+                at,
+                Input::View { view: view(&[]), dead: view(&[2]), gone: view(&[]), flapping: [].into() },
+            );
             if copy.lead().is_some() {
                 let Role::Leading(l) = &copy.role else { continue };
                 assert_eq!(l.answers(super::tests::at(at), &copy.view), at >= start + 1010, "at {at}");
@@ -417,7 +415,11 @@ pub(crate) mod tests {
         let ballot = base::Ballot { counter: 1, node: NodeId(2) };
         let branch = base::BranchId { node: NodeId(2), n: 1 };
         let lead = Some(crate::Lead { branch, ballot, in_sync: 2 });
-        feed(&mut copy, 1, Input::View { view: [NodeId(2)].into(), dead: [].into(), gone: [].into() });
+        feed(
+            &mut copy,
+            1,
+            Input::View { view: [NodeId(2)].into(), dead: [].into(), gone: [].into(), flapping: [].into() },
+        );
         let status = crate::Status { lead, heard: ballot, was_in_sync: true, barred: false, weight: 1 };
         let asked = feed(&mut copy, 2, say(Msg::Status(status)));
         let session = asked.iter().find_map(|m| if let Msg::Join { session, .. } = m { Some(*session) } else { None });

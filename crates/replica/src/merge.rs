@@ -249,7 +249,7 @@ mod tests {
     fn merged(into: &Store, from: &Store, rule: MergeRule) -> (Vec<(Bytes, Option<Bytes>)>, u64) {
         let policy = MergePolicy { default: rule, ..MergePolicy::default() };
         let mut merge = Merge::new(into, &policy, version(99, 1), Hlc(1 << 40));
-        let (rows, _) = from.delta(into.heads(), from.heads(), None, usize::MAX);
+        let (rows, _) = from.delta(into.heads(), from.heads(), None, usize::MAX).expect("all is in RAM");
         merge.fold(from.heads(), rows);
         let conflicts = merge.conflicts;
         let (_, puts) = merge.finish();
@@ -294,7 +294,8 @@ mod tests {
         let policy = MergePolicy { default: MergeRule::Max, ..MergePolicy::default() };
         let mut merge = Merge::new(&mine, &policy, version(99, 1), Hlc(1 << 40));
         for from in [&other, &both] {
-            merge.fold(from.heads(), from.delta(mine.heads(), from.heads(), None, usize::MAX).0);
+            merge
+                .fold(from.heads(), from.delta(mine.heads(), from.heads(), None, usize::MAX).expect("all is in RAM").0);
         }
         let (_, puts) = merge.finish();
         assert_eq!(puts.get(&key), Some(&r));

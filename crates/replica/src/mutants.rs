@@ -65,8 +65,6 @@ pub enum Mutant {
     ChangesShort,
     /// A value leaves the RAM before the disc has it (invariant 1: it cannot be found).
     ValuesLeaveEarly,
-    /// Where a value on disc is being replaced, the uncommitted one is shown instead (invariant 2).
-    ReplacedShown,
     /// Mirrors are taken into the in-sync set beyond its bound (liveness: they would be waited for).
     MirrorsAdmitted,
     /// Invariant 7: every concurrent-looking pair is called a conflict, known or not.

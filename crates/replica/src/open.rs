@@ -185,7 +185,7 @@ impl Copy {
             fx.sends.push((from, Msg::Refuse { ballot, promised }));
         } else if matches!(self.role, Role::Promised { .. }) {
             let bytes = self.config.timing.chunk_bytes;
-            let (records, after) = self.store.delta(&have, self.store.heads(), after, bytes);
+            let Some((records, after)) = self.store.delta(&have, self.store.heads(), after, bytes) else { return };
             fx.sends.push((from, Msg::Pulled { ballot, no, records, after }));
         }
     }
@@ -248,6 +248,10 @@ impl Copy {
             merge.fold(&heads, records);
         }
         let (taken, conflicts) = (merge.taken, merge.conflicts);
+        if self.store.is_lost() {
+            // A conflict could not be decided.
+            return;
+        }
         let (base, mut puts) = merge.finish();
         let mut heads: Vec<Version> = base.iter().collect();
         heads.push(first);
@@ -371,12 +375,38 @@ pub(crate) mod tests {
         assert_eq!(promised(Meta::default(), 1400), Some(vec![]), "one that is new gave nothing");
     }
 
+    /// One node that comes and goes faster than the view calms down keeps nobody from opening.
+    #[test]
+    fn a_flapping_node_does_not_keep_a_view_from_settling() {
+        for known in [false, true] {
+            let mut copy = copy(at(0), Meta { n: 1, ..Meta::default() });
+            let flapping: BTreeSet<NodeId> = if known { [NodeId(3)].into() } else { [].into() };
+            let mut asked = false;
+            for ms in (0..6000).step_by(500) {
+                let view: BTreeSet<NodeId> =
+                    if ms % 1000 == 0 { [2, 3].map(NodeId).into() } else { [NodeId(2)].into() };
+                let mut fx = Effects::default();
+                let seen = Input::View { view, dead: [].into(), gone: [].into(), flapping: flapping.clone() };
+                copy.handle(at(ms), seen, &mut fx);
+                copy.handle(at(ms), Input::Tick, &mut fx);
+                let mark = fx.persists.last().map_or(0, |p| p.mark);
+                copy.handle(at(ms), Input::Durable(mark), &mut fx);
+                asked |= fx.sends.iter().any(|(_, msg)| matches!(msg, Msg::Prepare { .. }));
+            }
+            assert_eq!(asked, known);
+        }
+    }
+
     /// R3: with a ballot below one that the other side has promised, two leaders would refuse each other for ever.
     #[test]
     fn an_opener_goes_above_every_ballot_it_has_heard_of() {
         let mut copy = copy(at(0), Meta::default());
         let mut fx = Effects::default();
-        copy.handle(at(1), Input::View { view: [NodeId(2)].into(), dead: [].into(), gone: [].into() }, &mut fx);
+        copy.handle(
+            at(1),
+            Input::View { view: [NodeId(2)].into(), dead: [].into(), gone: [].into(), flapping: [].into() },
+            &mut fx,
+        );
         let heard = Ballot { counter: 9, node: NodeId(2) };
         let status = Status { lead: None, heard, was_in_sync: false, barred: false, weight: 0 };
         copy.handle(at(2), Input::Msg(NodeId(2), Msg::Status(status)), &mut fx);

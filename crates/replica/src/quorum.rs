@@ -112,7 +112,7 @@ mod tests {
 
     fn view(nodes: &[u64]) -> Input {
         let set = |nodes: &[u64]| nodes.iter().map(|n| NodeId(*n)).collect();
-        Input::View { view: set(nodes), dead: set(&[]), gone: set(&[]) }
+        Input::View { view: set(nodes), dead: set(&[]), gone: set(&[]), flapping: set(&[]) }
     }
 
     /// Two members added by a leader alone would make it a majority of the longer list, while the others are one of the

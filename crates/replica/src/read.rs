@@ -9,6 +9,7 @@ use crate::lead::Leading;
 use crate::lease::Eyes;
 use crate::msg::Msg;
 use crate::mutant;
+use crate::store::FETCHES_MAX;
 use base::{Instant, NodeId, Now};
 use std::ops::Bound;
 
@@ -20,9 +21,6 @@ const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub(crate) struct Reads {
     next: Vec<(Ticket, Read)>,
     current: Vec<(Ticket, Read)>,
-    /// Those that ran into an entry that is not committed, and cannot tell what it replaces: they go round again when
-    /// something has been committed.
-    blocked: Vec<(Ticket, Read)>,
     /// The round under way or last done, and when it was begun.
     nonce: u64,
     begun: Instant,
@@ -33,16 +31,11 @@ pub(crate) struct Reads {
 
 impl Reads {
     pub(crate) fn is_empty(&self) -> bool {
-        self.next.is_empty() && self.current.is_empty() && self.blocked.is_empty() && self.asked.is_none()
+        self.next.is_empty() && self.current.is_empty() && self.asked.is_none()
     }
 
     pub(crate) fn into_tickets(self) -> impl Iterator<Item = Ticket> {
-        self.current.into_iter().chain(self.next).chain(self.blocked).map(|(ticket, _)| ticket)
-    }
-
-    /// Something was committed.
-    pub(crate) fn unblock(&mut self) {
-        self.next.append(&mut self.blocked);
+        self.current.into_iter().chain(self.next).map(|(ticket, _)| ticket)
     }
 }
 
@@ -99,14 +92,10 @@ impl Copy {
                 }
                 l.reads.asked = None;
                 let reads = std::mem::take(&mut l.reads.current);
-                let answered: Vec<_> =
-                    reads.into_iter().map(|(t, read)| (t, self.answer_read(now, &read), read)).collect();
-                let Role::Leading(l) = &mut self.role else { return };
-                for (ticket, rows, read) in answered {
-                    match rows {
-                        Some(rows) => fx.replies.push((ticket, Reply::Rows(rows))),
-                        None => l.reads.blocked.push((ticket, read)),
-                    }
+                for (ticket, read) in reads {
+                    // Nothing only where a value is lost, and then this copy says nothing.
+                    let rows = self.answer_read(now, &read);
+                    fx.replies.push((ticket, rows.map_or(Reply::NotLeading, Reply::Rows)));
                 }
             }
             let Role::Leading(l) = &mut self.role else { return };
@@ -151,12 +140,16 @@ impl Copy {
         let point = range.is_point();
         let one = if point { self.store.entry(&from) } else { None };
         let scan = if point { None } else { Some(self.store.range(Bound::Included(&from), Bound::Excluded(&to))) };
-        for (stored, record) in one.into_iter().chain(scan.into_iter().flatten()) {
-            let Some(record) = self.shown(now, eyes, stored, record)? else { continue };
-            if out.rows.len() >= range.limit as usize || size >= ANSWER_BYTES_MAX {
+        let (limit, mut fetched) = (range.limit as usize, 0);
+        for (stored, kept) in one.into_iter().chain(scan.into_iter().flatten()) {
+            // Before the disc is asked: a row too many must not cost a look at it.
+            let full = out.rows.len() >= limit || size >= ANSWER_BYTES_MAX || fetched >= FETCHES_MAX;
+            if full {
                 out.more = true;
                 break;
             }
+            fetched += usize::from(kept.here().is_none());
+            let Some(record) = self.shown(now, eyes, stored, kept)? else { continue };
             size += record.weight(stored);
             out.rows.push((stored.slice(1..), record));
         }

@@ -1,10 +1,11 @@
+use crate::batch::SessionId;
 use crate::kept::{Apart, Kept, Values, is_apart};
 use crate::key::{self, Space};
 use crate::record::{Meta, Record, WriteBatch};
 use crate::table::Table;
 use base::{FragmentId, Heads, Hlc, Version, WallMs};
 use bytes::Bytes;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -16,9 +17,13 @@ pub struct Store {
     records: Table,
     index: BTreeSet<(Version, Bytes)>,
     expiring: BTreeSet<(WallMs, Bytes)>,
+    /// What the sessions' records say: asked with every write.
+    done: BTreeMap<SessionId, u64>,
     heads: Heads,
     /// Users' values are let go of when they are on disc.
     apart: Option<Apart>,
+    /// The mark of the last batch that a copy before handed to the disc.
+    pub(crate) handed: u64,
     /// Nothing of it goes to disc: what it is told to apply is not handed on.
     pub(crate) volatile: bool,
 }
@@ -33,6 +38,11 @@ pub struct Stored {
 
 /// Where a delta goes on: the last record sent.
 pub(crate) type Cursor = Option<(Version, Bytes)>;
+/// Records of a delta, and where it goes on.
+pub(crate) type Part = (Vec<(Bytes, Record)>, Cursor);
+
+/// How many values one answer reads from the disc at most: that takes time, in which nothing else is done.
+pub(crate) const FETCHES_MAX: usize = 256;
 
 impl Store {
     /// An empty one; `seed` is of its hash tables, and changes nothing that can be seen.
@@ -85,11 +95,6 @@ impl Store {
             apart.lose();
         }
         record
-    }
-
-    /// The whole of a record that may have been replaced meanwhile, and its value with it.
-    pub(crate) fn whole_of_old(&self, key: &[u8], kept: &Kept) -> Option<Record> {
-        kept.here().cloned().or_else(|| self.apart.as_ref()?.read(key, kept))
     }
 
     /// The whole of what is under a stored key.
@@ -189,6 +194,10 @@ impl Store {
     fn put(&mut self, key: Bytes, record: Kept) {
         let (version, expires) = (record.version(), record.expires());
         self.index.insert((version, key.clone()));
+        if let Some(session) = key::session_of(&key) {
+            let said = record.here().and_then(|r| key::decode(r.value.as_ref()?));
+            self.done.insert(session, said.unwrap_or(0));
+        }
         if let Some(old) = self.records.insert(key.clone(), record) {
             if let Some(at) = old.expires() {
                 self.expiring.remove(&(at, key.clone()));
@@ -209,12 +218,12 @@ impl Store {
     }
 
     /// The number below which all requests of the session are finished.
-    pub(crate) fn done_through(&self, session_key: &[u8]) -> u64 {
-        self.own(session_key).and_then(|r| key::decode(r.value.as_ref()?)).unwrap_or(0)
+    pub(crate) fn done_through(&self, session: SessionId) -> u64 {
+        self.done.get(&session).copied().unwrap_or(0)
     }
 
     fn is_finished(&self, outcome_key: &Bytes) -> bool {
-        key::outcome_of(outcome_key).is_some_and(|(session, number)| number < self.done_through(&key::session(session)))
+        key::outcome_of(outcome_key).is_some_and(|(session, number)| number < self.done_through(session))
     }
 
     /// A session's record makes the outcomes below it void, on every copy alike, however the two arrive.
@@ -231,15 +240,10 @@ impl Store {
         }
     }
 
-    /// Up to about `bytes` of the records that `upto` covers and `have` does not, in the order of their versions.
-    pub(crate) fn delta(
-        &self,
-        have: &Heads,
-        upto: &Heads,
-        after: Cursor,
-        bytes: usize,
-    ) -> (Vec<(Bytes, Record)>, Cursor) {
-        let (mut out, mut size) = (Vec::new(), 0);
+    /// Up to about `bytes` of the records that `upto` covers and `have` does not, in the order of their versions; `None`: a
+    /// value cannot be read.
+    pub(crate) fn delta(&self, have: &Heads, upto: &Heads, after: Cursor, bytes: usize) -> Option<Part> {
+        let (mut out, mut size, mut fetched) = (Vec::new(), 0, 0);
         for head in upto.iter() {
             if after.as_ref().is_some_and(|(version, _)| version.branch > head.branch) {
                 continue;
@@ -256,15 +260,17 @@ impl Store {
                 continue;
             }
             for (version, key) in self.index.range((from, Bound::Excluded((end, Bytes::new())))) {
-                let Some(record) = self.records.get(key).and_then(|kept| self.whole(key, kept)) else { continue };
+                let Some(kept) = self.records.get(key) else { continue };
+                fetched += usize::from(kept.here().is_none());
+                let record = self.whole(key, kept)?;
                 size += record.weight(key);
                 out.push((key.clone(), record));
-                if size >= bytes {
-                    return (out, Some((*version, key.clone())));
+                if size >= bytes || fetched >= FETCHES_MAX {
+                    return Some((out, Some((*version, key.clone()))));
                 }
             }
         }
-        (out, None)
+        Some((out, None))
     }
 }
 
@@ -293,7 +299,7 @@ mod tests {
         let have: Heads = [record(1, 2).version, record(2, 5).version].into_iter().collect();
         let (upto, mut after, mut got) = (store.heads().clone(), None, Vec::new());
         loop {
-            let (rows, next) = store.delta(&have, &upto, after, 1);
+            let (rows, next) = store.delta(&have, &upto, after, 1).expect("all is in RAM");
             got.extend(rows.into_iter().map(|(_, r)| r.version));
             after = next;
             if after.is_none() {

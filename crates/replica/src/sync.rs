@@ -91,7 +91,7 @@ impl Copy {
         while !delta.done && delta.sent < delta.acked + CHUNKS_IN_FLIGHT_MAX {
             let after = delta.after.take();
             let bytes = self.config.timing.chunk_bytes;
-            let (records, after) = self.store.delta(&delta.have, &delta.h0, after, bytes);
+            let Some((records, after)) = self.store.delta(&delta.have, &delta.h0, after, bytes) else { return };
             let (no, last) = (delta.sent, after.is_none());
             (delta.after, delta.done) = (after, last);
             delta.sent += 1;

@@ -1,15 +1,15 @@
 //! Records by key, and the keys in order: what a point access costs does not grow with the table.
 
-#![expect(clippy::disallowed_types, reason = "what is walked is sorted, so that a seed still replays")]
-
 use crate::batch::SessionId;
 use crate::kept::Kept;
 use crate::key::{self, Space};
 use base::Version;
 use bytes::Bytes;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+use std::collections::BTreeSet;
 use std::collections::btree_set::Range;
-use std::collections::hash_map::DefaultHasher;
-use std::collections::{BTreeSet, HashMap};
+use std::hash::DefaultHasher;
 use std::hash::{BuildHasher, Hasher};
 use std::ops::{Bound, RangeBounds};
 
@@ -33,7 +33,7 @@ impl BuildHasher for Seeded {
 /// The records of a copy. Nothing depends on the order in which hashing puts them.
 #[derive(Default, Debug)]
 pub(crate) struct Table {
-    shards: Vec<HashMap<Bytes, Kept, Seeded>>,
+    shards: Vec<HashTable<(Bytes, Kept)>>,
     seed: Seeded,
     len: usize,
     /// Users' records that hold a value, and the bytes of their keys and values.
@@ -56,29 +56,32 @@ impl Table {
         if unordered && !self.unordered {
             self.order.retain(|key| !is_users(key));
         } else if self.unordered && !unordered {
-            self.order.extend(self.shards.iter().flat_map(HashMap::keys).filter(|key| is_users(key)).cloned());
+            self.order.extend(self.shards.iter().flatten().map(|(key, _)| key).filter(|key| is_users(key)).cloned());
         }
         self.unordered = unordered;
     }
 
-    /// By bits of the hash that the hash table itself does not look at.
-    fn shard(&self, key: &[u8]) -> usize {
-        (self.seed.hash_one(key) >> 40) as usize % SHARDS
+    /// A key's hash, and the table that it lies in: by bits that the table itself does not look at.
+    fn place(&self, key: &[u8]) -> (u64, usize) {
+        let hash = self.seed.hash_one(key);
+        (hash, (hash >> 40) as usize % SHARDS)
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Option<&Kept> {
-        self.shards.get(self.shard(key))?.get(key)
+        self.entry(key).map(|(_, kept)| kept)
     }
 
     /// The record with the key as it is stored, which costs less to clone than to make.
     pub(crate) fn entry(&self, key: &[u8]) -> Option<(&Bytes, &Kept)> {
-        self.shards.get(self.shard(key))?.get_key_value(key)
+        let (hash, shard) = self.place(key);
+        self.shards.get(shard)?.find(hash, |(k, _)| k == key).map(|(k, kept)| (k, kept))
     }
 
     /// Lets go of a value, if it is still that of this write.
     pub(crate) fn let_go(&mut self, key: &[u8], version: Version) {
-        let shard = self.shard(key);
-        if let Some(kept) = self.shards.get_mut(shard).and_then(|s| s.get_mut(key)).filter(|k| k.version() == version) {
+        let (hash, shard) = self.place(key);
+        let found = self.shards.get_mut(shard).and_then(|s| s.find_mut(hash, |(k, _)| k == key));
+        if let Some((_, kept)) = found.filter(|(_, kept)| kept.version() == version) {
             kept.let_go();
         }
     }
@@ -86,11 +89,18 @@ impl Table {
     /// Returns the record that was there.
     pub(crate) fn insert(&mut self, key: Bytes, record: Kept) -> Option<Kept> {
         if self.shards.is_empty() {
-            self.shards.resize_with(SHARDS, || HashMap::with_hasher(self.seed));
+            self.shards.resize_with(SHARDS, HashTable::new);
         }
-        let shard = self.shard(&key);
+        let (hash, shard) = self.place(&key);
         let size = live_size(&key, Some(&record));
-        let old = self.shards[shard].insert(key.clone(), record);
+        let seed = self.seed;
+        let old = match self.shards[shard].entry(hash, |(k, _)| *k == key, |(k, _)| seed.hash_one(&k[..])) {
+            Entry::Occupied(mut there) => Some(std::mem::replace(&mut there.get_mut().1, record)),
+            Entry::Vacant(room) => {
+                room.insert((key.clone(), record));
+                None
+            }
+        };
         let before = live_size(&key, old.as_ref());
         self.live = (self.live.0 + size.0 - before.0, self.live.1 + size.1 - before.1);
         if old.is_none() {
@@ -105,8 +115,9 @@ impl Table {
     }
 
     pub(crate) fn remove(&mut self, key: &[u8]) -> Option<Kept> {
-        let shard = self.shard(key);
-        let old = self.shards.get_mut(shard)?.remove(key)?;
+        let (hash, shard) = self.place(key);
+        let there = self.shards.get_mut(shard)?.find_entry(hash, |(k, _)| k == key).ok()?;
+        let ((_, old), _) = there.remove();
         self.len -= 1;
         let size = live_size(key, Some(&old));
         self.live = (self.live.0 - size.0, self.live.1 - size.1);
@@ -142,7 +153,7 @@ impl Table {
     }
 
     fn sorted(&self, bounds: (Bound<&[u8]>, Bound<&[u8]>)) -> Vec<&Bytes> {
-        let users = self.shards.iter().flat_map(HashMap::keys).filter(|key| is_users(key));
+        let users = self.shards.iter().flatten().map(|(key, _)| key).filter(|key| is_users(key));
         let within = users.filter(|key| RangeBounds::<[u8]>::contains(&bounds, &key[..]));
         let mut keys: Vec<&Bytes> = within.chain(self.order.range::<[u8], _>(bounds)).collect();
         keys.sort_unstable();

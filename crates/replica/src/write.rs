@@ -66,7 +66,7 @@ impl Copy {
         if let Some((refusal, seen)) = l.refused.get(&id).cloned() {
             return self.wait(ticket, seen, Outcome::Failed(refusal));
         }
-        if request.number < floor.max(self.store.done_through(&key::session(id.0))) {
+        if request.number < floor.max(self.store.done_through(id.0)) {
             return Some(Answer::Outcome(Outcome::Failed(Refusal::Finished), branch));
         }
         // May it have been applied where I cannot see it? [R1]
@@ -100,7 +100,7 @@ impl Copy {
     fn wait(&mut self, ticket: Ticket, seq: u64, outcome: Outcome) -> Option<Answer> {
         if let Role::Leading(l) = &mut self.role {
             let answer = Answer::Outcome(outcome, l.branch);
-            l.waits.entry(seq).or_default().push((ticket, answer));
+            l.waits.add(seq, ticket, answer);
         }
         None
     }
@@ -116,10 +116,9 @@ impl Copy {
         let outcome = self.next_record(now, Some(Bytes::new()));
         let (version, hlc) = (outcome.version, outcome.hlc);
         puts.push((key::outcome(request.session, request.number), outcome));
-        let session = key::session(request.session);
-        if request.done_through >= self.store.done_through(&session) + FINISHED_STEP {
+        if request.done_through >= self.store.done_through(request.session).saturating_add(FINISHED_STEP) {
             let record = self.next_record(now, Some(key::encode(&request.done_through)));
-            puts.push((session, record));
+            puts.push((key::session(request.session), record));
         }
         if let Role::Leading(l) = &mut self.role {
             l.writers.note(request.session.node);
@@ -150,7 +149,12 @@ impl Copy {
                 Write::Delete { .. } if gone.unwrap_or(true) => continue,
                 Write::Delete { .. } => (None, None),
                 Write::Bump { by, fields, .. } => {
-                    let old = put.cloned().or_else(|| self.store.whole(&stored, kept?));
+                    let old = match (put, kept) {
+                        (Some(put), _) => Some(put.clone()),
+                        // One that cannot be read is not taken for none.
+                        (None, Some(kept)) => Some(self.store.whole(&stored, kept).ok_or(Refusal::NotACounter(index))?),
+                        (None, None) => None,
+                    };
                     let live = old.as_ref().and_then(|r| r.live(now.wall));
                     (Some(bump(live, *by, fields).ok_or(Refusal::NotACounter(index))?), None)
                 }

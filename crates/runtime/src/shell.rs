@@ -262,7 +262,7 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
     let (packets, arrived) = mpsc::channel(QUEUE_MAX);
     let handle = Handle::new(wake.clone(), &node, clock, (listen, advertise), &identity);
     let tell = wake;
-    let writer = Writer::start(disc, move |e| drop(tell.send(Wake::Disc(e)))).map_err(StartError::System)?;
+    let writer = Writer::start(disc.clone(), move |e| drop(tell.send(Wake::Disc(e)))).map_err(StartError::System)?;
     let hello = wire::encode(&node.hello()).unwrap_or_default();
     // One thread carries the sockets and the node: a frame that arrives, what it causes, and what is sent for it, wake nobody.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::System)?;
@@ -274,6 +274,7 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
     let shell = Shell {
         clock,
         node,
+        disc,
         writer,
         transport,
         clients: HashMap::new(),
@@ -326,6 +327,7 @@ impl Drop for EndGuard {
 struct Shell {
     clock: Clock,
     node: Node,
+    disc: Arc<Disc>,
     writer: Writer,
     transport: Transport,
     clients: HashMap<OpId, oneshot::Sender<OpReply>>,
@@ -487,9 +489,10 @@ impl Shell {
                 }
                 Effect::Notice(notice) => {
                     if let Notice::Copy(_, replica::Notice::ValueLost) = notice {
-                        let path = self.dir.path().display();
+                        let (path, why) =
+                            (self.dir.path().display(), self.disc.lost().unwrap_or("it is not there".into()));
                         self.failed = Some(format!(
-                            "a value cannot be read from {path}; check the disc, or move the directory aside and start \
+                            "a value cannot be read from {path} ({why}); check the disc, or move the directory aside and start \
                              again: the other nodes' copies will fill it"
                         ));
                         done = true;
@@ -558,9 +561,8 @@ fn log(notice: &Notice) {
         Notice::MemberJoin(_, name) => tracing::info!("{name} is in view"),
         Notice::MemberLeave(_, name, true) => tracing::info!("{name} has stopped"),
         Notice::MemberLeave(_, name, false) => tracing::warn!("{name} is out of view"),
-        Notice::Flaps(_, name, wait) => {
-            let seconds = wait.as_ms().div_ceil(1000);
-            tracing::warn!("{name} comes and goes; it has to stay for {seconds} s before it is in view again");
+        Notice::Flaps(_, name) => {
+            tracing::warn!("{name} comes and goes: look at its machine, its process or its network")
         }
         Notice::Island(state, why) => tracing::info!("the cluster is {state}: {why}"),
         Notice::Ready { peers } => tracing::info!("ready with {peers} peers"),

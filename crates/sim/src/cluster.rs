@@ -6,7 +6,7 @@ use base::{FragmentId, Instant, NodeId, Now, Span, WallMs};
 use bytes::Bytes;
 use node::{Config, Effect, Frame, Input, Node, Op, OpReply, TableDef, TableOptions};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use replica::{Batch, Outcome, Range, Stored, Write};
+use replica::{Batch, Check, Outcome, Range, Stored, Write};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::SocketAddr;
@@ -61,6 +61,11 @@ struct World {
     reads: BTreeMap<u64, Bytes>,
     found: BTreeSet<Bytes>,
     faults: bool,
+    /// Writes whose checks cannot hold, and what was told of one of them.
+    never: BTreeSet<u64>,
+    wrong: Option<String>,
+    /// Many clients: much is gathered in each burst.
+    busy: bool,
 }
 
 fn addr(machine: usize) -> SocketAddr {
@@ -90,7 +95,11 @@ impl World {
             reads: BTreeMap::new(),
             found: BTreeSet::new(),
             faults: true,
+            never: BTreeSet::new(),
+            wrong: None,
+            busy: false,
         };
+        world.busy = world.rng.random_bool(0.15);
         if world.rng.random_bool(0.4) {
             let far = world.rng.random_range(6_000..60_000);
             world.machines[0].skew = if world.rng.random_bool(0.5) { far } else { -far };
@@ -191,7 +200,7 @@ impl World {
         let mut out = Vec::new();
         node.handle(now, input, &mut out);
         // A burst may be gathered, and its copies may run in any order.
-        let (ends, backwards) = (self.rng.random_bool(0.8), self.rng.random_bool(0.5));
+        let (ends, backwards) = (self.rng.random_bool(if self.busy { 0.1 } else { 0.8 }), self.rng.random_bool(0.5));
         let mut run = |tasks: &mut [node::Task]| {
             if backwards {
                 tasks.reverse();
@@ -201,7 +210,7 @@ impl World {
         if ends {
             node.flush_by(now, &mut run, &mut out);
         } else {
-            self.at(500, Event::Deliver(m, life, Input::Tick));
+            self.at(1_000, Event::Deliver(m, life, Input::Tick));
         }
         for effect in out {
             self.perform(m, life, effect);
@@ -243,7 +252,8 @@ impl World {
             Effect::Dial(to) => self.dial(m, life, to),
             Effect::Close(link) => self.unlink(link),
             Effect::Reply(op, reply) => self.replied(op, reply),
-            Effect::Vitals(..) | Effect::Notice(_) | Effect::Stopped => {}
+            Effect::Stopped => self.stopped(m),
+            Effect::Vitals(..) | Effect::Notice(_) => {}
         }
     }
 
@@ -300,7 +310,12 @@ impl World {
 
     fn fault(&mut self) {
         let n = self.machines.len();
-        match self.rng.random_range(0..4) {
+        match self.rng.random_range(0..5) {
+            4 => {
+                // A clean stop, in the midst of everything.
+                let m = self.rng.random_range(0..n);
+                self.step(m, Input::Stop);
+            }
             0 => {
                 let sides: u32 = self.rng.random_range(0..1 << n);
                 self.wire(|a, b| (sides >> a & 1) == (sides >> b & 1));
@@ -308,21 +323,27 @@ impl World {
             1 => self.wire(|_, _| true),
             _ => {
                 let m = self.rng.random_range(0..n);
-                if self.machines[m].node.take().is_some() {
-                    self.machines[m].life += 1;
+                if self.machines[m].node.is_some() {
                     for disc in self.machines[m].discs.values_mut() {
                         let kept = self.rng.random_range(0..=disc.at_risk());
                         let _ = disc.crash(kept);
                     }
-                    let mine: Vec<u64> = self.links.iter().filter(|(_, (o, _))| *o == m).map(|(l, _)| *l).collect();
-                    mine.into_iter().for_each(|link| self.unlink(link));
-                    let after = self.rng.random_range(100_000..6_000_000);
-                    self.at(after, Event::Restart(m));
+                    self.stopped(m);
                 }
             }
         }
         let after = self.rng.random_range(500_000..6_000_000);
         self.at(after, Event::Fault);
+    }
+
+    /// Its process is gone, what is on its disc stays, and it comes back.
+    fn stopped(&mut self, m: usize) {
+        self.machines[m].node = None;
+        self.machines[m].life += 1;
+        let mine: Vec<u64> = self.links.iter().filter(|(_, (o, _))| *o == m).map(|(l, _)| *l).collect();
+        mine.into_iter().for_each(|link| self.unlink(link));
+        let after = self.rng.random_range(100_000..6_000_000);
+        self.at(after, Event::Restart(m));
     }
 
     fn op(&mut self, m: usize, op: Op) -> u64 {
@@ -334,7 +355,12 @@ impl World {
 
     /// First makes the table, then puts fresh keys, and at rest reads all that were acknowledged.
     fn client(&mut self) {
-        self.at(60_000, Event::Client);
+        let clients = if self.busy && self.faults { 3 } else { 1 };
+        self.at(if clients > 1 { 4_000 } else { 60_000 }, Event::Client);
+        (0..clients).for_each(|_| self.one_client());
+    }
+
+    fn one_client(&mut self) {
         let m = self.rng.random_range(0..self.machines.len());
         let Some(def) = self.def.clone() else {
             let options = TableOptions { fragments: 2, durability: node::Durability::Sync, ..TableOptions::default() };
@@ -344,7 +370,13 @@ impl World {
         if self.faults {
             let key = Bytes::copy_from_slice(&(self.puts.len() as u64).to_be_bytes());
             let write = Write::Put { key: key.clone(), value: key.clone(), ttl_ms: None };
-            let batch = Batch { writes: vec![write], ..Batch::default() };
+            // One in four asks for what never is, and can never be done.
+            let never = self.rng.random_bool(0.25);
+            let checks = if never { vec![Check::Present("never".into())] } else { Vec::new() };
+            if never {
+                self.never.insert(self.next_op + 1);
+            }
+            let batch = Batch { checks, writes: vec![write], ..Batch::default() };
             self.puts.insert(self.next_op + 1, key.clone());
             self.op(m, Op::Write(def.fragment(&key), batch, Span::ms(4000)));
         } else if let Some(key) = self.acknowledged.difference(&self.found).next().cloned() {
@@ -356,6 +388,9 @@ impl World {
     fn replied(&mut self, op: u64, reply: OpReply) {
         match reply {
             OpReply::Table(def) => self.def = Some(def),
+            OpReply::Outcome(Outcome::Done { .. }) if self.never.contains(&op) => {
+                self.wrong = Some(format!("write {op}, whose check cannot hold, was acknowledged"));
+            }
             OpReply::Outcome(Outcome::Done { .. }) => self.acknowledged.extend(self.puts.get(&op).cloned()),
             OpReply::Rows(rows) if rows.iter().any(|r| !r.rows.is_empty()) => {
                 self.found.extend(self.reads.get(&op).cloned());
@@ -365,7 +400,13 @@ impl World {
     }
 
     fn check(&self) -> Result<u64, String> {
+        if let Some(what) = &self.wrong {
+            return Err(what.clone());
+        }
         for (m, machine) in self.machines.iter().enumerate() {
+            if let Some((fragment, _)) = machine.discs.iter().find(|(_, disc)| disc.disordered) {
+                return Err(format!("machine {m}: batches of {fragment:?} reached the disc out of order"));
+            }
             let now = self.clock(m);
             if machine.skew != 0
                 && let Some(led) = machine.node.as_ref().and_then(|n| n.find_copy(|f, c| c.lead().map(|_| f)))

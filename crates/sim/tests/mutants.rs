@@ -61,5 +61,4 @@ mutants! {
     d14_pending_answered PendingAnswered 3000
     r7_commit_new_set CommitNewSet 3000
     values_leave_early ValuesLeaveEarly 100
-    replaced_shown ReplacedShown 3000
 }

@@ -6,6 +6,7 @@ use replica::{Kept, Meta, Persist, Record, Store, Stored, Values, WriteBatch, is
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// Journals are kept small, so that a start takes a second, not a minute.
 const JOURNAL_BYTES_MAX: u64 = 128 * 1024 * 1024;
@@ -41,6 +42,7 @@ pub struct Disc {
     values: Keyspace,
     state: Keyspace,
     staging: Keyspace,
+    lost: Mutex<Option<String>>,
 }
 
 fn prefix(fragment: FragmentId) -> Vec<u8> {
@@ -96,11 +98,15 @@ impl Disc {
         let values = db.keyspace("values", separate).map_err(fail)?;
         let state = db.keyspace("state", options).map_err(fail)?;
         let staging = db.keyspace("staging", options).map_err(fail)?;
-        Ok(Disc { path: path.into(), db, records, values, state, staging })
+        Ok(Disc { path: path.into(), db, records, values, state, staging, lost: Mutex::default() })
     }
 
     fn damaged(&self, what: impl ToString) -> StorageError {
         StorageError::Damaged { path: self.path.clone(), what: what.to_string() }
+    }
+
+    pub(crate) fn broken(&self) -> StorageError {
+        StorageError::Write { path: self.path.clone(), what: "the storage engine failed".into() }
     }
 
     fn failed(&self, e: fjall::Error) -> StorageError {
@@ -329,13 +335,33 @@ impl Disc {
     }
 }
 
+impl Disc {
+    /// Why a value could not be read, if one could not.
+    pub fn lost(&self) -> Option<String> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn look(&self, stored: &[u8]) -> Result<Option<(Version, Bytes)>, String> {
+        // The engine asserts on what it does not expect to find.
+        let row = catch_unwind(AssertUnwindSafe(|| self.values.get(stored)));
+        let row = row.map_err(|_| "the storage engine cannot read it".to_string())?.map_err(|e| e.to_string())?;
+        let Some(row) = row else { return Ok(None) };
+        let (named, value) = row.split_at_checked(24).ok_or("its row is cut short")?;
+        let number = |at: usize| u64::from_be_bytes(named[at..at + 8].try_into().unwrap_or_default());
+        let branch = BranchId { node: NodeId(number(0)), n: number(8) };
+        Ok(Some((Version { branch, seq: number(16) }, Bytes::copy_from_slice(value))))
+    }
+}
+
 impl Values for Disc {
     fn value(&self, fragment: FragmentId, key: &[u8]) -> Option<(Version, Bytes)> {
-        let row = self.values.get(with(fragment, &[key])).ok()??;
-        let (named, value) = row.split_at_checked(24)?;
-        let number = |at: usize| Some(u64::from_be_bytes(named[at..at + 8].try_into().ok()?));
-        let branch = BranchId { node: NodeId(number(0)?), n: number(8)? };
-        Some((Version { branch, seq: number(16)? }, Bytes::copy_from_slice(value)))
+        let stored = with(fragment, &[key]);
+        // What fails for want of descriptors or memory may do so once.
+        let found = self.look(&stored).or_else(|_| self.look(&stored));
+        found.unwrap_or_else(|why| {
+            self.lost.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+            None
+        })
     }
 }
 

@@ -2,6 +2,7 @@ use crate::{Disc, StorageError};
 use base::FragmentId;
 use replica::Persist;
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -37,15 +38,16 @@ impl Writer {
     /// Starts the thread; `tell` is called on it.
     pub fn start(disc: Arc<Disc>, tell: impl Fn(Event) + Send + 'static) -> std::io::Result<Writer> {
         let (queue, jobs) = sync_channel(QUEUE_MAX);
-        let queued = Arc::new(Queued::default());
+        let queued = Arc::new(Queued { bytes: Mutex::new(Some(0)), less: Condvar::new() });
         let done = queued.clone();
         let thread = std::thread::Builder::new().name("disc".into()).spawn(move || {
-            if let Err(e) = work(&disc, &jobs, &done, &tell) {
+            // The engine asserts on what it does not expect; then nothing more can be written either.
+            let worked = catch_unwind(AssertUnwindSafe(|| work(&disc, &jobs, &done, &tell)));
+            if let Err(e) = worked.unwrap_or_else(|_| Err(disc.broken())) {
                 tell(Event::Failed(e));
                 // Whoever still sends must not block: take and drop.
-                while let Ok((_, persist)) = jobs.recv() {
-                    done.less(persist.batch.bytes());
-                }
+                done.open();
+                while jobs.recv().is_ok() {}
             }
         })?;
         Ok(Writer { queue, queued, thread })
@@ -65,10 +67,9 @@ impl Writer {
     }
 }
 
-/// How many bytes wait for the disc.
-#[derive(Default)]
+/// How many bytes wait for the disc; `None`: nobody waits any more.
 struct Queued {
-    bytes: Mutex<usize>,
+    bytes: Mutex<Option<usize>>,
     less: Condvar,
 }
 
@@ -76,13 +77,21 @@ impl Queued {
     /// Waits for room; what is larger than all the room goes alone.
     fn more(&self, bytes: usize) {
         let queued = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = |queued: &mut usize| *queued > 0 && *queued + bytes > QUEUE_BYTES_MAX;
-        *self.less.wait_while(queued, full).unwrap_or_else(PoisonError::into_inner) += bytes;
+        let full = |queued: &mut Option<usize>| queued.is_some_and(|n| n > 0 && n + bytes > QUEUE_BYTES_MAX);
+        let mut queued = self.less.wait_while(queued, full).unwrap_or_else(PoisonError::into_inner);
+        *queued = queued.map(|n| n + bytes);
     }
 
     fn less(&self, bytes: usize) {
-        *self.bytes.lock().unwrap_or_else(PoisonError::into_inner) -= bytes;
-        self.less.notify_one();
+        let mut queued = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        *queued = queued.map(|n| n.saturating_sub(bytes));
+        self.less.notify_all();
+    }
+
+    /// Nothing is counted from here on.
+    fn open(&self) {
+        *self.bytes.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.less.notify_all();
     }
 }
 

@@ -68,10 +68,15 @@ pub(crate) struct Disc {
     pub engine: Arc<Engine>,
     /// What the engine has not come to yet.
     queued: VecDeque<WriteBatch>,
+    last: u64,
+    /// Batches came in another order than that of their marks.
+    pub disordered: bool,
 }
 
 impl Disc {
     pub(crate) fn write(&mut self, persist: Persist) {
+        self.disordered |= persist.mark <= self.last;
+        self.last = persist.mark;
         self.queued.push_back(persist.batch.clone());
         self.cached.push_back(persist);
     }
@@ -116,6 +121,7 @@ impl Disc {
         }
         self.flushing = None;
         self.queued.clear();
+        self.last = 0;
         self.engine = Arc::default();
         self.engine.take(self.image.records.clone());
         self.image.clone()

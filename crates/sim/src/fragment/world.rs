@@ -463,7 +463,9 @@ impl World {
             let stopped = |b: &&usize| self.nodes[**b].copy.is_none() && self.nodes[**b].stopped;
             let gone = missing.iter().filter(stopped).map(|b| id(*b)).collect();
             self.nodes[node].view = view.clone();
-            self.step(node, Input::View { view: view.into_iter().map(id).collect(), dead, gone });
+            // Who comes and goes is told as it may be.
+            let flapping = if self.rng.random_bool(0.3) { missing.iter().map(|b| id(*b)).collect() } else { [].into() };
+            self.step(node, Input::View { view: view.into_iter().map(id).collect(), dead, gone, flapping });
         }
     }
 
