@@ -2,6 +2,7 @@ use base::{FragmentId, Heads, Version};
 use bytes::Bytes;
 use replica::{Kept, Meta, Persist, Record, Store, Values, WriteBatch, is_apart};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What is on the platters.
@@ -38,11 +39,23 @@ impl Image {
 
 /// What the engine has written, on the platters or not, and can read back.
 #[derive(Default, Debug)]
-pub(crate) struct Engine(Mutex<BTreeMap<Bytes, (Version, Bytes)>>);
+pub(crate) struct Engine {
+    values: Mutex<BTreeMap<Bytes, (Version, Bytes)>>,
+    /// Nothing can be read any more.
+    broken: AtomicBool,
+}
 
 impl Engine {
+    pub(crate) fn fail(&self) {
+        self.broken.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
+
     fn take(&self, puts: impl IntoIterator<Item = (Bytes, Record)>) {
-        let mut values = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
         for (key, record) in puts {
             match record.value {
                 Some(value) => values.insert(key, (record.version, value)),
@@ -54,7 +67,8 @@ impl Engine {
 
 impl Values for Engine {
     fn value(&self, _: FragmentId, key: &[u8]) -> Option<(Version, Bytes)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        let values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        values.get(key).filter(|_| !self.is_broken()).cloned()
     }
 }
 

@@ -39,6 +39,10 @@ impl World {
                     self.crash_keeping(a, all, after);
                 }
             }
+            11 if self.apart && self.rng.random_bool(0.3) => {
+                self.trace(|| format!("the disc of {a} cannot be read"));
+                self.nodes[a].disc.engine.fail();
+            }
             9 => {
                 self.nodes[a].skew = self.rng.random_range(-8000..8000);
                 self.trace(|| format!("clock of {a} off by {}", self.nodes[a].skew));
@@ -59,7 +63,7 @@ impl World {
         }
     }
 
-    fn crash(&mut self, node: usize) {
+    pub(crate) fn crash(&mut self, node: usize) {
         let kept = self.rng.random_range(0..=self.nodes[node].disc.at_risk());
         let after = self.rng.random_range(20..2000) * 1000;
         self.crash_keeping(node, kept, after);

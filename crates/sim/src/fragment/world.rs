@@ -365,6 +365,9 @@ impl World {
     fn calm(&mut self) {
         self.trace(|| "calm".into());
         (self.faults, self.load, self.loss, self.wild) = (false, false, 0, false);
+        for node in (0..self.nodes.len()).filter(|n| self.nodes[*n].disc.engine.is_broken()).collect::<Vec<_>>() {
+            self.crash(node);
+        }
         for a in 0..self.nodes.len() {
             self.nodes[a].paused = 0;
             for b in 0..self.nodes.len() {
@@ -507,6 +510,12 @@ impl World {
                 replica::Notice::Opened(lead) => {
                     self.report.opened += 1;
                     self.check.opened(lead.branch, self.now);
+                }
+                replica::Notice::ValueLost => {
+                    if !self.nodes[node].disc.engine.is_broken() {
+                        self.fail(format!("a value of {node} is not to be found, though its disc is well"));
+                    }
+                    return self.crash(node);
                 }
                 replica::Notice::Merged { conflicts, .. } => self.report.conflicts += conflicts,
                 _ => {}
