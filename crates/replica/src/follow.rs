@@ -2,10 +2,11 @@
 
 use crate::copy::{Copy, Role};
 use crate::gate::{Effects, Notice, Then};
+use crate::kept::{Kept, is_apart};
 use crate::lease::Loan;
 use crate::msg::{Lead, Msg};
 use crate::mutant;
-use crate::record::{Entry, Record};
+use crate::record::{Entry, Record, Stage, WriteBatch};
 use base::{Ballot, Heads, Instant, NodeId, Now, Version};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -22,6 +23,8 @@ pub(crate) struct Following {
     pub joined: bool,
     /// The delta so far. Invisible, since the heads do not cover it yet [D1].
     inbox: BTreeMap<u32, Vec<(Bytes, Record)>>,
+    /// Those of its records whose values are on disc already, where nothing sees them.
+    staged: Vec<(Bytes, Kept)>,
     /// How many chunks there are, once the last has come.
     chunks: Option<u32>,
     /// Appends that came meanwhile.
@@ -56,6 +59,7 @@ impl Copy {
             session,
             joined: false,
             inbox: BTreeMap::new(),
+            staged: Vec::new(),
             chunks: None,
             tail: BTreeMap::new(),
             tail_bytes: 0,
@@ -106,7 +110,7 @@ impl Copy {
         session: u64,
         no: u32,
         h0: Heads,
-        records: Vec<(Bytes, Record)>,
+        mut records: Vec<(Bytes, Record)>,
         (last, upto): (bool, u64),
         fx: &mut Effects,
     ) {
@@ -123,7 +127,18 @@ impl Copy {
         f.upto = f.upto.max(upto);
         f.h0 = h0;
         let early = if unstaged { records.clone() } else { Vec::new() };
+        if f.inbox.contains_key(&no) {
+            return;
+        }
+        let first = f.staged.is_empty() && !mutant!(self, StagingKept);
+        let mut batch = WriteBatch { stage: Stage::Keep { first }, ..WriteBatch::default() };
+        if self.store.lets_go() {
+            let apart = |(key, record): &mut (Bytes, Record)| is_apart(key) && record.value.is_some();
+            batch.puts = records.extract_if(.., apart).collect();
+        }
+        f.staged.extend(batch.puts.iter().map(|(key, r)| (key.clone(), Kept::of_staged(r))));
         f.inbox.insert(no, records);
+        self.persist(batch, false, fx);
         if unstaged {
             let batch = self.store.apply(Vec::new(), early);
             self.persist(batch, false, fx);
@@ -156,6 +171,7 @@ impl Copy {
         if outcomes_stay {
             puts.retain(|(key, _)| key.first() != Some(&(crate::Space::Outcome as u8)));
         }
+        let staged = std::mem::take(&mut f.staged);
         let mut heads: Vec<Version> = h0.iter().collect();
         let tail = std::mem::take(&mut f.tail);
         for entry in tail.into_values() {
@@ -171,8 +187,9 @@ impl Copy {
         f.joined = true;
         let (leader, session, seq, ballot) = (f.leader, f.session, f.seq, f.lead.ballot);
         self.meta.promised = self.meta.promised.max(ballot);
-        self.hlc = self.hlc.max(self.seen(now, &puts));
-        let mut batch = self.store.apply(heads, puts);
+        let stamps = puts.iter().map(|(_, r)| r.hlc).chain(staged.iter().map(|(_, kept)| kept.hlc()));
+        self.hlc = self.hlc.max(self.seen(now, stamps));
+        let mut batch = self.store.switch(heads, staged, puts);
         self.raise_ceiling();
         batch.meta = Some(self.meta);
         self.persist(batch, true, fx);

@@ -43,6 +43,12 @@ impl Kept {
         Kept { record: Record { version, hlc, expires, value }, apart: Some(bytes) }
     }
 
+    /// One whose value was staged.
+    pub(crate) fn of_staged(record: &Record) -> Kept {
+        let bytes = record.value.as_ref().map_or(0, Bytes::len) as u32;
+        Kept::on_disc(record.version, record.hlc, record.expires, bytes)
+    }
+
     /// The write that made it.
     pub fn version(&self) -> Version {
         self.record.version
@@ -98,6 +104,8 @@ pub(crate) struct Apart {
     written: Arc<AtomicU64>,
     /// Values that are in RAM until their batch is written, the oldest first.
     here: VecDeque<(u64, Bytes, Version)>,
+    /// The last batch that made what was staged true: until it is written, those values are not where they belong.
+    staged: u64,
     /// A value could not be read.
     lost: AtomicBool,
 }
@@ -135,6 +143,7 @@ impl Apart {
             batches: 0,
             written: Arc::default(),
             here: VecDeque::new(),
+            staged: 0,
             lost: AtomicBool::new(false),
         }
     }
@@ -158,6 +167,16 @@ impl Apart {
         let written = if early { u64::MAX } else { self.written.load(Ordering::Acquire) };
         let due = self.here.front().is_some_and(|(number, ..)| *number <= written);
         if due { self.here.pop_front().map(|(_, key, version)| (key, version)) } else { None }
+    }
+
+    /// What was staged becomes true with the batch that was placed last.
+    pub(crate) fn switched(&mut self) {
+        self.staged = self.batches;
+    }
+
+    /// Is all that was staged where it belongs?
+    pub(crate) fn is_settled(&self) -> bool {
+        self.written.load(Ordering::Acquire) >= self.staged
     }
 
     /// The whole of a record.

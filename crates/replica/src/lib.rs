@@ -38,7 +38,7 @@ pub use merge::{MergePolicy, MergeRule};
 pub use msg::{Lead, Msg, Status};
 pub use mutants::Mutant;
 pub use quorum::MinInSync;
-pub use record::{Entry, Meta, Record, WriteBatch};
+pub use record::{Entry, Meta, Record, Stage, WriteBatch};
 pub use store::{Store, Stored};
 
 /// Is this known bug switched on? Always `false` without the `mutants` feature.

@@ -63,6 +63,8 @@ pub enum Mutant {
     ChangesMoving,
     /// A subscriber's round is ended by a copy that knows less than it is to tell.
     ChangesShort,
+    /// What a session that was given up has staged becomes true with the next one (invariant 3).
+    StagingKept,
     /// A value leaves the RAM before the disc has it (invariant 1: it cannot be found).
     ValuesLeaveEarly,
     /// Mirrors are taken into the in-sync set beyond its bound (liveness: they would be waited for).

@@ -233,7 +233,12 @@ impl Copy {
         self.meta.n = self.meta.n.saturating_add(1);
         let branch = BranchId { node: me, n: self.meta.n };
         let first = Version { branch, seq: 1 };
-        let seen = o.pulled.iter().map(|(_, records)| self.seen(now, records)).max().unwrap_or_default();
+        let seen = o
+            .pulled
+            .iter()
+            .map(|(_, records)| self.seen(now, records.iter().map(|(_, r)| r.hlc)))
+            .max()
+            .unwrap_or_default();
         self.hlc = self.hlc.max(seen);
         let hlc = self.stamp(now);
         let mut merge = Merge::new(&self.store, &self.config.policy, first, hlc);
@@ -305,9 +310,9 @@ impl Copy {
     }
 
     /// The latest stamp among these that may move this copy's clock.
-    pub(crate) fn seen(&self, now: Now, puts: &[(Bytes, Record)]) -> base::Hlc {
+    pub(crate) fn seen(&self, now: Now, stamps: impl Iterator<Item = base::Hlc>) -> base::Hlc {
         let bound = base::Hlc::from_wall(base::WallMs(now.wall.0 + self.config.timing.skew_max.as_ms()));
-        puts.iter().map(|(_, r)| r.hlc).filter(|hlc| *hlc <= bound).max().unwrap_or_default()
+        stamps.filter(|hlc| *hlc <= bound).max().unwrap_or_default()
     }
 
     /// Keeps the durable ceiling above the clock; the caller persists meta.

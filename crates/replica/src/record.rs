@@ -69,6 +69,23 @@ pub struct WriteBatch {
     pub removes: Vec<Bytes>,
     /// Users' values are to be kept apart from their records, and to be read back from when this is told so.
     pub apart: Option<Place>,
+    /// What becomes of `puts`.
+    pub stage: Stage,
+}
+
+/// A batch's part in a delta that is too large to be kept in RAM until all of it is there.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Stage {
+    /// None.
+    #[default]
+    None,
+    /// Its records are kept where nothing sees them; with `first`, what was kept there before is forgotten.
+    Keep {
+        /// The delta begins.
+        first: bool,
+    },
+    /// What was kept becomes true with it, beneath its own records.
+    Switch,
 }
 
 impl WriteBatch {

@@ -1,7 +1,7 @@
 use crate::batch::SessionId;
 use crate::kept::{Apart, Kept, Values, is_apart};
 use crate::key::{self, Space};
-use crate::record::{Meta, Record, WriteBatch};
+use crate::record::{Meta, Record, Stage, WriteBatch};
 use crate::table::Table;
 use base::{FragmentId, Heads, Hlc, Version, WallMs};
 use bytes::Bytes;
@@ -71,6 +71,31 @@ impl Store {
         self.apart.get_or_insert_with(|| Apart::new(values.clone(), fragment)).more = more;
     }
 
+    /// Are values let go of?
+    pub(crate) fn lets_go(&self) -> bool {
+        self.apart.as_ref().is_some_and(|apart| apart.more)
+    }
+
+    /// A delta becomes true: the records that were staged, and on top of them `puts`.
+    pub(crate) fn switch(
+        &mut self,
+        heads: Vec<Version>,
+        staged: Vec<(Bytes, Kept)>,
+        puts: Vec<(Bytes, Record)>,
+    ) -> WriteBatch {
+        for version in &heads {
+            self.heads.add(*version);
+        }
+        let none = staged.is_empty();
+        staged.into_iter().for_each(|(key, kept)| self.put(key, kept));
+        let mut batch = self.apply(heads, puts);
+        if let Some(apart) = self.apart.as_mut().filter(|_| !none) {
+            apart.switched();
+            batch.stage = Stage::Switch;
+        }
+        batch
+    }
+
     /// Lets go of the values that are on disc by now; with `early`, of those that are not, too.
     pub(crate) fn let_go(&mut self, early: bool) {
         let Some(apart) = &mut self.apart else { return };
@@ -84,14 +109,17 @@ impl Store {
         self.apart.as_ref().is_some_and(Apart::is_lost)
     }
 
-    /// The whole of the record that is under this key.
+    /// The whole of the record that is under this key; `None` where it is lost, or was staged and is not in its place yet: then
+    /// nothing of this copy is durable yet, and nobody reads it.
     pub(crate) fn whole(&self, key: &[u8], kept: &Kept) -> Option<Record> {
         if let Some(record) = kept.here() {
             return Some(record.clone());
         }
         let apart = self.apart.as_ref()?;
+        // In this order: what was not settled at first may be by the time that it is read.
+        let settled = apart.is_settled();
         let record = apart.read(key, kept);
-        if record.is_none() {
+        if record.is_none() && settled {
             apart.lose();
         }
         record

@@ -60,5 +60,6 @@ mutants! {
     false_conflicts FalseConflicts 100
     d14_pending_answered PendingAnswered 3000
     r7_commit_new_set CommitNewSet 3000
+    staging_kept StagingKept 3000
     values_leave_early ValuesLeaveEarly 100
 }

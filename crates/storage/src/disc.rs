@@ -2,7 +2,7 @@ use crate::StorageError;
 use base::{BranchId, FragmentId, Heads, Hlc, NodeId, TableId, Version, WallMs};
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, OwnedWriteBatch, PersistMode};
-use replica::{Kept, Meta, Persist, Record, Store, Stored, Values, WriteBatch, is_apart};
+use replica::{Kept, Meta, Persist, Record, Stage, Store, Stored, Values, WriteBatch, is_apart};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -154,11 +154,17 @@ impl Disc {
         let mut out = self.db.batch();
         let mut size = 0;
         for (fragment, persist) in group {
-            let bytes = persist.batch.bytes();
-            if bytes > PIECE_BYTES {
+            let (bytes, stage) = (persist.batch.bytes(), persist.batch.stage);
+            let large = bytes > PIECE_BYTES && !matches!(stage, Stage::Keep { .. });
+            if large || matches!(stage, Stage::Switch | Stage::Keep { first: true }) {
                 out.commit().map_err(|e| self.failed(e))?;
-                self.write_large(*fragment, &persist.batch)?;
+                if stage != Stage::Switch {
+                    self.clear_staging(*fragment)?;
+                }
                 (out, size) = (self.db.batch(), 0);
+            }
+            if large || stage == Stage::Switch {
+                self.write_staged(*fragment, &persist.batch)?;
                 continue;
             }
             self.fill(&mut out, *fragment, &persist.batch)?;
@@ -182,7 +188,9 @@ impl Disc {
     fn fill(&self, out: &mut OwnedWriteBatch, fragment: FragmentId, batch: &WriteBatch) -> Result<(), StorageError> {
         for (key, record) in &batch.puts {
             let stored = with(fragment, &[key]);
-            if batch.apart.is_some() {
+            if let Stage::Keep { .. } = batch.stage {
+                out.insert(&self.staging, stored, self.row(TO_PART, record)?);
+            } else if batch.apart.is_some() {
                 self.fill_parted(out, stored, key, record)?;
             } else {
                 out.insert(&self.records, stored, self.row(WHOLE, record)?);
@@ -252,11 +260,10 @@ impl Disc {
         Ok(())
     }
 
-    /// A batch of any size is atomic: its records go to the staging space in pieces, then one small batch moves heads and
-    /// switches them on, then they are moved over.
-    fn write_large(&self, fragment: FragmentId, batch: &WriteBatch) -> Result<(), StorageError> {
+    /// A batch of any size is atomic: its records go to the staging space in pieces, beside those that are there already, then
+    /// one small batch moves heads and switches them on, then they are moved over.
+    fn write_staged(&self, fragment: FragmentId, batch: &WriteBatch) -> Result<(), StorageError> {
         let failed = |e| self.failed(e);
-        self.clear_staging(fragment)?;
         let (mut out, mut size) = (self.db.batch(), 0);
         for (key, record) in &batch.puts {
             let value = self.row(if batch.apart.is_some() { TO_PART } else { WHOLE }, record)?;

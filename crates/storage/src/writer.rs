@@ -144,7 +144,7 @@ mod tests {
     use super::*;
     use base::{BranchId, Hlc, NodeId, TableId, Version};
     use bytes::Bytes;
-    use replica::{Meta, Place, Record, Store, Values, WriteBatch};
+    use replica::{Meta, Place, Record, Stage, Store, Values, WriteBatch};
     use std::sync::mpsc;
 
     fn fragment(index: u16) -> FragmentId {
@@ -232,6 +232,37 @@ mod tests {
             assert_eq!(there, (!kept.is_tombstone()).then_some((kept.version(), 4000)));
         }
         assert_eq!(disc.value(fragment(1), &key(1)), None);
+    }
+
+    /// A delta in parts is nowhere until the batch that switches it on; what an earlier one left is forgotten, and what comes
+    /// with the switch lies on top.
+    #[test]
+    fn a_delta_that_is_staged_becomes_true_in_one_step() {
+        let dir = tempfile::tempdir().expect("dir");
+        let (disc, _) = open(dir.path());
+        let part = |seq, keys, stage| {
+            let batch = batch(seq, keys, 100);
+            let apart = Some(Place::first());
+            Persist { batch: WriteBatch { meta: None, heads: vec![], apart, stage, ..batch }, mark: 1, sync: false }
+        };
+        let given_up = part(1, 9, Stage::Keep { first: true });
+        let rest = part(2, 5, Stage::Keep { first: true });
+        disc.write(&[(fragment(0), given_up), (fragment(0), rest)], true).expect("written");
+        drop(disc);
+        let (disc, loaded) = open(dir.path());
+        assert!(loaded.is_empty() && disc.value(fragment(0), b"\x01000001").is_none(), "a crash forgets it");
+        let parts = [part(2, 9, Stage::Keep { first: true }), part(3, 5, Stage::Keep { first: true })];
+        let switch = WriteBatch { apart: Some(Place::first()), stage: Stage::Switch, ..batch(4, 2, 100) };
+        let all = parts.into_iter().chain([Persist { batch: switch, mark: 1, sync: true }]);
+        disc.write(&all.map(|p| (fragment(0), p)).collect::<Vec<_>>(), true).expect("written");
+        drop(disc);
+        let (disc, loaded) = open(dir.path());
+        let seqs: Vec<u64> = loaded[&fragment(0)].store.all().map(|(_, kept)| kept.version().seq).collect();
+        assert_eq!(seqs, [4, 4, 3, 3, 3]);
+        for (key, kept) in loaded[&fragment(0)].store.all() {
+            let value = disc.value(fragment(0), key);
+            assert_eq!(value, Some((kept.version(), vec![kept.version().seq as u8; 100].into())));
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 use base::{FragmentId, Heads, Version};
 use bytes::Bytes;
-use replica::{Kept, Meta, Persist, Record, Store, Values, WriteBatch, is_apart};
+use replica::{Kept, Meta, Persist, Record, Stage, Store, Values, WriteBatch, is_apart};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,10 +11,21 @@ pub(crate) struct Image {
     pub meta: Meta,
     pub heads: Heads,
     records: BTreeMap<Bytes, Record>,
+    staged: BTreeMap<Bytes, Record>,
 }
 
 impl Image {
     fn apply(&mut self, batch: WriteBatch) {
+        match batch.stage {
+            Stage::Keep { first } => {
+                if first {
+                    self.staged.clear();
+                }
+                return self.staged.extend(batch.puts);
+            }
+            Stage::Switch => self.records.append(&mut self.staged),
+            Stage::None => {}
+        }
         if let Some(meta) = batch.meta {
             self.meta = meta;
         }
@@ -82,6 +93,7 @@ pub(crate) struct Disc {
     pub engine: Arc<Engine>,
     /// What the engine has not come to yet.
     queued: VecDeque<WriteBatch>,
+    staged: BTreeMap<Bytes, Record>,
     last: u64,
     /// Batches came in another order than that of their marks.
     pub disordered: bool,
@@ -98,6 +110,17 @@ impl Disc {
     /// The engine writes what is queued.
     pub(crate) fn work(&mut self) {
         for batch in self.queued.drain(..) {
+            match batch.stage {
+                Stage::Keep { first } => {
+                    if first {
+                        self.staged.clear();
+                    }
+                    self.staged.extend(batch.puts);
+                    continue;
+                }
+                Stage::Switch => self.engine.take(std::mem::take(&mut self.staged)),
+                Stage::None => {}
+            }
             self.engine.take(batch.puts);
             if let Some(place) = batch.apart {
                 place.written();
@@ -134,6 +157,8 @@ impl Disc {
             self.image.apply(persist.batch);
         }
         self.flushing = None;
+        self.image.staged.clear();
+        self.staged.clear();
         self.queued.clear();
         self.last = 0;
         self.engine = Arc::default();
