@@ -108,7 +108,9 @@ impl Peers {
         let restarted = peer.hello.incarnation != hello.incarnation;
         let mut close = Vec::new();
         if restarted {
+            // What still comes through them is of the process before.
             close.extend(peer.links.drain(..).map(|l| l.id));
+            self.by_link.retain(|link, _| !close.contains(link));
             peer.swim = None;
         }
         if self.up.contains(&node) {

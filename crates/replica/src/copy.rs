@@ -9,7 +9,7 @@ use crate::msg::{Lead, Msg, Status};
 use crate::mutant;
 use crate::open::{Opening, Promised};
 use crate::quorum::MinInSync;
-use crate::record::{Meta, Record, WriteBatch};
+use crate::record::{Meta, Record, Stage, WriteBatch};
 use crate::store::{Store, Stored};
 use base::{Ballot, FragmentId, Hlc, Instant, NodeId, Now, Span, Version};
 use bytes::Bytes;
@@ -181,6 +181,8 @@ pub struct Copy {
     pub(crate) warming: AtomicBool,
     /// How many times this copy has asked to join.
     pub(crate) sessions: u64,
+    /// Something is staged on disc.
+    pub(crate) staging: bool,
     said: Option<Status>,
     said_at: Instant,
     ticked: Instant,
@@ -243,6 +245,7 @@ impl Copy {
             warming: AtomicBool::new(false),
             barred: false,
             sessions: 0,
+            staging: false,
             said: None,
             said_at: Instant(0),
             ticked: now.mono,
@@ -287,6 +290,11 @@ impl Copy {
     /// Values that are on disc by now leave the RAM. One that cannot be read is never passed off as anything else: from then
     /// on this copy says nothing at all.
     fn mind_values(&mut self, fx: &mut Effects) {
+        if self.staging && !mutant!(self, StagingKept) && !matches!(&self.role, Role::Following(f) if f.stages()) {
+            // The session is over: its room is given back.
+            self.staging = false;
+            self.persist(WriteBatch { stage: Stage::Keep { first: true }, ..WriteBatch::default() }, false, fx);
+        }
         self.store.let_go(mutant!(self, ValuesLeaveEarly));
         if self.store.is_lost() {
             *fx = Effects { notices: vec![Notice::ValueLost], ..Effects::default() };

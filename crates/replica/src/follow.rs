@@ -40,6 +40,13 @@ pub(crate) struct Following {
     pub loan: Loan,
 }
 
+impl Following {
+    /// Has some of its delta been staged?
+    pub(crate) fn stages(&self) -> bool {
+        !self.staged.is_empty()
+    }
+}
+
 impl Copy {
     /// Asks a leader to be let in.
     pub(crate) fn follow(&mut self, now: Now, leader: NodeId, lead: Lead, fx: &mut Effects) {
@@ -120,7 +127,10 @@ impl Copy {
             return;
         }
         f.heard = now.mono;
-        fx.sends.push((from, Msg::SyncAck { session, no }));
+        // No room to stage it: the leader gives it up after a while, and it is asked for again.
+        if self.full && self.store.lets_go() {
+            return;
+        }
         if last {
             f.chunks = Some(no.saturating_add(1));
         }
@@ -128,7 +138,7 @@ impl Copy {
         f.h0 = h0;
         let early = if unstaged { records.clone() } else { Vec::new() };
         if f.inbox.contains_key(&no) {
-            return;
+            return self.gate.push(Then::Send(from, Msg::SyncAck { session, no }));
         }
         let first = f.staged.is_empty() && !mutant!(self, StagingKept);
         let mut batch = WriteBatch { stage: Stage::Keep { first }, ..WriteBatch::default() };
@@ -138,7 +148,12 @@ impl Copy {
         }
         f.staged.extend(batch.puts.iter().map(|(key, r)| (key.clone(), Kept::of_staged(r))));
         f.inbox.insert(no, records);
-        self.persist(batch, false, fx);
+        if !batch.puts.is_empty() {
+            self.staging = true;
+            self.persist(batch, true, fx);
+        }
+        // Not before it is on disc, lest a fast leader fill the way there.
+        self.gate.push(Then::Send(from, Msg::SyncAck { session, no }));
         if unstaged {
             let batch = self.store.apply(Vec::new(), early);
             self.persist(batch, false, fx);
@@ -190,6 +205,7 @@ impl Copy {
         let stamps = puts.iter().map(|(_, r)| r.hlc).chain(staged.iter().map(|(_, kept)| kept.hlc()));
         self.hlc = self.hlc.max(self.seen(now, stamps));
         let mut batch = self.store.switch(heads, staged, puts);
+        self.staging = false;
         self.raise_ceiling();
         batch.meta = Some(self.meta);
         self.persist(batch, true, fx);

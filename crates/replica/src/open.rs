@@ -152,7 +152,7 @@ impl Copy {
     /// Once everybody in view has answered: pull what is lacking, from whoever lacks least first; then open.
     fn try_open(&mut self, now: Now, fx: &mut Effects) {
         let electorate = self.electorate();
-        let durable = self.gate.idle();
+        let durable = self.gate.idle() && self.store.is_settled();
         let no_pull = mutant!(self, NoPull);
         let Role::Opening(o) = &mut self.role else { return };
         if !durable || o.pull.is_some() || electorate.iter().any(|node| !o.answers.contains_key(node)) {

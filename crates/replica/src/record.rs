@@ -96,6 +96,7 @@ impl WriteBatch {
 
     /// Nothing to do?
     pub fn is_empty(&self) -> bool {
-        self.meta.is_none() && self.heads.is_empty() && self.puts.is_empty() && self.removes.is_empty()
+        let forgets = self.stage == Stage::Keep { first: true };
+        !forgets && self.meta.is_none() && self.heads.is_empty() && self.puts.is_empty() && self.removes.is_empty()
     }
 }

@@ -71,6 +71,11 @@ impl Store {
         self.apart.get_or_insert_with(|| Apart::new(values.clone(), fragment)).more = more;
     }
 
+    /// Can every value be read that is on disc?
+    pub(crate) fn is_settled(&self) -> bool {
+        self.apart.as_ref().is_none_or(Apart::is_settled)
+    }
+
     /// Are values let go of?
     pub(crate) fn lets_go(&self) -> bool {
         self.apart.as_ref().is_some_and(|apart| apart.more)

@@ -97,7 +97,7 @@ impl Disc {
         let separate = || options().with_kv_separation(Some(KvSeparationOptions::default()));
         let values = db.keyspace("values", separate).map_err(fail)?;
         let state = db.keyspace("state", options).map_err(fail)?;
-        let staging = db.keyspace("staging", options).map_err(fail)?;
+        let staging = db.keyspace("staging", separate).map_err(fail)?;
         Ok(Disc { path: path.into(), db, records, values, state, staging, lost: Mutex::default() })
     }
 
@@ -164,7 +164,8 @@ impl Disc {
                 (out, size) = (self.db.batch(), 0);
             }
             if large || stage == Stage::Switch {
-                self.write_staged(*fragment, &persist.batch)?;
+                self.switch(*fragment, &persist.batch)?;
+                self.drain(*fragment)?;
                 continue;
             }
             self.fill(&mut out, *fragment, &persist.batch)?;
@@ -262,7 +263,7 @@ impl Disc {
 
     /// A batch of any size is atomic: its records go to the staging space in pieces, beside those that are there already, then
     /// one small batch moves heads and switches them on, then they are moved over.
-    fn write_staged(&self, fragment: FragmentId, batch: &WriteBatch) -> Result<(), StorageError> {
+    fn switch(&self, fragment: FragmentId, batch: &WriteBatch) -> Result<(), StorageError> {
         let failed = |e| self.failed(e);
         let (mut out, mut size) = (self.db.batch(), 0);
         for (key, record) in &batch.puts {
@@ -280,8 +281,7 @@ impl Disc {
         }
         self.fill_state(&mut out, fragment, batch)?;
         out.insert(&self.staging, [&[SWITCH][..], &prefix(fragment)].concat(), []);
-        out.commit().map_err(failed)?;
-        self.drain(fragment)
+        out.commit().map_err(failed)
     }
 
     fn drain(&self, fragment: FragmentId) -> Result<(), StorageError> {
@@ -290,6 +290,7 @@ impl Disc {
         for row in self.staging.prefix(prefix(fragment)) {
             let (key, value) = row.into_inner().map_err(failed)?;
             size += key.len() + value.len();
+            out.remove(&self.staging, key.clone());
             match value.split_first() {
                 None => out.remove(&self.records, key),
                 Some((&TO_PART, rest)) => {
@@ -375,5 +376,35 @@ impl Values for Disc {
 impl std::fmt::Debug for Disc {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Disc").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use replica::Place;
+
+    /// A crash between the switch and the end of the move: the next start moves the rest.
+    #[test]
+    fn what_was_switched_on_is_moved_after_a_crash() {
+        let dir = tempfile::tempdir().expect("dir");
+        let (disc, _) = Disc::open(dir.path(), 1).expect("opens");
+        let fragment = FragmentId { table: TableId(7), index: 0 };
+        let version = Version { branch: BranchId { node: NodeId(1), n: 1 }, seq: 3 };
+        let record = |k: u8| Record { version, hlc: Hlc(1), expires: None, value: Some(vec![k; 2000].into()) };
+        let puts = |keys: std::ops::Range<u8>| keys.map(|k| (Bytes::from(vec![1, k]), record(k))).collect();
+        let apart = || Some(Place::first());
+        let stage = Stage::Keep { first: true };
+        let kept = WriteBatch { puts: puts(0..20), apart: apart(), stage, ..WriteBatch::default() };
+        disc.write(&[(fragment, Persist { batch: kept, mark: 1, sync: false })], false).expect("staged");
+        let switch = WriteBatch { heads: vec![version], puts: puts(20..30), apart: apart(), ..WriteBatch::default() };
+        disc.switch(fragment, &WriteBatch { stage: Stage::Switch, ..switch }).expect("switched");
+        disc.persist(true).expect("flushed");
+        assert_eq!(disc.value(fragment, &[1, 5]), None, "it is not in its place yet");
+        drop(disc);
+        let (disc, loaded) = Disc::open(dir.path(), 1).expect("opens");
+        assert_eq!(loaded[&fragment].store.len(), 30);
+        assert!((0..30).all(|k| disc.value(fragment, &[1, k]) == Some((version, vec![k; 2000].into()))));
+        assert_eq!(disc.staging.iter().count(), 0);
     }
 }
