@@ -230,8 +230,11 @@ impl Node {
 
     /// Carries out what new copies wanted to say, and those that are gone.
     pub(crate) fn deliver_late(&mut self, now: Now, out: &mut Vec<Effect>) {
-        for (fragment, fx) in std::mem::take(&mut self.late) {
-            self.carry(now, fragment, fx, out);
+        // Carrying may add to them.
+        while !self.late.is_empty() {
+            for (fragment, fx) in std::mem::take(&mut self.late) {
+                self.carry(now, fragment, fx, out);
+            }
         }
     }
 

@@ -13,6 +13,8 @@ const JOURNAL_BYTES_MAX: u64 = 128 * 1024 * 1024;
 const MEMTABLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// What was read lately of the values that are not in RAM.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+/// Values from this on lie in files of their own: those of files, not those of most tables, which are quicker among their keys.
+const LARGE_BYTES: u32 = 16 * 1024;
 /// A batch above this is staged in pieces and switched on at the end.
 const PIECE_BYTES: usize = 4 * 1024 * 1024;
 
@@ -92,9 +94,10 @@ impl Disc {
         let builder = Database::builder(path).cache_size(CACHE_BYTES).worker_threads(1);
         let db = builder.max_journaling_size(JOURNAL_BYTES_MAX).open().map_err(fail)?;
         let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES_MAX);
-        let records = db.keyspace("records", options).map_err(fail)?;
         // Large values in files of their own: merging keys does not write them again.
-        let separate = || options().with_kv_separation(Some(KvSeparationOptions::default()));
+        let large = || KvSeparationOptions::default().separation_threshold(LARGE_BYTES);
+        let separate = || options().with_kv_separation(Some(large()));
+        let records = db.keyspace("records", separate).map_err(fail)?;
         let values = db.keyspace("values", separate).map_err(fail)?;
         let state = db.keyspace("state", options).map_err(fail)?;
         let staging = db.keyspace("staging", separate).map_err(fail)?;
