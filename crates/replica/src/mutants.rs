@@ -51,8 +51,6 @@ pub enum Mutant {
     AckUnsynced,
     /// The opener does not pull what it lacks (invariant 1).
     NoPull,
-    /// Writes are taken by fewer copies than `min_in_sync` (invariant 1).
-    TooFewIgnored,
     /// Writes are called done that were committed by fewer copies than `min_in_sync` (invariant 1).
     UnsureDone,
     /// Where a majority is asked for, a branch is opened with fewer promises (invariant 1).

@@ -84,8 +84,7 @@ impl Copy {
 
     /// Why a write may not be taken now.
     pub(crate) fn too_few_to_write(&self) -> Option<Refusal> {
-        let too_few = self.too_few().filter(|_| !mutant!(self, TooFewIgnored));
-        too_few.map(|(have, need)| Refusal::TooFewCopies { have, need })
+        self.too_few().map(|(have, need)| Refusal::TooFewCopies { have, need })
     }
 
     /// May what is committed be called done? Not what was taken by enough copies and then committed without them: it may be
@@ -107,6 +106,7 @@ pub(crate) fn unsure(answer: Answer) -> Answer {
 mod tests {
     use super::*;
     use crate::lease::tests::{feed, leading};
+    use crate::open::tests::at;
     use crate::{Input, MergePolicy, Msg};
     use base::NodeId;
 
@@ -146,5 +146,24 @@ mod tests {
         feed(&mut copy, start + 3601, say(Msg::Ack { session: 9, seq }));
         feed(&mut copy, start + 3602, Input::AddMember(NodeId(4)));
         assert_eq!(copy.members().len(), 4, "two of three are a majority");
+    }
+
+    #[test]
+    fn writes_are_refused_with_fewer_copies_than_asked_for() {
+        let (mut copy, start) = leading();
+        let branch = copy.lead().expect("it leads").branch;
+        let mut put = |copies, number| {
+            copy.set_options(true, false, MinInSync::Copies(copies), &crate::MergePolicy::default());
+            let session = crate::SessionId { node: NodeId(9), incarnation: 1 };
+            let writes = vec![crate::Write::Put { key: "k".into(), value: "v".into(), ttl_ms: None }];
+            let batch = crate::Batch { writes, ..crate::Batch::default() };
+            let request = crate::Request { session, number, done_through: 0, branches: vec![branch], batch };
+            let mut fx = crate::Effects::default();
+            copy.handle(at(start), Input::Write(number, request), &mut fx);
+            (fx.replies.into_iter().map(|(_, reply)| reply).collect::<Vec<_>>(), fx.persists.len())
+        };
+        let refused = Outcome::Failed(Refusal::TooFewCopies { have: 2, need: 3 });
+        assert_eq!(put(3, 1), (vec![crate::Reply::Write(Answer::Outcome(refused, branch))], 0));
+        assert_eq!(put(2, 2), (vec![], 1), "taken, and waits for the other copy");
     }
 }

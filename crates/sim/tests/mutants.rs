@@ -9,7 +9,6 @@ use sim::fragment::{Options, run};
 fn caught(mutant: Mutant, within: u64) {
     let asks = match mutant {
         Mutant::MajorityOpenedByFew | Mutant::MajorityByStamp => Some(MinInSync::Majority),
-        Mutant::TooFewIgnored => Some(MinInSync::Copies(2)),
         _ => None,
     };
     let options = Options { mutant: Some(mutant), asks, ..Options::default() };
@@ -50,7 +49,6 @@ mutants! {
     ack_early AckEarly 100
     ack_unsynced AckUnsynced 3000
     no_pull NoPull 100
-    too_few_ignored TooFewIgnored 6000
     unsure_done UnsureDone 300
     majority_opened_by_few MajorityOpenedByFew 3000
     majority_by_stamp MajorityByStamp 3000
