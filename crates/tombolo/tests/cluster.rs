@@ -176,3 +176,27 @@ fn a_tree_of_three_thousand_files_reads_back_the_same_through_another_mount() {
     let count = |dir: &Path| Command::new("find").arg(dir).output().unwrap().stdout.split(|b| *b == b'\n').count();
     assert_eq!(count(&two.join("tree").join(&part)), count(&source.join(&part)));
 }
+
+/// What its disc got last must be in order: else it would refuse to start.
+#[test]
+fn a_node_that_is_stopped_under_load_starts_again() {
+    need_namespaces!();
+    let (scratch, net) = (Scratch::new(), Net::new(3));
+    let mut nodes = three(&scratch, &net);
+    let (stopped, others) = nodes.split_first_mut().unwrap();
+    let others = &*others;
+    std::thread::scope(|scope| {
+        let args = ["bench", "kv", "--clients", "32", "--keys", "1000", "--warm", "0", "--seconds", "8", "--json"];
+        let load = scope.spawn(move || others[0].ask(&args));
+        for _ in 0..2 {
+            let busy =
+                || String::from_utf8_lossy(&others[1].ask(&["table", "info", "tombolo-bench"]).stdout).into_owned();
+            wait("the load is on", 20, || busy().contains("1000 records"));
+            assert_eq!(stopped.terminate(), Some(0), "{}", stopped.log());
+            stopped.start();
+            stopped.sees(3, 30);
+        }
+        assert!(load.join().unwrap().status.success());
+    });
+    assert!(!stopped.log().contains("damaged"), "{}", stopped.log());
+}
