@@ -156,7 +156,7 @@ mod tests {
         Input::Linked { link, dialled: false, addr: addr(2), hello }
     }
 
-    /// Feeds and flushes; the disc has all in time, unless `slow`, until the last mark that is returned.
+    /// Feeds and flushes; what was wanted, and what the disc still owes: nothing, unless it is `slow`.
     fn feed(node: &mut Node, ms: u64, input: Input, slow: bool) -> (Vec<Effect>, Vec<Input>) {
         let (mut out, mut all, mut owed) = (Vec::new(), Vec::new(), Vec::new());
         node.handle(at(ms), input, &mut out);

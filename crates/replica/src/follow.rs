@@ -146,7 +146,7 @@ impl Copy {
             let apart = |(key, record): &mut (Bytes, Record)| is_apart(key) && record.value.is_some();
             batch.puts = records.extract_if(.., apart).collect();
         }
-        f.staged.extend(batch.puts.iter().map(|(key, r)| (key.clone(), Kept::of_staged(r))));
+        f.staged.extend(batch.puts.iter().map(|(key, r)| (key.clone(), Kept::without_value(r))));
         f.inbox.insert(no, records);
         if !batch.puts.is_empty() {
             self.staging = true;

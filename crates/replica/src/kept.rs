@@ -43,8 +43,8 @@ impl Kept {
         Kept { record: Record { version, hlc, expires, value }, apart: Some(bytes) }
     }
 
-    /// One whose value was staged.
-    pub(crate) fn of_staged(record: &Record) -> Kept {
+    /// All of a record but its value, which is on disc.
+    pub fn without_value(record: &Record) -> Kept {
         let bytes = record.value.as_ref().map_or(0, Bytes::len) as u32;
         Kept::on_disc(record.version, record.hlc, record.expires, bytes)
     }

@@ -1,7 +1,8 @@
 //! The shell: owns the node, feeds it what happens, performs what it wants. Clock and randomness enter the system here.
 //!
-//! One thread runs the node, and others help it with its copies where there is work for several. Sockets, disc and clients talk to it through channels: those of peers and clients are bounded,
-//! so that a busy node slows them down; that of the disc is not, since it only ever answers what was asked.
+//! One thread runs the node, and others help it with its copies where there is work for several. Sockets, disc and clients
+//! talk to it through channels: those of peers and clients are bounded, so that a busy node slows them down;
+//! that of the disc is not, since it only ever answers what was asked.
 
 mod clock;
 mod cookie;

@@ -39,9 +39,7 @@ impl Image {
     /// What a copy loads; with `apart`, users' values stay where they are.
     pub(crate) fn store(&self, apart: bool) -> Store {
         let kept = |(key, r): (&Bytes, &Record)| match &r.value {
-            Some(value) if apart && is_apart(key) => {
-                (key.clone(), Kept::on_disc(r.version, r.hlc, r.expires, value.len() as u32))
-            }
+            Some(_) if apart && is_apart(key) => (key.clone(), Kept::without_value(r)),
             _ => (key.clone(), r.clone().into()),
         };
         Store::load(0, self.heads.clone(), self.records.iter().map(kept))
