@@ -67,7 +67,7 @@ fuzz_target!(|data: &[u8]| {
     };
     let mut copy = Copy::new(at(0), config, meta, store);
     let view = [NodeId(2)].into();
-    feed(&mut copy, &engine, 1, Input::View { view, dead: [].into(), gone: [].into(), flapping: [].into() });
+    feed(&mut copy, &engine, 1, Input::View { view, dead: [].into(), gone: [].into(), flapping: [].into(), whole: false });
     for ms in 1..10 {
         feed(&mut copy, &engine, ms * 300, Input::Tick);
         if let Some(msg) = messages.get(ms as usize) {

@@ -1,13 +1,17 @@
-use crate::{BranchId, Version};
+use crate::{BranchId, NodeId, Version};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
 /// A copy's knowledge: branch -> highest sequence number incorporated. Absent means none.
 ///
-/// Folding closed branches into one number per node comes with forgetting; until then every branch has its entry.
+/// Branches that every copy holds to their ends are folded: of each node, all branches up to a number. So what a copy must
+/// remember does not grow with how often the lead has changed hands.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Heads(BTreeMap<BranchId, u64>);
+pub struct Heads {
+    folded: BTreeMap<NodeId, u64>,
+    open: BTreeMap<BranchId, u64>,
+}
 
 impl Heads {
     /// Is this version incorporated?
@@ -15,19 +19,42 @@ impl Heads {
         self.seq(version.branch) >= version.seq
     }
 
-    /// The highest sequence number known of a branch; 0 when none.
+    /// The highest sequence number known of a branch; 0 when none, the greatest there is when all of it is known.
     pub fn seq(&self, branch: BranchId) -> u64 {
-        self.0.get(&branch).copied().unwrap_or(0)
+        if self.is_folded(branch) { u64::MAX } else { self.open.get(&branch).copied().unwrap_or(0) }
+    }
+
+    /// Is all of this branch known, to its end?
+    pub fn is_folded(&self, branch: BranchId) -> bool {
+        self.folded.get(&branch.node).is_some_and(|n| branch.n <= *n)
     }
 
     /// Learns one version and all before it in its branch.
     pub fn add(&mut self, version: Version) {
-        let seq = self.0.entry(version.branch).or_insert(0);
-        *seq = (*seq).max(version.seq);
+        if !self.is_folded(version.branch) {
+            let seq = self.open.entry(version.branch).or_insert(0);
+            *seq = (*seq).max(version.seq);
+        }
+    }
+
+    /// Learns that all of this node's branches up to this one are known to their ends; returns those that need no entry of
+    /// their own any more.
+    pub fn fold(&mut self, last: BranchId) -> Vec<BranchId> {
+        let n = self.folded.entry(last.node).or_insert(0);
+        *n = (*n).max(last.n);
+        let first = BranchId { node: last.node, n: 0 };
+        let gone: Vec<BranchId> = self.open.range(first..=last).map(|(branch, _)| *branch).collect();
+        for branch in &gone {
+            self.open.remove(branch);
+        }
+        gone
     }
 
     /// Learns all that `other` knows.
     pub fn join(&mut self, other: &Heads) {
+        for last in other.folds() {
+            self.fold(last);
+        }
         for version in other.iter() {
             self.add(version);
         }
@@ -35,33 +62,69 @@ impl Heads {
 
     /// What both know.
     pub fn meet(&self, other: &Heads) -> Heads {
-        let both = self.iter().map(|v| Version { seq: v.seq.min(other.seq(v.branch)), ..v });
-        both.filter(|v| v.seq > 0).collect()
+        let both = self.iter().chain(other.iter());
+        let both = both.map(|v| Version { seq: self.seq(v.branch).min(other.seq(v.branch)), ..v });
+        let mut met: Heads = both.filter(|v| v.seq > 0).collect();
+        for last in self.folds() {
+            let n = last.n.min(other.folded.get(&last.node).copied().unwrap_or(0));
+            if n > 0 {
+                met.fold(BranchId { n, ..last });
+            }
+        }
+        met
     }
 
-    /// Does `other` know all that I know?
+    /// Does `other` know all that I know? What is folded here counts as known there only if it is folded there, too.
     pub fn within(&self, other: &Heads) -> bool {
-        self.iter().all(|v| other.covers(v))
+        self.iter().all(|v| other.covers(v)) && self.folds().all(|last| other.is_folded(last))
     }
 
-    /// Every branch with its highest sequence number, in order.
+    /// All but this branch.
+    pub fn without(mut self, branch: BranchId) -> Heads {
+        self.open.remove(&branch);
+        self
+    }
+
+    /// The same, but of this branch no more than up to `seq`.
+    pub fn clamped(&self, branch: BranchId, seq: u64) -> Heads {
+        let mut heads = self.clone();
+        if let Some(known) = heads.open.get_mut(&branch) {
+            *known = seq.min(*known);
+        }
+        heads
+    }
+
+    /// Every branch that is not folded, with its highest sequence number, in order.
     pub fn iter(&self) -> impl Iterator<Item = Version> + '_ {
-        self.0.iter().map(|(&branch, &seq)| Version { branch, seq })
+        self.open.iter().map(|(&branch, &seq)| Version { branch, seq })
     }
 
-    /// How much is known, as a rough weight for choosing who should open: the number of entries of all branches.
+    /// Of each node, the last branch of those that are folded.
+    pub fn folds(&self) -> impl Iterator<Item = BranchId> + '_ {
+        self.folded.iter().map(|(&node, &n)| BranchId { node, n })
+    }
+
+    /// How much is known, as a rough weight for choosing who should open: the number of entries of all branches that are not
+    /// folded.
     pub fn weight(&self) -> u64 {
-        self.0.values().fold(0, |sum, seq| sum.saturating_add(*seq))
+        let folded = self.folded.values().fold(0u64, |sum, n| sum.saturating_add(*n));
+        self.open.values().fold(folded, |sum, seq| sum.saturating_add(*seq))
+    }
+
+    /// How many entries this knows that `other` does not, as far as can be told.
+    pub fn beyond(&self, other: &Heads) -> u64 {
+        let more = self.iter().map(|v| v.seq.saturating_sub(other.seq(v.branch)));
+        more.fold(0, u64::saturating_add)
     }
 
     /// Nothing known?
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.open.is_empty() && self.folded.is_empty()
     }
 
-    /// How many branches.
+    /// How many branches have entries of their own.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.open.len()
     }
 }
 
@@ -75,19 +138,23 @@ impl FromIterator<Version> for Heads {
 
 impl fmt::Debug for Heads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.iter()).finish()
+        f.debug_set().entries(self.folds().map(|b| format!("..{b:?}"))).entries(self.iter()).finish()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::NodeId;
     use proptest::prelude::*;
 
     fn heads() -> impl Strategy<Value = Heads> {
-        proptest::collection::vec((0u64..4, 1u64..4, 1u64..6), 0..8).prop_map(|all| {
-            all.into_iter().map(|(node, n, seq)| Version { branch: BranchId { node: NodeId(node), n }, seq }).collect()
+        proptest::collection::vec((0u64..4, 1u64..4, 1u64..8), 0..8).prop_map(|all| {
+            let mut heads = Heads::default();
+            for (node, n, seq) in all {
+                let branch = BranchId { node: NodeId(node), n };
+                if seq < 6 { heads.add(Version { branch, seq }) } else { drop(heads.fold(branch)) }
+            }
+            heads
         })
     }
 
@@ -101,6 +168,17 @@ mod tests {
             prop_assert_eq!(union(&ab, &c), union(&a, &union(&b, &c)));
             prop_assert_eq!(&union(&a, &a), &a);
             if a.within(&c) && b.within(&c) { prop_assert!(ab.within(&c)); }
+            prop_assert!(a.within(&ab) && (ab.iter().all(|v| a.covers(v) || b.covers(v))));
+        }
+
+        #[test]
+        fn meet_is_what_both_know(a in heads(), b in heads()) {
+            let met = a.meet(&b);
+            prop_assert_eq!(&met, &b.meet(&a));
+            for (node, n, seq) in (0..4).flat_map(|x| (1..4).flat_map(move |n| (1..7).map(move |s| (x, n, s)))) {
+                let v = Version { branch: BranchId { node: NodeId(node), n }, seq };
+                prop_assert_eq!(met.covers(v), a.covers(v) && b.covers(v));
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 //! `cargo run --release -p client --example follow -- /tmp/a /tmp/secret`
 //! `cargo run --release -p client --example follow -- /tmp/b /tmp/secret 127.0.0.1:7474`
 
-use client::{Batch, Bump, Database, Outcome, Position, Write};
+use client::{Batch, Bump, Change, Database, Outcome, Position, Write};
 use node::TableOptions;
 use runtime::{Cookie, Settings};
 use std::time::Duration;
@@ -55,10 +55,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     loop {
         tokio::select! {
             change = changes.next() => match change {
-                Ok(change) => {
-                    let count = change.record.value.and_then(|v| Some(u64::from_be_bytes(v[..].try_into().ok()?)));
-                    println!("{} is {}", String::from_utf8_lossy(&change.key), count.unwrap_or(0));
+                Ok(Change::Key { key, record }) => {
+                    let count = record.value.and_then(|v| Some(u64::from_be_bytes(v[..].try_into().ok()?)));
+                    println!("{} is {}", String::from_utf8_lossy(&key), count.unwrap_or(0));
                 }
+                Ok(Change::Anew { fragment }) => println!("all of fragment {fragment} is told again"),
                 Err(e) => eprintln!("{e}"),
             },
             _ = tokio::signal::ctrl_c() => break,

@@ -13,14 +13,23 @@ use tokio::time::Instant;
 /// How often a fragment is looked at that does not say by itself that it changed.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// One key's newest state.
+/// What a subscriber is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Change {
-    /// The key.
-    pub key: Bytes,
-    /// What it holds; a record without a value: it was deleted. One that expires is told of when it is put, and again when it
-    /// is cleared away, some time after it has expired.
-    pub record: Record,
+pub enum Change {
+    /// One key's newest state.
+    Key {
+        /// The key.
+        key: Bytes,
+        /// What it holds; a record without a value: it was deleted. One that expires is told of when it is put, and again when
+        /// it is cleared away, some time after it has expired.
+        record: Record,
+    },
+    /// The position is older than deletions that the table has forgotten by now. All that this fragment holds is told next;
+    /// keys of it (see `TableDef::fragment`) that are not among that are gone.
+    Anew {
+        /// Which fragment of the table.
+        fragment: u16,
+    },
 }
 
 /// How far a subscriber has come, fragment by fragment. The default is the very beginning.
@@ -120,17 +129,21 @@ impl Subscription {
     /// One part of one fragment's round.
     async fn ask(&mut self) -> Result<(), Error> {
         let index = self.round.index;
-        let have = self.position.0.get(&index).cloned().unwrap_or_default();
+        let seen = self.position.0.get(&index);
+        let (fresh, have) = (seen.is_none(), seen.cloned().unwrap_or_default());
         let since = Since { have: have.clone(), upto: self.round.upto.clone(), after: self.round.after.clone() };
         let fragment = base::FragmentId { table: self.table.def().id, index };
         let changes = match self.table.db.op(Op::Changes(fragment, since)).await? {
             OpReply::Changes(changes) => changes,
             _ => return Err(Error::Ended),
         };
-        let Some(Changes { rows, upto, after }) = changes else { return self.unanswered(index) };
+        let Some(Changes { rows, upto, after, anew }) = changes else { return self.unanswered(index) };
+        let have = if anew { Heads::default() } else { have };
         self.silent = None;
-        self.quiet = if rows.is_empty() && after.is_none() { self.quiet + 1 } else { 0 };
-        self.queue.extend(rows.into_iter().map(|(key, record)| Change { key, record }));
+        self.quiet = if rows.is_empty() && after.is_none() && !anew { self.quiet + 1 } else { 0 };
+        // Whoever was told nothing yet holds nothing that could be gone.
+        self.queue.extend((anew && !fresh).then_some(Change::Anew { fragment: index }));
+        self.queue.extend(rows.into_iter().map(|(key, record)| Change::Key { key, record }));
         if after.is_some() {
             // Should the round be given up, what this copy does not know of is to be told again.
             self.position.0.insert(index, have.meet(&upto));

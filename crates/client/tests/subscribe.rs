@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use bytes::Bytes;
-use client::{Batch, Database, Outcome, Position, Subscription, Table, Write};
+use client::{Batch, Change, Database, Outcome, Position, Subscription, Table, Write};
 use node::TableOptions;
 use runtime::{Handle, Settings};
 use std::collections::BTreeMap;
@@ -45,8 +45,10 @@ async fn until(from: &mut Subscription, seen: &mut BTreeMap<Bytes, Option<Bytes>
         want.iter().map(|(k, v)| (k.to_string().into(), v.map(|v| v.to_string().into()))).collect();
     let all = async {
         while !want.iter().all(|(k, v)| seen.get(k) == Some(v)) {
-            let change = from.next().await.unwrap();
-            seen.insert(change.key, change.record.value);
+            match from.next().await.unwrap() {
+                Change::Key { key, record } => drop(seen.insert(key, record.value)),
+                Change::Anew { .. } => panic!("nothing is forgotten that it has not seen"),
+            }
         }
     };
     tokio::time::timeout(LIMIT, all).await.expect("the changes come");
@@ -99,8 +101,9 @@ async fn a_subscriber_sees_what_is_there_and_what_comes_and_goes_on_elsewhere() 
     let mut one_by_one = table.subscribe(Position::default());
     let mut seen = BTreeMap::new();
     while seen.len() < 5 {
-        let change = one_by_one.next().await.unwrap();
-        seen.insert(change.key, change.record.value);
+        if let Change::Key { key, record } = one_by_one.next().await.unwrap() {
+            seen.insert(key, record.value);
+        }
         let mut rest = there.subscribe(one_by_one.position().clone());
         until(&mut rest, &mut seen.clone(), &want).await;
     }

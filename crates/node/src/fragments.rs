@@ -103,8 +103,8 @@ impl Node {
             // I hold nothing of it, and so have nothing that the opener could lack.
             Msg::Prepare { ballot } if !self.stored.contains_key(&fragment) => {
                 if let Some(link) = self.peers.link(from) {
-                    let promise =
-                        Msg::Promise { ballot, heads: Default::default(), set: Default::default(), leases: Vec::new() };
+                    let (heads, floor, set) = Default::default();
+                    let promise = Msg::Promise { ballot, heads, floor, set, leases: Vec::new() };
                     out.push(Effect::Frame(link, Frame::Copy(fragment, promise)));
                 }
             }
@@ -123,11 +123,11 @@ impl Node {
 
     /// Reads the system table anew if it has changed, and makes the copies that this node is to hold.
     pub(crate) fn refresh(&mut self, now: Now) {
-        let weight = self.copies.with(sys_fragment(), |sys| sys.store().heads().weight());
-        if weight.is_none_or(|weight| weight == self.sys_weight) {
+        let edition = self.copies.with(sys_fragment(), |sys| sys.store().edition());
+        if edition.is_none_or(|edition| edition == self.sys_edition) {
             return;
         }
-        self.sys_weight = weight.unwrap_or_default();
+        self.sys_edition = edition.unwrap_or_default();
         let read = self.copies.with(sys_fragment(), |sys| described(sys, now));
         let before = (self.roster.len(), std::mem::take(&mut self.tables));
         let unreadable;

@@ -81,6 +81,8 @@ pub struct Node {
     pub(crate) view: BTreeSet<NodeId>,
     /// Those of the missing that look dead, and those that said goodbye.
     pub(crate) missing: (BTreeSet<NodeId>, BTreeSet<NodeId>),
+    /// No node is missing, as copies were last told.
+    pub(crate) whole: bool,
     pub(crate) gateway: Gateway,
     pub(crate) copies: Copies,
     pub(crate) stored: BTreeMap<FragmentId, Stored>,
@@ -93,7 +95,7 @@ pub struct Node {
     /// How many records of the system table make no sense to this program, and whether that is to be said.
     pub(crate) unreadable: usize,
     pub(crate) say_unreadable: bool,
-    pub(crate) sys_weight: u64,
+    pub(crate) sys_edition: u64,
     creating: BTreeMap<OpId, (String, TableOptions, bool)>,
     pub(crate) ready: bool,
     pub(crate) counter: u64,
@@ -130,6 +132,7 @@ impl Node {
             peers: Peers::default(),
             view: BTreeSet::new(),
             missing: Default::default(),
+            whole: false,
             gateway: Gateway::new(session),
             copies: Copies::default(),
             stored,
@@ -141,7 +144,7 @@ impl Node {
             tables: BTreeMap::new(),
             unreadable: 0,
             say_unreadable: false,
-            sys_weight: 0,
+            sys_edition: 0,
             creating: BTreeMap::new(),
             ready: false,
             counter: 0,
@@ -163,7 +166,7 @@ impl Node {
         };
         let me = node.config.me;
         node.make_copy(now, sys_fragment(), &sys_table(), vec![me], false);
-        node.sys_weight = u64::MAX;
+        node.sys_edition = u64::MAX;
         node.refresh_at_start(now);
         node
     }
@@ -348,8 +351,13 @@ impl Node {
                 self.discover(now, discovery::Input::Found(node, addr), out);
             }
         }
-        let whole = island != Island::Solo && !matches!(island, Island::Partitioned(_));
-        self.discover(now, discovery::Input::Whole(whole), out);
+        self.discover(now, discovery::Input::Whole(island == Island::Whole), out);
+        let whole = !matches!(island, Island::Partitioned(_));
+        if whole != self.whole {
+            self.whole = whole;
+            let sight = self.sight(now);
+            self.feed_all(now, &sight, out);
+        }
         self.say_island(&island, out);
         if std::mem::take(&mut self.say_unreadable) {
             out.push(Effect::Notice(Notice::Unreadable(self.unreadable)));

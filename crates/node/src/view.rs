@@ -4,7 +4,7 @@ use crate::frame::{Hello, PROTOCOL};
 use crate::io::{Effect, LinkId, Notice};
 use crate::node::{Node, Origin};
 use base::{NodeId, Now};
-use membership::Identity;
+use membership::{Identity, Island};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
@@ -91,6 +91,7 @@ impl Node {
             }
         }
         self.view = view;
+        self.whole = !matches!(self.island(now), Island::Partitioned(_));
         let sight = self.sight(now);
         self.feed_all(now, &sight, out);
     }
@@ -98,7 +99,8 @@ impl Node {
     /// What copies are told of others.
     pub(crate) fn sight(&self, now: Now) -> replica::Input {
         let (dead, gone) = self.missing.clone();
-        replica::Input::View { view: self.view.clone(), dead, gone, flapping: self.peers.flapping(now.mono) }
+        let (view, flapping) = (self.view.clone(), self.peers.flapping(now.mono));
+        replica::Input::View { view, dead, gone, flapping, whole: self.whole }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What has changed since a reader last looked: the same delta by heads that copies sync by, for subscribers.
 
 use crate::copy::{Copy, Role};
+use crate::forget::Floor;
 use crate::key::{self, Space};
 use crate::mutant;
 use crate::record::Record;
@@ -29,6 +30,9 @@ pub struct Changes {
     /// What the subscriber has seen when the round is over. Until then it has seen for certain only what it had seen before
     /// *and* this knows: after a round that is given up, what another island had told may have to be told again.
     pub upto: Heads,
+    /// The subscriber has not seen deletions that are forgotten by now: a new round begins with this, of all there is, and
+    /// whatever it does not tell of is gone.
+    pub anew: bool,
     /// Where the round goes on; `None`: it is over.
     pub after: Option<(Version, Bytes)>,
 }
@@ -46,8 +50,13 @@ impl Copy {
         if commit == 0 {
             return None;
         }
-        let committed = |v: Version| if v.branch == branch { Version { seq: v.seq.min(commit), ..v } } else { v };
-        let heads: Heads = self.store.heads().iter().map(committed).collect();
+        let heads = self.store.heads().clamped(branch, commit);
+        // Something that was deleted, and forgotten, may be what the subscriber holds still. One that has seen nothing to the
+        // end may have seen something in a round that was given up.
+        let floor = self.store.floor();
+        let first = since.have.is_empty() && since.upto.is_none() && *floor != Floor::default();
+        let anew = (first || floor.is_beyond(&since.have, &heads)) && !mutant!(self, ChangesStale);
+        let since = if anew { &Since::default() } else { since };
         // What comes meanwhile is of the next round: it may lie before the place that this one has come to.
         let upto = since.upto.as_ref().filter(|_| !mutant!(self, ChangesMoving)).unwrap_or(&heads);
         if !upto.within(&heads) && !mutant!(self, ChangesShort) {
@@ -56,6 +65,6 @@ impl Copy {
         let (mut rows, after) = self.store.delta(&since.have, upto, since.after.clone(), bytes)?;
         rows.retain(|(key, _)| key::space_of(key) == Some(Space::User));
         let rows = rows.into_iter().map(|(key, record)| (key.slice(1..), record)).collect();
-        Some(Changes { rows, upto: upto.clone(), after })
+        Some(Changes { rows, upto: upto.clone(), after, anew })
     }
 }

@@ -41,6 +41,8 @@ pub struct Timing {
     pub settle: Span,
     /// A stamp from further in the future than this does not move the copy's own clock.
     pub skew_max: Span,
+    /// How often a leader looks for tombstones and branches that need not be kept any more.
+    pub forget_every: Span,
     /// A join that does not move for so long is begun anew.
     pub sync_timeout: Span,
     /// How often a copy at rest says where it stands, so that what was lost on the way is noticed.
@@ -76,6 +78,7 @@ impl Default for Timing {
             promise_wait: Span::ms(2000),
             settle: Span::ms(500),
             skew_max: Span::ms(5000),
+            forget_every: Span::ms(5000),
             sync_timeout: Span::ms(10_000),
             probe: Span::ms(5000),
             return_wait_max: Span::ms(10_000),
@@ -170,6 +173,8 @@ pub struct Copy {
     /// Those of the missing that look dead, and those that said goodbye.
     dead: BTreeSet<NodeId>,
     pub(crate) gone: BTreeSet<NodeId>,
+    /// No node is missing.
+    pub(crate) whole: bool,
     pub(crate) word: Word,
     pub(crate) statuses: BTreeMap<NodeId, Status>,
     pub(crate) heard: Ballot,
@@ -235,6 +240,7 @@ impl Copy {
             lost: BTreeSet::new(),
             dead: BTreeSet::new(),
             gone: BTreeSet::new(),
+            whole: false,
             // What it gave before a restart is not known: as much as can be.
             word: Word::new(if meta == Meta::default() { Instant(0) } else { now.mono + config.timing.lease_given() }),
             statuses: BTreeMap::new(),
@@ -261,8 +267,8 @@ impl Copy {
         self.mind_pause(now);
         match input {
             Input::Tick => self.tick(now, fx),
-            Input::View { view, dead, gone, flapping } => {
-                (self.dead, self.gone) = (dead, gone);
+            Input::View { view, dead, gone, flapping, whole } => {
+                (self.dead, self.gone, self.whole) = (dead, gone, whole);
                 self.on_view(now, view, &flapping, fx);
             }
             Input::Msg(from, msg) => self.on_msg(now, from, msg, fx),
@@ -464,9 +470,9 @@ impl Copy {
         match msg {
             Msg::Status(status) => self.on_status(now, from, status, fx),
             Msg::Prepare { ballot } => self.on_prepare(now, from, ballot, fx),
-            Msg::Promise { ballot, heads, set, leases } => {
+            Msg::Promise { ballot, heads, floor, set, leases } => {
                 let leases = leases.into_iter().map(|(holder, left)| (holder, now.mono + left)).collect();
-                let promise = Promised { heads, set, leases };
+                let promise = Promised { heads, floor, set, leases };
                 self.on_promise(now, from, ballot, promise, fx);
             }
             Msg::Refuse { ballot, promised } => self.on_refuse(now, ballot, promised, fx),
@@ -478,9 +484,9 @@ impl Copy {
                     self.on_join(now, from, session, heads, promised, fx);
                 }
             }
-            Msg::Sync { ballot, session, no, h0, records, last, upto } => {
+            Msg::Sync { ballot, session, chunk } => {
                 if self.follows(from, ballot, fx) {
-                    self.on_sync(now, from, session, no, h0, records, (last, upto), fx);
+                    self.on_sync(now, from, session, chunk, fx);
                 }
             }
             Msg::SyncAck { session, no } => self.on_sync_ack(now, from, session, no, fx),

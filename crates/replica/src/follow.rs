@@ -4,7 +4,7 @@ use crate::copy::{Copy, Role};
 use crate::gate::{Effects, Notice, Then};
 use crate::kept::{Kept, is_apart};
 use crate::lease::Loan;
-use crate::msg::{Lead, Msg};
+use crate::msg::{Chunk, Lead, Msg};
 use crate::mutant;
 use crate::record::{Entry, Record, Stage, WriteBatch};
 use base::{Ballot, Heads, Instant, NodeId, Now, Version};
@@ -27,6 +27,8 @@ pub(crate) struct Following {
     staged: Vec<(Bytes, Kept)>,
     /// How many chunks there are, once the last has come.
     chunks: Option<u32>,
+    /// What the delta does not hold is not there any more.
+    anew: bool,
     /// Appends that came meanwhile.
     tail: BTreeMap<u64, Entry>,
     tail_bytes: usize,
@@ -68,6 +70,7 @@ impl Copy {
             inbox: BTreeMap::new(),
             staged: Vec::new(),
             chunks: None,
+            anew: false,
             tail: BTreeMap::new(),
             tail_bytes: 0,
             h0: Heads::default(),
@@ -109,19 +112,9 @@ impl Copy {
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn on_sync(
-        &mut self,
-        now: Now,
-        from: NodeId,
-        session: u64,
-        no: u32,
-        h0: Heads,
-        mut records: Vec<(Bytes, Record)>,
-        (last, upto): (bool, u64),
-        fx: &mut Effects,
-    ) {
+    pub(crate) fn on_sync(&mut self, now: Now, from: NodeId, session: u64, chunk: Chunk, fx: &mut Effects) {
         let unstaged = mutant!(self, SyncUnstaged);
+        let Chunk { no, h0, mut records, last, upto, anew } = chunk;
         let Role::Following(f) = &mut self.role else { return };
         if f.session != session || f.joined {
             return;
@@ -135,7 +128,7 @@ impl Copy {
             f.chunks = Some(no.saturating_add(1));
         }
         f.upto = f.upto.max(upto);
-        f.h0 = h0;
+        (f.h0, f.anew) = (h0, anew);
         let early = if unstaged { records.clone() } else { Vec::new() };
         if f.inbox.contains_key(&no) {
             return self.gate.push(Then::Send(from, Msg::SyncAck { session, no }));
@@ -187,7 +180,7 @@ impl Copy {
             puts.retain(|(key, _)| key.first() != Some(&(crate::Space::Outcome as u8)));
         }
         let staged = std::mem::take(&mut f.staged);
-        let mut heads: Vec<Version> = h0.iter().collect();
+        let (mut heads, anew) = (h0, f.anew);
         let tail = std::mem::take(&mut f.tail);
         for entry in tail.into_values() {
             if entry.seq == f.seq.saturating_add(1) {
@@ -198,13 +191,18 @@ impl Copy {
                 return self.rejoin(now, fx);
             }
         }
-        heads.push(Version { branch, seq: f.seq });
+        heads.add(Version { branch, seq: f.seq });
         f.joined = true;
         let (leader, session, seq, ballot) = (f.leader, f.session, f.seq, f.lead.ballot);
         self.meta.promised = self.meta.promised.max(ballot);
         let stamps = puts.iter().map(|(_, r)| r.hlc).chain(staged.iter().map(|(_, kept)| kept.hlc()));
         self.hlc = self.hlc.max(self.seen(now, stamps));
-        let mut batch = self.store.switch(heads, staged, puts);
+        let drops = if anew {
+            self.store.all_but(staged.iter().map(|(k, _)| k).chain(puts.iter().map(|(k, _)| k)))
+        } else {
+            Vec::new()
+        };
+        let mut batch = self.store.switch(&heads, staged, puts, drops);
         self.staging = false;
         self.raise_ceiling();
         batch.meta = Some(self.meta);

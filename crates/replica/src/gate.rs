@@ -22,6 +22,8 @@ pub enum Input {
         gone: BTreeSet<NodeId>,
         /// Those that come and go: whether they are there says nothing of whether the view is calm. A hint, too.
         flapping: BTreeSet<NodeId>,
+        /// No node is missing that is not planned to be.
+        whole: bool,
     },
     /// Another copy speaks.
     Msg(NodeId, Msg),

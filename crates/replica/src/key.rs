@@ -3,7 +3,7 @@
 
 use crate::Record;
 use crate::batch::SessionId;
-use base::{Ballot, BranchId, Heads, NodeId, Version};
+use base::{Ballot, BranchId, NodeId, Version};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -24,10 +24,12 @@ pub enum Space {
     Outcome = 5,
     /// branch -> nothing: its leader ended it with this very entry.
     Closed = 6,
-    /// branch -> (ballot, base heads).
+    /// branch -> the ballot it was opened with.
     Branch = 7,
     /// The in-sync set in force.
     Set = 8,
+    /// How far the fragment has forgotten.
+    Floor = 9,
 }
 
 /// A copy's standing in the fragment's own list of copies.
@@ -62,7 +64,8 @@ fn prefixed(space: Space, rest: &[u8]) -> BytesMut {
 /// The space of a stored key.
 pub(crate) fn space_of(key: &[u8]) -> Option<Space> {
     use Space::*;
-    [User, Member, Ledger, Session, Outcome, Closed, Branch, Set].into_iter().find(|s| key.first() == Some(&(*s as u8)))
+    let all = [User, Member, Ledger, Session, Outcome, Closed, Branch, Set, Floor];
+    all.into_iter().find(|s| key.first() == Some(&(*s as u8)))
 }
 
 pub(crate) fn in_space(space: Space, rest: &[u8]) -> Bytes {
@@ -75,6 +78,10 @@ pub(crate) fn user(key: &[u8]) -> Bytes {
 
 pub(crate) fn set() -> Bytes {
     in_space(Space::Set, &[])
+}
+
+pub(crate) fn floor() -> Bytes {
+    in_space(Space::Floor, &[])
 }
 
 pub(crate) fn member(node: NodeId) -> Bytes {
@@ -151,19 +158,16 @@ pub(crate) fn ledger_row(key: &Bytes, row: &Record) -> Option<LedgerRow> {
     Some(LedgerRow { key: key.get(1..end).map(|k| key.slice_ref(k))?, lost })
 }
 
-/// What the `Branch` space holds.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct BranchInfo {
-    pub ballot: Ballot,
-    pub base: Heads,
+/// The branch that a key of the spaces `Branch` and `Closed` names.
+pub(crate) fn branch_of(key: &[u8]) -> Option<BranchId> {
+    let number = |at: usize| Some(u64::from_be_bytes(key.get(at..at + 8)?.try_into().ok()?));
+    Some(BranchId { node: NodeId(number(1)?), n: number(9)? })
 }
 
 /// Reads a branch's record: which branch, and with what ballot it was opened.
 pub(crate) fn branch_opened(key: &Bytes, record: &Record) -> Option<(BranchId, Ballot)> {
-    let rest = key.strip_prefix(&[Space::Branch as u8][..])?;
-    let number = |at: usize| Some(u64::from_be_bytes(rest.get(at..at + 8)?.try_into().ok()?));
-    let info: BranchInfo = decode(record.value.as_ref()?)?;
-    Some((BranchId { node: NodeId(number(0)?), n: number(8)? }, info.ballot))
+    let ballot = decode(record.value.as_ref()?)?;
+    branch_of(key).filter(|_| space_of(key) == Some(Space::Branch)).map(|branch| (branch, ballot))
 }
 
 /// Encodes an internal value. Serialising plain data into memory cannot fail; an empty value would decode to `None`.

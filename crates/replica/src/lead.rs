@@ -2,6 +2,7 @@
 
 use crate::batch::Answer;
 use crate::copy::{Copy, Role};
+use crate::forget::Forgetting;
 use crate::gate::{Effects, Notice, Reply, Then, Ticket};
 use crate::handover::Writers;
 use crate::key::{self, MemberStatus, Space};
@@ -130,6 +131,7 @@ pub(crate) struct Leading {
     pub rival_since: Option<Instant>,
     pub swept: Instant,
     pub writers: Writers,
+    pub forgetting: Forgetting,
 }
 
 impl Leading {
@@ -168,6 +170,7 @@ impl Leading {
             rival_since: None,
             swept: Instant(0),
             writers: Writers::default(),
+            forgetting: Forgetting::default(),
         }
     }
 
@@ -176,7 +179,13 @@ impl Leading {
         let followers = self.followers.values().all(|f| f.joined() && f.owes.is_none());
         let fit = (self.followers.len() + 1).min(self.set_max);
         let set = self.set.len() == fit && self.followers.keys().all(|n| view.contains(n));
-        self.commit == self.last && followers && set && self.waits.is_empty() && self.reads.is_empty()
+        let idle = self.waits.is_empty() && self.reads.is_empty() && self.forgetting.level.is_none();
+        self.commit == self.last && followers && set && idle
+    }
+
+    /// Is this entry committed, and on the disc of every copy that follows, if it was to be?
+    pub(crate) fn everybody_holds(&self, seq: u64) -> bool {
+        self.commit >= seq && self.self_acked >= seq && self.followers.values().all(|f| f.acked >= seq)
     }
 
     /// Is an entry that changes the list of members not committed yet?
@@ -361,7 +370,9 @@ impl Copy {
             l.settle_before();
             // Before the answers: whoever asks a follower next finds what it was told of here.
             l.tell_commit(now, fx);
+            self.begin_deltas(now, fx);
         }
+        let Role::Leading(l) = &mut self.role else { return };
         if !l.answers(now, &self.view) {
             return;
         }
@@ -466,6 +477,7 @@ impl Copy {
         }
         self.admit(now, fx);
         self.sweep(now, fx);
+        self.mind_floor(now, fx);
         self.advance(now, fx);
         self.retry_reads(now, fx);
         self.mind_writers(now, fx);

@@ -264,6 +264,14 @@ impl Copy {
 
     // ---- the leader's half ----
 
+    /// The leases that this copy gave and that still hold: by whom, if that is known, and for how long. Whoever said goodbye
+    /// to this node holds none. To another it may have said so long ago, and be back.
+    pub(crate) fn leases_given(&self, now: Now) -> Vec<(Option<NodeId>, Span)> {
+        let mut all = self.word.leases(now.mono);
+        all.retain(|(holder, _)| !holder.is_some_and(|node| self.gone.contains(&node)));
+        all
+    }
+
     /// Lends to a copy that nothing can be committed without from here on.
     pub(crate) fn on_borrow(&mut self, now: Now, from: NodeId, session: u64, nonce: u64, fx: &mut Effects) {
         let timing = self.config.timing;
@@ -333,7 +341,13 @@ pub(crate) mod tests {
         feed(
             &mut copy,
             1,
-            Input::View { view: [NodeId(2)].into(), dead: [].into(), gone: [].into(), flapping: [].into() },
+            Input::View {
+                view: [NodeId(2)].into(),
+                dead: [].into(),
+                gone: [].into(),
+                flapping: [].into(),
+                whole: false,
+            },
         );
         let asked = feed(&mut copy, 5000, Input::Tick);
         let Some(ballot) =
@@ -341,7 +355,8 @@ pub(crate) mod tests {
         else {
             panic!("it opens: {asked:?}")
         };
-        let promise = Msg::Promise { ballot, heads: Heads::default(), set: [].into(), leases: vec![] };
+        let (heads, floor) = Default::default();
+        let promise = Msg::Promise { ballot, heads, floor, set: [].into(), leases: vec![] };
         feed(&mut copy, 5001, say(promise));
         let branch = copy.lead().expect("it leads").branch;
         let join = Msg::Join { ballot, branch, session: 7, heads: Heads::default(), promised: ballot };
@@ -372,7 +387,11 @@ pub(crate) mod tests {
     #[test]
     fn an_opening_anew_still_waits_for_members_out_of_view() {
         let (mut copy, start) = leading();
-        feed(&mut copy, start, Input::View { view: [].into(), dead: [].into(), gone: [].into(), flapping: [].into() });
+        feed(
+            &mut copy,
+            start,
+            Input::View { view: [].into(), dead: [].into(), gone: [].into(), flapping: [].into(), whole: false },
+        );
         feed(&mut copy, start + 10, Input::Resign);
         let view = |nodes: &[u64]| nodes.iter().map(|n| NodeId(*n)).collect::<BTreeSet<_>>();
         for at in (start + 20..start + 4000).step_by(50) {
@@ -380,7 +399,7 @@ pub(crate) mod tests {
             feed(
                 &mut copy,
                 at,
-                Input::View { view: view(&[]), dead: view(&[2]), gone: view(&[]), flapping: [].into() },
+                Input::View { view: view(&[]), dead: view(&[2]), gone: view(&[]), flapping: [].into(), whole: false },
             );
             if copy.lead().is_some() {
                 let Role::Leading(l) = &copy.role else { continue };
@@ -418,7 +437,13 @@ pub(crate) mod tests {
         feed(
             &mut copy,
             1,
-            Input::View { view: [NodeId(2)].into(), dead: [].into(), gone: [].into(), flapping: [].into() },
+            Input::View {
+                view: [NodeId(2)].into(),
+                dead: [].into(),
+                gone: [].into(),
+                flapping: [].into(),
+                whole: false,
+            },
         );
         let status = crate::Status { lead, heard: ballot, was_in_sync: true, barred: false, weight: 1 };
         let asked = feed(&mut copy, 2, say(Msg::Status(status)));
@@ -428,7 +453,8 @@ pub(crate) mod tests {
         let set = crate::key::encode(&BTreeSet::from([NodeId(1), NodeId(2)]));
         let record = crate::Record { version: first, hlc: base::Hlc(1), expires: None, value: Some(set) };
         let (h0, records) = ([first].into_iter().collect(), vec![(crate::key::set(), record)]);
-        feed(&mut copy, 3, say(Msg::Sync { ballot, session, no: 0, h0, records, last: true, upto: 1 }));
+        let chunk = crate::Chunk { no: 0, h0, records, last: true, upto: 1, anew: false };
+        feed(&mut copy, 3, say(Msg::Sync { ballot, session, chunk }));
         let asked = feed(&mut copy, 100, Input::Warm);
         let nonce = asked.iter().find_map(|m| if let Msg::Borrow { nonce, .. } = m { Some(*nonce) } else { None });
         let nonce = nonce.expect("it asks for a loan");

@@ -1,10 +1,13 @@
+use crate::forget::Floor;
+use crate::kept::{Kept, is_apart};
 use crate::key::{self, Space};
+use crate::open::Pulled;
 use crate::record::Record;
 use crate::store::Store;
 use base::{Ballot, BranchId, Heads, Hlc, Version};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a true conflict of two values becomes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -53,6 +56,8 @@ pub(crate) struct Merge<'a> {
     hlc: Hlc,
     heads: Heads,
     puts: BTreeMap<Bytes, Record>,
+    /// Keys whose records were deleted, and are forgotten elsewhere.
+    drops: BTreeSet<Bytes>,
     /// Of records that this merge made, by key: what they were made of, and what of it stands in them unchanged, and is lost
     /// only if they lose.
     made: BTreeMap<Bytes, (Vec<Version>, Vec<Record>)>,
@@ -77,6 +82,7 @@ impl<'a> Merge<'a> {
             hlc,
             heads,
             puts,
+            drops: BTreeSet::new(),
             made,
             conflicts: 0,
             taken: 0,
@@ -100,7 +106,11 @@ impl<'a> Merge<'a> {
     }
 
     /// Folds in what a copy with these heads had beyond those I had told it of.
-    pub(crate) fn fold(&mut self, theirs: &Heads, records: Vec<(Bytes, Record)>) {
+    pub(crate) fn fold(&mut self, Pulled { heads, records, whole }: Pulled) {
+        let theirs = &heads;
+        if whole {
+            self.drop_forgotten(theirs, &records);
+        }
         if let Some(ballots) = &mut self.ballots {
             ballots.extend(records.iter().filter_map(|(key, record)| key::branch_opened(key, record)));
         }
@@ -111,11 +121,21 @@ impl<'a> Merge<'a> {
         self.heads.join(theirs);
     }
 
+    /// What they knew and have not got any more was deleted, and is forgotten there.
+    fn drop_forgotten(&mut self, theirs: &Heads, records: &[(Bytes, Record)]) {
+        let there: BTreeSet<&Bytes> = records.iter().map(|(key, _)| key).collect();
+        let forgotten = |key: &Bytes, version| is_apart(key) && theirs.covers(version) && !there.contains(key);
+        let gone = self.store.all().filter(|(key, kept)| forgotten(key, kept.version())).map(|(key, _)| key.clone());
+        self.drops.extend(gone);
+        self.puts.retain(|key, record| !forgotten(key, record.version));
+    }
+
     /// Knowledge decides; only where neither side knew the other's write is there a conflict.
     fn one(&mut self, (theirs, side): (&Heads, Ballot), key: Bytes, r: Record) {
         let seen = self.heads.covers(r.version);
         let put = self.puts.get(&key);
-        let Some(mine) = put.map(|m| m.version).or_else(|| Some(self.store.get(&key)?.version())) else {
+        let kept = if self.drops.contains(&key) { None } else { self.store.get(&key) };
+        let Some(mine) = put.map(|m| m.version).or(kept.map(Kept::version)) else {
             if !seen {
                 self.take(side, key, r);
             }
@@ -154,6 +174,12 @@ impl<'a> Merge<'a> {
             Some(Space::User) => {}
             // The opening entry writes its own set.
             Some(Space::Set) => return,
+            Some(Space::Floor) => {
+                let floor = |x: &Record| x.value.as_ref().and_then(|v| key::decode::<Floor>(v)).unwrap_or_default();
+                let value = Some(key::encode(&floor(&m).joined(&floor(&r))));
+                let both = Record { version: self.version, hlc: self.hlc, expires: None, value };
+                return self.take(side, key, both);
+            }
             Some(Space::Session) => {
                 let done = |x: &Record| (x.value.as_ref().and_then(|v| key::decode::<u64>(v)).unwrap_or(0), x.version);
                 return if done(&r) > done(&m) {
@@ -213,9 +239,10 @@ impl<'a> Merge<'a> {
         self.puts.insert(key::ledger(&key[1..], loser.version), row);
     }
 
-    /// The union of all heads, and the records to put.
-    pub(crate) fn finish(self) -> (Heads, BTreeMap<Bytes, Record>) {
-        (self.heads, self.puts)
+    /// The union of all heads, the records to put, and the keys whose records go.
+    pub(crate) fn finish(self) -> (Heads, BTreeMap<Bytes, Record>, Vec<Bytes>) {
+        let drops = self.drops.into_iter().filter(|key| !self.puts.contains_key(key)).collect();
+        (self.heads, self.puts, drops)
     }
 }
 
@@ -250,9 +277,9 @@ mod tests {
         let policy = MergePolicy { default: rule, ..MergePolicy::default() };
         let mut merge = Merge::new(into, &policy, version(99, 1), Hlc(1 << 40));
         let (rows, _) = from.delta(into.heads(), from.heads(), None, usize::MAX).expect("all is in RAM");
-        merge.fold(from.heads(), rows);
+        merge.fold(Pulled { heads: from.heads().clone(), records: rows, whole: false });
         let conflicts = merge.conflicts;
-        let (_, puts) = merge.finish();
+        let (_, puts, _) = merge.finish();
         let mut all: BTreeMap<Bytes, Option<Bytes>> =
             into.all().filter_map(|(k, r)| Some((k.clone(), r.here()?.value.clone()))).collect();
         all.extend(puts.into_iter().map(|(k, r)| (k, r.value)));
@@ -294,10 +321,10 @@ mod tests {
         let policy = MergePolicy { default: MergeRule::Max, ..MergePolicy::default() };
         let mut merge = Merge::new(&mine, &policy, version(99, 1), Hlc(1 << 40));
         for from in [&other, &both] {
-            merge
-                .fold(from.heads(), from.delta(mine.heads(), from.heads(), None, usize::MAX).expect("all is in RAM").0);
+            let (records, _) = from.delta(mine.heads(), from.heads(), None, usize::MAX).expect("all is in RAM");
+            merge.fold(Pulled { heads: from.heads().clone(), records, whole: false });
         }
-        let (_, puts) = merge.finish();
+        let (_, puts, _) = merge.finish();
         assert_eq!(puts.get(&key), Some(&r));
         // 5 and 6 were a conflict; what came of it, and 7, are none.
         let ledger = puts.keys().filter(|k| key::space_of(k) == Some(Space::Ledger)).count();

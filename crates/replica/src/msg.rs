@@ -1,4 +1,4 @@
-use crate::{Entry, Record};
+use crate::{Entry, Floor, Record};
 use base::{Ballot, BranchId, Heads, NodeId, Span};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,23 @@ pub struct Status {
     pub weight: u64,
 }
 
+/// A part of a delta from a leader to a copy that joins.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Chunk {
+    /// Which one.
+    pub no: u32,
+    /// The leader's heads when the session began: what the delta makes known. Entries after them come as appends meanwhile.
+    pub h0: Heads,
+    /// The records.
+    pub records: Vec<(Bytes, Record)>,
+    /// There are no more chunks.
+    pub last: bool,
+    /// The leader's last entry when the chunk was cut; what that overwrote is missing here, and comes as an append.
+    pub upto: u64,
+    /// The delta is all there is: whatever else the joiner holds has been deleted, and forgotten.
+    pub anew: bool,
+}
+
 /// What the copies of one fragment say to each other. Any may be lost, doubled or late.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)]
@@ -40,7 +57,7 @@ pub enum Msg {
     Prepare { ballot: Ballot },
     /// The durable word, with what this copy holds.
     /// `leases`: who holds leases that it gave, if that is known, and how long they still run.
-    Promise { ballot: Ballot, heads: Heads, set: BTreeSet<NodeId>, leases: Vec<(Option<NodeId>, Span)> },
+    Promise { ballot: Ballot, heads: Heads, floor: Floor, set: BTreeSet<NodeId>, leases: Vec<(Option<NodeId>, Span)> },
     /// No: a higher ballot was promised.
     Refuse { ballot: Ballot, promised: Ballot },
     /// Opener to a promiser: give me what I lack, chunk `no`, after this cursor.
@@ -49,10 +66,8 @@ pub enum Msg {
     Pulled { ballot: Ballot, no: u32, records: Vec<(Bytes, Record)>, after: Option<(base::Version, Bytes)> },
     /// Copy to leader: let me follow.
     Join { ballot: Ballot, branch: BranchId, session: u64, heads: Heads, promised: Ballot },
-    /// Leader to joiner: chunk `no` of what it lacked of `h0`, the leader's heads when the session began. Entries after
-    /// `h0` come as appends meanwhile.
-    /// `upto`: the leader's last entry when the chunk was cut; what it overwrote is missing here and comes as an append.
-    Sync { ballot: Ballot, session: u64, no: u32, h0: Heads, records: Vec<(Bytes, Record)>, last: bool, upto: u64 },
+    /// Leader to joiner: a part of what it lacked.
+    Sync { ballot: Ballot, session: u64, chunk: Chunk },
     /// Joiner to leader: chunk `no` has arrived, send more.
     SyncAck { session: u64, no: u32 },
     /// Leader to follower: the entries after the last ones sent, in order, and how far all is committed.

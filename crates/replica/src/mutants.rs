@@ -61,12 +61,16 @@ pub enum Mutant {
     ChangesMoving,
     /// A subscriber's round is ended by a copy that knows less than it is to tell.
     ChangesShort,
+    /// A subscriber is not told that deletions it has not seen are forgotten.
+    ChangesStale,
     /// What a session that was given up has staged becomes true with the next one (invariant 3).
     StagingKept,
     /// A value leaves the RAM before the disc has it (invariant 1: it cannot be found).
     ValuesLeaveEarly,
     /// Mirrors are taken into the in-sync set beyond its bound (liveness: they would be waited for).
     MirrorsAdmitted,
+    /// Tombstones and branches are forgotten while a member is missing (invariant 1).
+    MissingForgotten,
     /// Invariant 7: every concurrent-looking pair is called a conflict, known or not.
     FalseConflicts,
 }

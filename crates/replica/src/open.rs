@@ -1,8 +1,9 @@
 //! Taking the lead: promises, pulls, and the merge that happens nowhere else.
 
 use crate::copy::{Copy, Role};
+use crate::forget::Floor;
 use crate::gate::{Effects, Notice, Then};
-use crate::key::{self, BranchInfo, MemberStatus};
+use crate::key::{self, MemberStatus};
 use crate::lead::Leading;
 use crate::merge::Merge;
 use crate::msg::Msg;
@@ -17,13 +18,25 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What a copy promised, with what it holds.
 pub(crate) struct Promised {
     pub heads: Heads,
+    /// How far it has forgotten.
+    pub floor: Floor,
     pub set: BTreeSet<NodeId>,
     /// The leases that it gave: by whom they are held, if that is known, and until when.
     pub leases: Vec<(Option<NodeId>, Instant)>,
 }
 
+/// What a copy with these heads had.
+pub(crate) struct Pulled {
+    pub heads: Heads,
+    pub records: Vec<(Bytes, Record)>,
+    /// It is all that copy had, since it has forgotten what was deleted beyond what this one knew: whatever else of it this one
+    /// holds has been deleted.
+    pub whole: bool,
+}
+
 struct Pull {
     from: NodeId,
+    have: Heads,
     no: u32,
     after: Cursor,
     records: Vec<(Bytes, Record)>,
@@ -39,7 +52,7 @@ pub(crate) struct Opening {
     pub(crate) answers: BTreeMap<NodeId, Promised>,
     /// What I hold plus what was pulled.
     have: Heads,
-    pub(crate) pulled: Vec<(Heads, Vec<(Bytes, Record)>)>,
+    pub(crate) pulled: Vec<Pulled>,
     pull: Option<Pull>,
 }
 
@@ -97,7 +110,7 @@ impl Copy {
             let to: Vec<NodeId> = electorate.iter().filter(|n| again || missing(n)).copied().collect();
             fx.sends.extend(to.into_iter().map(|node| (node, Msg::Prepare { ballot: o.ballot })));
             if let Some(pull) = &o.pull {
-                let (have, no, after) = (o.have.clone(), pull.no, pull.after.clone());
+                let (have, no, after) = (pull.have.clone(), pull.no, pull.after.clone());
                 fx.sends.push((pull.from, Msg::Pull { ballot: o.ballot, have, no, after }));
             }
         }
@@ -123,8 +136,9 @@ impl Copy {
         } else if !forgetful {
             return;
         }
-        let leases = self.word.leases(now.mono);
-        let promise = Msg::Promise { ballot, heads: self.store.heads().clone(), set: self.known_set(), leases };
+        let leases = self.leases_given(now);
+        let (heads, floor) = (self.store.heads().clone(), self.store.floor().clone());
+        let promise = Msg::Promise { ballot, heads, floor, set: self.known_set(), leases };
         self.gate.push(Then::Send(from, promise));
     }
 
@@ -159,10 +173,12 @@ impl Copy {
             return;
         }
         let source = o.answers.iter().filter(|(_, p)| !p.heads.within(&o.have)).max_by_key(|(_, p)| p.heads.weight());
-        match source.map(|(node, _)| *node) {
-            Some(from) if !no_pull => {
-                o.pull = Some(Pull { from, no: 0, after: None, records: Vec::new() });
-                fx.sends.push((from, Msg::Pull { ballot: o.ballot, have: o.have.clone(), no: 0, after: None }));
+        let stale = |p: &Promised| p.floor.is_beyond(self.store.heads(), &p.heads);
+        match source.map(|(node, p)| (*node, stale(p))) {
+            Some((from, stale)) if !no_pull => {
+                let have = if stale { Heads::default() } else { o.have.clone() };
+                fx.sends.push((from, Msg::Pull { ballot: o.ballot, have: have.clone(), no: 0, after: None }));
+                o.pull = Some(Pull { from, have, no: 0, after: None, records: Vec::new() });
             }
             _ if self.may_open_by_number() => self.open_branch(now, fx),
             // Given up in a while, unless more answer.
@@ -210,13 +226,14 @@ impl Copy {
         o.moved_at = now.mono;
         if after.is_some() {
             (pull.no, pull.after) = (no.saturating_add(1), after);
-            let (have, no, after) = (o.have.clone(), pull.no, pull.after.clone());
+            let (have, no, after) = (pull.have.clone(), pull.no, pull.after.clone());
             fx.sends.push((from, Msg::Pull { ballot, have, no, after }));
             return;
         }
         if let (Some(pull), Some(source)) = (o.pull.take(), o.answers.get(&from)) {
             o.have.join(&source.heads);
-            o.pulled.push((source.heads.clone(), pull.records));
+            let whole = pull.have.is_empty();
+            o.pulled.push(Pulled { heads: source.heads.clone(), records: pull.records, whole });
         }
         self.try_open(now, fx);
     }
@@ -236,7 +253,7 @@ impl Copy {
         let seen = o
             .pulled
             .iter()
-            .map(|(_, records)| self.seen(now, records.iter().map(|(_, r)| r.hlc)))
+            .map(|pulled| self.seen(now, pulled.records.iter().map(|(_, r)| r.hlc)))
             .max()
             .unwrap_or_default();
         self.hlc = self.hlc.max(seen);
@@ -246,22 +263,21 @@ impl Copy {
         if by_ballot {
             merge.by_ballot();
         }
-        for (heads, mut records) in o.pulled {
+        for mut pulled in o.pulled {
             if outcomes_stay {
-                records.retain(|(key, _)| key.first() != Some(&(crate::Space::Outcome as u8)));
+                pulled.records.retain(|(key, _)| key.first() != Some(&(crate::Space::Outcome as u8)));
             }
-            merge.fold(&heads, records);
+            merge.fold(pulled);
         }
         let (taken, conflicts) = (merge.taken, merge.conflicts);
         if self.store.is_lost() {
             // A conflict could not be decided.
             return;
         }
-        let (base, mut puts) = merge.finish();
-        let mut heads: Vec<Version> = base.iter().collect();
-        heads.push(first);
+        let (mut heads, mut puts, drops) = merge.finish();
+        heads.add(first);
         let record = |value| Record { version: first, hlc, expires: None, value: Some(value) };
-        puts.insert(key::branch(branch), record(key::encode(&BranchInfo { ballot: o.ballot, base })));
+        puts.insert(key::branch(branch), record(key::encode(&o.ballot)));
         puts.insert(key::set(), record(key::encode(&BTreeSet::from([me]))));
         let listed =
             |node: NodeId| puts.contains_key(&key::member(node)) || self.store.get(&key::member(node)).is_some();
@@ -272,7 +288,7 @@ impl Copy {
             puts.insert(key::member(me), record(key::encode(&MemberStatus::In)));
         }
         let (not_before, settle) = self.opening_waits(now, &o.answers);
-        let mut batch = self.store.apply(heads, puts.into_iter().collect());
+        let mut batch = self.store.switch(&heads, Vec::new(), puts.into_iter().collect(), drops);
         self.raise_ceiling();
         batch.meta = Some(self.meta);
         self.role =
@@ -298,11 +314,11 @@ impl Copy {
         answers.values().for_each(|p| set.extend(&p.set));
         let absent = set.iter().filter(|n| **n != self.config.me && !answers.contains_key(n) && !self.gone.contains(n));
         let left = absent.map(|n| *self.left.get(n).unwrap_or(&self.born) + timing.lease_given());
-        let mine = self.word.leases(now.mono).into_iter().map(|(holder, left)| (holder, now.mono + left));
+        let mine = self.leases_given(now).into_iter().map(|(holder, left)| (holder, now.mono + left));
         let leases = answers.values().flat_map(|p| p.leases.iter().copied()).chain(mine);
         // One that holds nothing made no durable promise, and may have come to hold something since.
         let promised = |n: &NodeId| answers.get(n).is_some_and(|p| !p.heads.is_empty());
-        let returned = |n: NodeId| n == self.config.me || promised(&n) || self.gone.contains(&n);
+        let returned = |n: NodeId| n == self.config.me || promised(&n);
         let held = leases.filter(|(holder, _)| !holder.is_some_and(returned) && !mutant!(self, LeaseUnawaited));
         let not_before = left.chain(held.map(|(_, until)| until)).max();
         let awaited = answers.keys().copied().collect();
@@ -391,7 +407,8 @@ pub(crate) mod tests {
                 let view: BTreeSet<NodeId> =
                     if ms % 1000 == 0 { [2, 3].map(NodeId).into() } else { [NodeId(2)].into() };
                 let mut fx = Effects::default();
-                let seen = Input::View { view, dead: [].into(), gone: [].into(), flapping: flapping.clone() };
+                let seen =
+                    Input::View { view, dead: [].into(), gone: [].into(), flapping: flapping.clone(), whole: false };
                 copy.handle(at(ms), seen, &mut fx);
                 copy.handle(at(ms), Input::Tick, &mut fx);
                 let mark = fx.persists.last().map_or(0, |p| p.mark);
@@ -409,7 +426,13 @@ pub(crate) mod tests {
         let mut fx = Effects::default();
         copy.handle(
             at(1),
-            Input::View { view: [NodeId(2)].into(), dead: [].into(), gone: [].into(), flapping: [].into() },
+            Input::View {
+                view: [NodeId(2)].into(),
+                dead: [].into(),
+                gone: [].into(),
+                flapping: [].into(),
+                whole: false,
+            },
             &mut fx,
         );
         let heard = Ballot { counter: 9, node: NodeId(2) };

@@ -50,7 +50,7 @@ impl Copy {
         }
         // The list as it will be: what was pulled may name more.
         let mut members = self.members();
-        let pulled = o.pulled.iter().flat_map(|(_, records)| records);
+        let pulled = o.pulled.iter().flat_map(|pulled| &pulled.records);
         for (key, record) in pulled.filter(|(key, _)| key::space_of(key) == Some(Space::Member)) {
             let status = record.value.as_ref().and_then(|v| key::decode::<MemberStatus>(v));
             members.extend(key::node_of_member(key).zip(status));
@@ -112,7 +112,7 @@ mod tests {
 
     fn view(nodes: &[u64]) -> Input {
         let set = |nodes: &[u64]| nodes.iter().map(|n| NodeId(*n)).collect();
-        Input::View { view: set(nodes), dead: set(&[]), gone: set(&[]), flapping: set(&[]) }
+        Input::View { view: set(nodes), dead: set(&[]), gone: set(&[]), flapping: set(&[]), whole: false }
     }
 
     /// Two members added by a leader alone would make it a majority of the longer list, while the others are one of the

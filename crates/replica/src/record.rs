@@ -1,5 +1,5 @@
 use crate::kept::Place;
-use base::{Ballot, Hlc, Version, WallMs};
+use base::{Ballot, BranchId, Hlc, Version, WallMs};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +63,8 @@ pub struct WriteBatch {
     pub meta: Option<Meta>,
     /// Heads that moved, with their new values.
     pub heads: Vec<Version>,
+    /// Branches that are folded: of each of these nodes all up to that one, and which of them had heads of their own.
+    pub folds: Vec<(BranchId, Vec<BranchId>)>,
     /// Records to put.
     pub puts: Vec<(Bytes, Record)>,
     /// Keys to remove without trace.
@@ -97,6 +99,7 @@ impl WriteBatch {
     /// Nothing to do?
     pub fn is_empty(&self) -> bool {
         let forgets = self.stage == Stage::Keep { first: true };
-        !forgets && self.meta.is_none() && self.heads.is_empty() && self.puts.is_empty() && self.removes.is_empty()
+        let state = self.meta.is_none() && self.heads.is_empty() && self.folds.is_empty();
+        !forgets && state && self.puts.is_empty() && self.removes.is_empty()
     }
 }

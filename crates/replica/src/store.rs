@@ -1,10 +1,12 @@
 use crate::batch::SessionId;
+use crate::forget::Floor;
 use crate::kept::{Apart, Kept, Values, is_apart};
 use crate::key::{self, Space};
 use crate::record::{Meta, Record, Stage, WriteBatch};
 use crate::table::Table;
-use base::{FragmentId, Heads, Hlc, Version, WallMs};
+use base::{BranchId, FragmentId, Heads, Hlc, NodeId, Version, WallMs};
 use bytes::Bytes;
+use std::collections::btree_set::Range;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -15,11 +17,17 @@ use std::sync::Arc;
 #[derive(Default, Debug)]
 pub struct Store {
     records: Table,
-    index: BTreeSet<(Version, Bytes)>,
+    index: Index,
+    /// Users' keys that hold tombstones.
+    graves: Index,
+    /// How far all has been forgotten.
+    floor: Floor,
     expiring: BTreeSet<(WallMs, Bytes)>,
     /// What the sessions' records say: asked with every write.
     done: BTreeMap<SessionId, u64>,
     heads: Heads,
+    /// How often it has changed.
+    edition: u64,
     /// Users' values are let go of when they are on disc.
     apart: Option<Apart>,
     /// The mark of the last batch that a copy before handed to the disc.
@@ -27,6 +35,9 @@ pub struct Store {
     /// Nothing of it goes to disc: what it is told to apply is not handed on.
     pub(crate) volatile: bool,
 }
+
+/// Keys by the version of what they hold.
+type Index = BTreeSet<(Version, Bytes)>;
 
 /// A copy as found on disc.
 pub struct Stored {
@@ -81,24 +92,77 @@ impl Store {
         self.apart.as_ref().is_some_and(|apart| apart.more)
     }
 
-    /// A delta becomes true: the records that were staged, and on top of them `puts`.
+    /// A delta or a merge becomes true: the records that were staged, and on top of them `puts`; what is under `drops` goes.
     pub(crate) fn switch(
         &mut self,
-        heads: Vec<Version>,
+        heads: &Heads,
         staged: Vec<(Bytes, Kept)>,
         puts: Vec<(Bytes, Record)>,
+        drops: Vec<Bytes>,
     ) -> WriteBatch {
-        for version in &heads {
-            self.heads.add(*version);
-        }
+        let folds: Vec<_> = heads.folds().map(|last| (last, self.heads.fold(last))).collect();
+        let drops: Vec<Bytes> = drops.into_iter().filter(|key| self.remove(key)).collect();
         let none = staged.is_empty();
         staged.into_iter().for_each(|(key, kept)| self.put(key, kept));
-        let mut batch = self.apply(heads, puts);
+        let mut batch = self.apply(heads.iter().collect(), puts);
+        if self.volatile {
+            return batch;
+        }
+        batch.folds.extend(folds);
+        batch.removes.extend(drops);
         if let Some(apart) = self.apart.as_mut().filter(|_| !none) {
             apart.switched();
             batch.stage = Stage::Switch;
         }
         batch
+    }
+
+    /// All keys but these.
+    pub(crate) fn all_but<'a>(&self, keys: impl Iterator<Item = &'a Bytes>) -> Vec<Bytes> {
+        let keys: BTreeSet<&Bytes> = keys.collect();
+        self.all().map(|(key, _)| key).filter(|key| !keys.contains(key)).cloned().collect()
+    }
+
+    /// How far all has been forgotten.
+    pub fn floor(&self) -> &Floor {
+        &self.floor
+    }
+
+    /// Is there a tombstone, or a branch beside this one, that could be forgotten?
+    pub(crate) fn is_forgettable(&self, branch: BranchId) -> bool {
+        !self.graves.is_empty() || self.heads.iter().any(|v| v.branch != branch)
+    }
+
+    /// The oldest users' keys that hold tombstones of what `upto` covers, by version.
+    pub(crate) fn graves<'a>(&'a self, have: &'a Heads, upto: &'a Heads) -> impl Iterator<Item = &'a (Version, Bytes)> {
+        Beyond::new(&self.graves, have, upto, None)
+    }
+
+    /// The floor has moved: tombstones and branches go that it covers.
+    fn sink(&mut self, batch: &mut WriteBatch) {
+        let floor = self.floor.clone();
+        let none = Heads::default();
+        let graves: Vec<Bytes> = self.graves(&none, &floor.purged).map(|(_, key)| key.clone()).collect();
+        for last in floor.purged.folds() {
+            batch.folds.push((last, self.heads.fold(last)));
+        }
+        batch.heads.retain(|v| !self.heads.is_folded(v.branch));
+        let of_branches = [Space::Branch, Space::Closed].into_iter().flat_map(|space| self.own_space(space));
+        let folded =
+            of_branches.map(|(key, _)| key).filter(|k| key::branch_of(k).is_some_and(|b| floor.purged.is_folded(b)));
+        let gone: Vec<Bytes> = folded.cloned().chain(graves).collect();
+        batch.removes.extend(gone.into_iter().filter(|key| self.remove(key)));
+    }
+
+    /// Takes a record out without trace; was there one?
+    fn remove(&mut self, key: &Bytes) -> bool {
+        let Some(old) = self.records.remove(key) else { return false };
+        self.index.remove(&(old.version(), key.clone()));
+        self.graves.remove(&(old.version(), key.clone()));
+        if let Some(at) = old.expires() {
+            self.expiring.remove(&(at, key.clone()));
+        }
+        true
     }
 
     /// Lets go of the values that are on disc by now; with `early`, of those that are not, too.
@@ -143,6 +207,11 @@ impl Store {
     /// The copy's own records of one space, but that of outcomes.
     pub(crate) fn own_space(&self, space: Space) -> impl Iterator<Item = (&Bytes, &Record)> {
         self.space(space).filter_map(|(key, kept)| Some((key, kept.here()?)))
+    }
+
+    /// Grows with every change.
+    pub fn edition(&self) -> u64 {
+        self.edition
     }
 
     /// What is incorporated.
@@ -193,13 +262,16 @@ impl Store {
     /// Puts records and moves heads as one step; returns what the disc must do, finished outcomes removed.
     pub(crate) fn apply(&mut self, heads: Vec<Version>, puts: Vec<(Bytes, Record)>) -> WriteBatch {
         let mut batch = WriteBatch::default();
+        self.edition += 1;
         for version in &heads {
             self.heads.add(*version);
         }
         batch.heads = heads;
         batch.apart = self.apart.as_mut().and_then(Apart::place);
+        let mut sinks = false;
         for (key, record) in puts {
             match key::space_of(&key) {
+                Some(Space::Floor) => sinks = true,
                 Some(Space::Outcome) if self.is_finished(&key) => continue,
                 Some(Space::Session) => self.forget_outcomes(&key, &record, &mut batch.removes),
                 _ => {}
@@ -213,6 +285,9 @@ impl Store {
                 apart.came(key.clone(), record.version);
             }
             self.put(key, record.into());
+        }
+        if sinks {
+            self.sink(&mut batch);
         }
         if self.volatile {
             batch = WriteBatch::default();
@@ -231,6 +306,10 @@ impl Store {
             let said = record.here().and_then(|r| key::decode(r.value.as_ref()?));
             self.done.insert(session, said.unwrap_or(0));
         }
+        if key.first() == Some(&(Space::Floor as u8)) {
+            self.floor = record.here().and_then(|r| key::decode(r.value.as_ref()?)).unwrap_or_default();
+        }
+        let grave = record.is_tombstone() && is_apart(&key);
         if let Some(old) = self.records.insert(key.clone(), record) {
             if let Some(at) = old.expires() {
                 self.expiring.remove(&(at, key.clone()));
@@ -238,6 +317,12 @@ impl Store {
             if old.version() != version {
                 self.index.remove(&(old.version(), key.clone()));
             }
+            if old.is_tombstone() {
+                self.graves.remove(&(old.version(), key.clone()));
+            }
+        }
+        if grave {
+            self.graves.insert((version, key.clone()));
         }
         if let Some(at) = expires {
             self.expiring.insert((at, key));
@@ -266,8 +351,7 @@ impl Store {
         let gone: Vec<u64> = self.records.outcomes(session, done).collect();
         for number in gone {
             let key = key::outcome(session, number);
-            if let Some(old) = self.records.remove(&key) {
-                self.index.remove(&(old.version(), key.clone()));
+            if self.remove(&key) {
                 removes.push(key);
             }
         }
@@ -277,33 +361,65 @@ impl Store {
     /// value cannot be read.
     pub(crate) fn delta(&self, have: &Heads, upto: &Heads, after: Cursor, bytes: usize) -> Option<Part> {
         let (mut out, mut size, mut fetched) = (Vec::new(), 0, 0);
-        for head in upto.iter() {
-            if after.as_ref().is_some_and(|(version, _)| version.branch > head.branch) {
-                continue;
-            }
-            let first = Version { branch: head.branch, seq: have.seq(head.branch).saturating_add(1) };
-            let from = match &after {
-                Some((version, key)) if *version >= first => Bound::Excluded((*version, key.clone())),
-                _ => Bound::Included((first, Bytes::new())),
-            };
-            let end = Version { branch: head.branch, seq: head.seq.saturating_add(1) };
-            // A cursor that comes from outside may lie anywhere.
-            let beyond = after.as_ref().is_some_and(|(version, _)| *version >= end);
-            if first >= end || beyond {
-                continue;
-            }
-            for (version, key) in self.index.range((from, Bound::Excluded((end, Bytes::new())))) {
-                let Some(kept) = self.records.get(key) else { continue };
-                fetched += usize::from(kept.here().is_none());
-                let record = self.whole(key, kept)?;
-                size += record.weight(key);
-                out.push((key.clone(), record));
-                if size >= bytes || fetched >= FETCHES_MAX {
-                    return Some((out, Some((*version, key.clone()))));
-                }
+        for (version, key) in Beyond::new(&self.index, have, upto, after) {
+            let Some(kept) = self.records.get(key) else { continue };
+            fetched += usize::from(kept.here().is_none());
+            let record = self.whole(key, kept)?;
+            size += record.weight(key);
+            out.push((key.clone(), record));
+            if size >= bytes || fetched >= FETCHES_MAX {
+                return Some((out, Some((*version, key.clone()))));
             }
         }
         Some((out, None))
+    }
+}
+
+/// The entries of an index that `upto` covers and `have` does not, in order. Branches that are known already are leapt over.
+struct Beyond<'a> {
+    index: &'a Index,
+    have: &'a Heads,
+    upto: &'a Heads,
+    range: Range<'a, (Version, Bytes)>,
+    /// The branch that `range` is in, and the last of its entries that is wanted.
+    branch: Option<(BranchId, u64)>,
+}
+
+impl<'a> Beyond<'a> {
+    fn new(index: &'a Index, have: &'a Heads, upto: &'a Heads, after: Cursor) -> Beyond<'a> {
+        let range = index.range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded));
+        Beyond { index, have, upto, range, branch: None }
+    }
+
+    fn leap(&mut self, to: Version) {
+        self.range = self.index.range((Bound::Included((to, Bytes::new())), Bound::Unbounded));
+    }
+}
+
+impl<'a> Iterator for Beyond<'a> {
+    type Item = &'a (Version, Bytes);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let entry = self.range.next()?;
+            let Version { branch, seq } = entry.0;
+            let known = self.have.seq(branch);
+            if self.branch.is_none_or(|(at, _)| at != branch) {
+                self.branch = Some((branch, self.upto.seq(branch)));
+            }
+            let last = self.branch.map_or(0, |(_, last)| last);
+            if known >= last || seq > last {
+                let next = match branch.n.checked_add(1) {
+                    Some(n) => BranchId { n, ..branch },
+                    None => BranchId { node: NodeId(branch.node.0.checked_add(1)?), n: 0 },
+                };
+                self.leap(Version { branch: next, seq: 0 });
+            } else if seq <= known {
+                self.leap(Version { branch, seq: known + 1 });
+            } else {
+                return Some(entry);
+            }
+        }
     }
 }
 

@@ -2,9 +2,9 @@
 
 use crate::copy::{Copy, Role};
 use crate::gate::Effects;
-use crate::key::MemberStatus;
+use crate::key::{self, MemberStatus};
 use crate::lead::{Follower, Progress};
-use crate::msg::Msg;
+use crate::msg::{Chunk, Msg};
 use crate::mutant;
 use crate::store::Cursor;
 use base::{Ballot, Heads, NodeId, Now};
@@ -16,6 +16,10 @@ const CHUNKS_IN_FLIGHT_MAX: u32 = 4;
 pub(crate) struct Delta {
     /// What the joiner held.
     have: Heads,
+    /// The joiner may hold what was deleted and forgotten since: it gets all there is.
+    anew: bool,
+    /// Nothing is sent before this entry is committed: a copy is a member before it holds anything.
+    listed: u64,
     /// The leader's heads when the session began.
     h0: Heads,
     after: Cursor,
@@ -65,8 +69,12 @@ impl Copy {
             Some(_) => {}
         }
         let h0 = self.store.heads().clone();
+        let anew = self.store.floor().is_beyond(&heads, &h0);
+        let have = if anew { Heads::default() } else { heads };
+        let row = self.store.own(&key::member(from)).map(|r| r.version);
         let Role::Leading(l) = &mut self.role else { return };
-        let delta = Delta { have: heads, h0, after: None, sent: 0, acked: 0, done: false };
+        let listed = row.filter(|version| version.branch == l.branch).map_or(0, |version| version.seq);
+        let delta = Delta { have, anew, listed, h0, after: None, sent: 0, acked: 0, done: false };
         let follower = Follower::new(session, l.last, Progress::Syncing(Box::new(delta)));
         l.followers.insert(from, follower);
         self.send_chunks(now, from, fx);
@@ -81,13 +89,24 @@ impl Copy {
         }
     }
 
+    /// Begins the deltas that had to wait until the joiner's membership is committed.
+    pub(crate) fn begin_deltas(&mut self, now: Now, fx: &mut Effects) {
+        let Role::Leading(l) = &self.role else { return };
+        let due = |f: &Follower| matches!(&f.progress, Progress::Syncing(d) if d.sent == 0 && d.listed <= l.commit);
+        let due: Vec<NodeId> = l.followers.iter().filter(|(_, f)| due(f)).map(|(node, _)| *node).collect();
+        due.into_iter().for_each(|node| self.send_chunks(now, node, fx));
+    }
+
     fn send_chunks(&mut self, now: Now, to: NodeId, fx: &mut Effects) {
         let Role::Leading(l) = &mut self.role else { return };
-        let (ballot, upto) = (l.ballot, l.last);
+        let (ballot, upto, commit) = (l.ballot, l.last, l.commit);
         let Some(follower) = l.followers.get_mut(&to) else { return };
         let session = follower.session;
         follower.owes = Some(now.mono);
         let Progress::Syncing(delta) = &mut follower.progress else { return };
+        if delta.listed > commit {
+            return;
+        }
         while !delta.done && delta.sent < delta.acked + CHUNKS_IN_FLIGHT_MAX {
             let after = delta.after.take();
             let bytes = self.config.timing.chunk_bytes;
@@ -95,8 +114,9 @@ impl Copy {
             let (no, last) = (delta.sent, after.is_none());
             (delta.after, delta.done) = (after, last);
             delta.sent += 1;
-            let h0 = delta.h0.clone();
-            fx.sends.push((to, Msg::Sync { ballot, session, no, h0, records, last, upto }));
+            let (h0, anew) = (delta.h0.clone(), delta.anew);
+            let chunk = Chunk { no, h0, records, last, upto, anew };
+            fx.sends.push((to, Msg::Sync { ballot, session, chunk }));
         }
     }
 }

@@ -70,7 +70,8 @@ impl Copy {
             return Some(Answer::Outcome(Outcome::Failed(Refusal::Finished), branch));
         }
         // May it have been applied where I cannot see it? [R1]
-        let settled = |b: &BranchId| *b == branch || self.store.get(&key::closed(*b)).is_some();
+        let ended = |b: &BranchId| self.store.heads().is_folded(*b) || self.store.get(&key::closed(*b)).is_some();
+        let settled = |b: &BranchId| *b == branch || ended(b);
         if !request.branches.iter().all(|b| settled(b) || (first_only && Some(b) != request.branches.first())) {
             return Some(Answer::Outcome(Outcome::Unknown, branch));
         }

@@ -54,10 +54,12 @@ mutants! {
     majority_by_stamp MajorityByStamp 3000
     changes_moving ChangesMoving 1000
     changes_short ChangesShort 1000
+    changes_stale ChangesStale 300
     mirrors_admitted MirrorsAdmitted 300
     false_conflicts FalseConflicts 100
     d14_pending_answered PendingAnswered 3000
     r7_commit_new_set CommitNewSet 3000
     staging_kept StagingKept 3000
+    missing_forgotten MissingForgotten 3000
     values_leave_early ValuesLeaveEarly 100
 }

@@ -20,6 +20,8 @@ const PIECE_BYTES: usize = 4 * 1024 * 1024;
 
 const META: u8 = b'm';
 const HEAD: u8 = b'h';
+/// Of one node, all branches up to this number are folded.
+const FOLD: u8 = b'f';
 /// A staged batch is complete, and is to be moved over.
 const SWITCH: u8 = b's';
 
@@ -132,6 +134,10 @@ impl Disc {
                     let number = |b: &[u8]| u64::from_be_bytes(b.try_into().unwrap_or_default());
                     let branch = BranchId { node: NodeId(number(&branch[..8])), n: number(&branch[8..]) };
                     entry.1.add(Version { branch, seq: number(&value) });
+                }
+                Some((&FOLD, node)) if node.len() == 8 && value.len() == 8 => {
+                    let number = |b: &[u8]| u64::from_be_bytes(b.try_into().unwrap_or_default());
+                    entry.1.fold(BranchId { node: NodeId(number(node)), n: number(&value) });
                 }
                 _ => return Err(self.damaged("a state row")),
             }
@@ -256,6 +262,11 @@ impl Disc {
     ) -> Result<(), StorageError> {
         for head in &batch.heads {
             out.insert(&self.state, head_key(fragment, head.branch), head.seq.to_be_bytes());
+        }
+        for (last, branches) in &batch.folds {
+            let row = with(fragment, &[&[FOLD], &last.node.0.to_be_bytes()]);
+            out.insert(&self.state, row, last.n.to_be_bytes());
+            branches.iter().for_each(|branch| out.remove(&self.state, head_key(fragment, *branch)));
         }
         if let Some(meta) = &batch.meta {
             let value = postcard::to_stdvec(meta).map_err(|e| self.damaged(e))?;
@@ -386,6 +397,28 @@ impl std::fmt::Debug for Disc {
 mod tests {
     use super::*;
     use replica::Place;
+
+    /// Heads that are folded take their own rows along, and records of folded branches are still covered.
+    #[test]
+    fn folded_branches_are_one_row_of_their_node() {
+        let dir = tempfile::tempdir().expect("dir");
+        let (disc, _) = Disc::open(dir.path(), 1).expect("opens");
+        let fragment = FragmentId { table: TableId(7), index: 0 };
+        let version = |n| Version { branch: BranchId { node: NodeId(1), n }, seq: 3 };
+        let record = Record { version: version(1), hlc: Hlc(1), expires: None, value: Some("v".into()) };
+        let puts = vec![(Bytes::from_static(b"\x01k"), record)];
+        let first = WriteBatch { heads: (1..5).map(version).collect(), puts, ..WriteBatch::default() };
+        let folds = vec![(version(3).branch, (1..4).map(|n| version(n).branch).collect())];
+        let second = WriteBatch { folds, ..WriteBatch::default() };
+        for (mark, batch) in [(1, first), (2, second)] {
+            disc.write(&[(fragment, Persist { batch, mark, sync: false })], true).expect("written");
+        }
+        assert_eq!(disc.state.iter().count(), 2);
+        drop(disc);
+        let (_, loaded) = Disc::open(dir.path(), 1).expect("opens");
+        let heads = loaded[&fragment].store.heads();
+        assert_eq!((heads.len(), heads.is_folded(version(3).branch), loaded[&fragment].store.len()), (1, true, 1));
+    }
 
     /// A crash between the switch and the end of the move: the next start moves the rest.
     #[test]

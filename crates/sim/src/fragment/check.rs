@@ -36,6 +36,9 @@ pub(crate) struct Checker {
     by_request: BTreeMap<usize, Vec<usize>>,
     bases: BTreeMap<BranchId, Heads>,
     opened: BTreeMap<BranchId, u64>,
+    /// How far branches went that are folded: what a crash took beyond that never was anywhere else.
+    ends: BTreeMap<BranchId, u64>,
+    heads_before: Heads,
     /// When two nodes were last apart.
     apart: Vec<Vec<u64>>,
     /// Which nodes lost a version in a crash.
@@ -60,6 +63,8 @@ impl Checker {
             by_request: BTreeMap::new(),
             bases: BTreeMap::new(),
             opened: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            heads_before: Heads::default(),
             apart: vec![vec![0; n]; n],
             lost: BTreeMap::new(),
             flushed,
@@ -80,8 +85,10 @@ impl Checker {
                 known.extend(&self.writes[*w].knew);
             }
         };
-        if let Some(record) = store.get(stored) {
-            add(record.version());
+        match store.get(stored) {
+            Some(record) => add(record.version()),
+            // Whatever is there must have known the tombstones that are forgotten.
+            None => self.forgotten(store, stored).for_each(&mut add),
         }
         let prefix = &stored[1..];
         for (k, _) in
@@ -90,6 +97,15 @@ impl Checker {
             add(ledger_version(k));
         }
         known
+    }
+
+    /// The tombstones of a key that this store has forgotten.
+    fn forgotten<'a>(&'a self, store: &'a Store, stored: &'a Bytes) -> impl Iterator<Item = Version> + 'a {
+        let purged = |v: Version| store.floor().purged.covers(v) && self.claims(store, v);
+        self.writes
+            .iter()
+            .filter(move |w| w.key == *stored && w.value.is_none() && purged(w.version))
+            .map(|w| w.version)
     }
 
     /// Equal values written apart are no conflict: one of the two goes without a ledger row, and what it had superseded is
@@ -111,10 +127,15 @@ impl Checker {
     pub(crate) fn before(&mut self, _node: usize, copy: &Copy) {
         let known = (0..KEYS).map(stored).map(|k| (k.clone(), self.knows(copy.store(), &k))).collect();
         self.knew_before = known;
+        self.heads_before.clone_from(copy.store().heads());
     }
 
     /// H1, H2, H3 and invariant 7 after a step, and the ground truth of what it wrote.
     pub(crate) fn after(&mut self, node: usize, copy: &Copy, fx: &Effects) -> Option<String> {
+        for v in self.heads_before.iter().filter(|v| copy.store().heads().is_folded(v.branch)) {
+            let end = self.ends.entry(v.branch).or_insert(0);
+            *end = v.seq.max(*end);
+        }
         for persist in &fx.persists {
             self.learn(node, copy, &persist.batch.puts);
         }
@@ -139,7 +160,7 @@ impl Checker {
         for key in (0..KEYS).map(stored) {
             let claimed = |(wid, w): &(usize, &Wrote)| {
                 w.key == key
-                    && store.heads().covers(w.version)
+                    && self.claims(store, w.version)
                     && self.by_version.get(&(w.version, key.clone())) == Some(wid)
             };
             let missed = |known: &BTreeSet<usize>| {
@@ -156,11 +177,21 @@ impl Checker {
         None
     }
 
+    /// Was it not taken back by a crash before it left its node?
+    fn stands(&self, w: &Wrote) -> bool {
+        self.by_version.get(&(w.version, w.key.clone())).is_some_and(|wid| std::ptr::eq(&self.writes[*wid], w))
+    }
+
+    /// Do the heads say so? Of what is folded, what a crash took beyond the end never was anywhere else.
+    fn claims(&self, store: &Store, version: Version) -> bool {
+        store.heads().covers(version) && self.ends.get(&version.branch).is_none_or(|end| version.seq <= *end)
+    }
+
     fn learn(&mut self, node: usize, copy: &Copy, puts: &[(Bytes, Record)]) {
         let mine = |r: &Record| r.version.branch.node == id(node);
         for (k, r) in puts.iter().filter(|(_, r)| mine(r)) {
             let Some(branch) = branch_of(k).filter(|b| *b == r.version.branch) else { continue };
-            let base = copy.store().heads().iter().filter(|v| v.branch != branch).collect();
+            let base = copy.store().heads().clone().without(branch);
             self.bases.entry(branch).or_insert(base);
         }
         for (k, r) in puts.iter().filter(|(k, r)| users(k) && mine(r)) {
@@ -192,6 +223,24 @@ impl Checker {
         for (k, r) in store.all() {
             if !store.heads().covers(r.version()) {
                 return Some(format!("H2: copy {node} holds {k:?} of {:?} beyond its heads", r.version()));
+            }
+        }
+        for key in (0..KEYS).map(stored) {
+            let Some(kept) = store.get(&key) else { continue };
+            if kept.is_tombstone() && store.floor().purged.covers(kept.version()) {
+                return Some(format!("copy {node} keeps a tombstone of {key:?} below its floor"));
+            }
+            let Some(shown) = self.by_version.get(&(kept.version(), key.clone())) else { continue };
+            let beaten = |w: &Wrote| w.version != kept.version() && w.knew.contains(shown);
+            let by = self
+                .writes
+                .iter()
+                .find(|w| w.key == key && beaten(w) && self.stands(w) && self.claims(store, w.version));
+            if let Some(Wrote { version: by, .. }) = by {
+                return Some(format!(
+                    "invariant 4: copy {node} shows {:?} of {key:?}, which {by:?} knew",
+                    kept.version()
+                ));
             }
         }
         for head in store.heads().iter() {

@@ -30,6 +30,9 @@ impl Image {
             self.meta = meta;
         }
         batch.heads.into_iter().for_each(|v: Version| self.heads.add(v));
+        for (last, _) in batch.folds {
+            self.heads.fold(last);
+        }
         batch.removes.iter().for_each(|key| {
             self.records.remove(key);
         });

@@ -1,4 +1,4 @@
-use base::Version;
+use base::{Heads, Version};
 use bytes::Bytes;
 use replica::{Copy, Since, Space};
 use std::collections::BTreeMap;
@@ -23,7 +23,16 @@ impl Subscriber {
             (self.since.upto, self.since.after) = (None, None);
             return false;
         };
-        self.seen.extend(changes.rows.into_iter().map(|(key, record)| (key, record.version)));
+        if changes.anew {
+            self.seen.clear();
+            self.since.have = Heads::default();
+        }
+        for (key, record) in changes.rows {
+            match record.value {
+                Some(_) => self.seen.insert(key, record.version),
+                None => self.seen.remove(&key),
+            };
+        }
         if changes.after.is_some() {
             self.since.have = self.since.have.meet(&changes.upto);
             (self.since.upto, self.since.after) = (Some(changes.upto), changes.after);
@@ -44,7 +53,8 @@ impl Subscriber {
                 break;
             }
         }
-        let stored = leader.store().space(Space::User).map(|(key, record)| (key.slice(1..), record.version()));
+        let live = leader.store().space(Space::User).filter(|(_, record)| !record.is_tombstone());
+        let stored = live.map(|(key, record)| (key.slice(1..), record.version()));
         let stored: BTreeMap<Bytes, Version> = stored.collect();
         (kept && self.seen != stored).then(|| format!("a subscriber knows {:?}, and there is {stored:?}", self.seen))
     }

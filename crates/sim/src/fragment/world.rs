@@ -274,6 +274,7 @@ impl World {
             writes_min: 2,
             promise_wait: Span::ms(800),
             settle: Span::ms(150),
+            forget_every: Span::ms(150),
             sync_timeout: Span::ms(700),
             probe: Span::ms(1000),
             return_wait_max: Span::ms(1000),
@@ -468,7 +469,9 @@ impl World {
             self.nodes[node].view = view.clone();
             // Who comes and goes is told as it may be.
             let flapping = if self.rng.random_bool(0.3) { missing.iter().map(|b| id(*b)).collect() } else { [].into() };
-            self.step(node, Input::View { view: view.into_iter().map(id).collect(), dead, gone, flapping });
+            let whole = view.len() + 1 == self.nodes.len();
+            let view = view.into_iter().map(id).collect();
+            self.step(node, Input::View { view, dead, gone, flapping, whole });
         }
     }
 

@@ -1,0 +1,250 @@
+//! Forgetting: what every member holds on its disc needs no tombstone, and no entry of its own for each branch.
+//!
+//! The leader appends a *level*, an entry that has to be on disc. When every member has acknowledged it, whatever it builds
+//! on is known everywhere: nobody can write any more without knowing it. Then the *floor* is raised to it, as an entry of the
+//! branch, and every copy removes the same tombstones at the same place. A member that is missing holds all of this back.
+
+use crate::copy::{Copy, Role};
+use crate::gate::Effects;
+use crate::key::{self, MemberStatus};
+use crate::mutant;
+use base::{BranchId, Heads, NodeId, Now, Version};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// How many tombstones one entry takes: a large one would hold up everything else.
+const GRAVES_MAX: usize = 4096;
+
+/// How far a fragment has forgotten.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Floor {
+    /// All tombstones of users' keys that these heads cover are gone, and the branches that are folded here are folded.
+    pub purged: Heads,
+    /// What every member held when that was decided. A copy that does not hold it may still have what was deleted.
+    pub levels: Heads,
+}
+
+impl Floor {
+    /// May a copy that holds this much, out of what these heads say, hold what has been deleted and forgotten since?
+    pub(crate) fn is_beyond(&self, heads: &Heads, known: &Heads) -> bool {
+        !self.levels.within(heads) && !heads.meet(known).is_empty()
+    }
+
+    /// Both floors at once.
+    pub(crate) fn joined(mut self, other: &Floor) -> Floor {
+        self.purged.join(&other.purged);
+        self.levels.join(&other.levels);
+        self
+    }
+}
+
+/// How far forgetting has got, at a leader.
+#[derive(Default)]
+pub(crate) struct Forgetting {
+    /// The level that is waited for.
+    pub level: Option<u64>,
+    done: base::Instant,
+}
+
+impl Copy {
+    /// Begins to forget when there is something to forget and everybody is there, and goes on step by step.
+    pub(crate) fn mind_floor(&mut self, now: Now, fx: &mut Effects) {
+        let every = self.config.timing.forget_every;
+        let absent = self.absent();
+        let Role::Leading(l) = &mut self.role else { return };
+        let idle = l.forgetting.level.is_none();
+        if (!absent.is_empty() && !mutant!(self, MissingForgotten)) || (idle && now.mono - l.forgetting.done < every) {
+            l.forgetting.level = None;
+            return;
+        }
+        match l.forgetting.level {
+            None if self.store.is_forgettable(l.branch) => {
+                let level = self.append(now, Vec::new(), true, fx);
+                if let Role::Leading(l) = &mut self.role {
+                    l.forgetting.level = Some(level);
+                }
+            }
+            Some(level) if l.everybody_holds(level) => self.raise_floor(now, level, fx),
+            _ => {}
+        }
+    }
+
+    /// What keeps this leader from forgetting: members that do not follow it in step, or anybody of whom it is not known what
+    /// they hold.
+    fn absent(&self) -> Vec<NodeId> {
+        let Role::Leading(l) = &self.role else { return Vec::new() };
+        let away = |node: &NodeId| *node != self.config.me && l.followers.get(node).is_none_or(|f| !f.joined());
+        let members = self.members().into_iter().filter(|(_, s)| *s != MemberStatus::Left).map(|(node, _)| node);
+        let mut absent: Vec<NodeId> = members.filter(away).collect();
+        // Another leader may have, on nodes that are no members of this one's list, what nobody here knows of.
+        let rival = self.foreign_lead().map(|(node, _)| node);
+        absent.extend(rival.or((!self.whole || !l.ready).then_some(self.config.me)));
+        absent
+    }
+
+    /// One step: so many of the oldest tombstones, or, when none are left, all branches but this one.
+    fn raise_floor(&mut self, now: Now, level: u64, fx: &mut Effects) {
+        let Role::Leading(l) = &self.role else { return };
+        let branch = l.branch;
+        let mut floor = self.store.floor().clone();
+        let known = self.store.heads().clamped(branch, level);
+        let oldest: Vec<Version> =
+            self.store.graves(&Heads::default(), &known).take(GRAVES_MAX).map(|(version, _)| *version).collect();
+        let last = oldest.len() < GRAVES_MAX;
+        if last {
+            floor.purged.join(&known);
+            for ended in last_branches(&known, branch) {
+                floor.purged.fold(ended);
+            }
+        } else {
+            floor.purged.join(&oldest.into_iter().collect());
+        }
+        floor.levels = Heads::from_iter([Version { branch, seq: level }]);
+        let record = self.next_record(now, Some(key::encode(&floor)));
+        self.append(now, vec![(key::floor(), record)], false, fx);
+        let Role::Leading(l) = &mut self.role else { return };
+        if last {
+            (l.forgetting.level, l.forgetting.done) = (None, now.mono);
+        }
+    }
+}
+
+/// Of each node, the last of its branches that are known, but for the one that is led now.
+fn last_branches(heads: &Heads, led: BranchId) -> Vec<BranchId> {
+    let ended = heads.iter().map(|v| v.branch).filter(|b| *b != led);
+    let last: BTreeMap<NodeId, BranchId> = ended.map(|b| (b.node, b)).collect();
+    last.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::tests::{feed, leading};
+    use crate::open::tests::at;
+    use crate::{Batch, Effects, Entry, Input, Msg, Request, SessionId, Space, Store, Write};
+    use base::Ballot;
+
+    fn view(nodes: &[u64], whole: bool) -> Input {
+        let view = nodes.iter().map(|n| NodeId(*n)).collect();
+        Input::View { view, dead: [].into(), gone: [].into(), flapping: [].into(), whole }
+    }
+
+    fn say(from: u64, msg: Msg) -> Input {
+        Input::Msg(NodeId(from), msg)
+    }
+
+    /// Writes, and tells what is sent.
+    fn write(copy: &mut Copy, ms: u64, number: u64, write: Write) -> Vec<Msg> {
+        let branches = vec![copy.lead().expect("it leads").branch];
+        let session = SessionId { node: NodeId(9), incarnation: 1 };
+        let batch = Batch { writes: vec![write], ..Batch::default() };
+        feed(copy, ms, Input::Write(number, Request { session, number, done_through: 0, branches, batch }))
+    }
+
+    /// Everything that the burst gathered.
+    fn flushed(copy: &mut Copy, ms: u64) -> Vec<Entry> {
+        let mut fx = Effects::default();
+        copy.flush(at(ms), &mut fx);
+        let entries = |msg| if let Msg::Append { entries, .. } = msg { entries } else { vec![] };
+        fx.sends.into_iter().flat_map(|(_, msg)| entries(msg)).collect()
+    }
+
+    fn seq(copy: &Copy) -> u64 {
+        copy.store().heads().seq(copy.lead().expect("it leads").branch)
+    }
+
+    fn graves(copy: &Copy) -> usize {
+        copy.store().space(Space::User).filter(|(_, kept)| kept.is_tombstone()).count()
+    }
+
+    /// Node 1 leads node 2, and has put and deleted.
+    fn deleted() -> (Copy, u64) {
+        let (mut copy, start) = leading();
+        feed(&mut copy, start, view(&[2], true));
+        write(&mut copy, start, 1, Write::Put { key: "k".into(), value: "v".into(), ttl_ms: None });
+        write(&mut copy, start, 2, Write::Delete { key: "k".into() });
+        flushed(&mut copy, start);
+        let held = seq(&copy);
+        feed(&mut copy, start + 1, say(2, Msg::Ack { session: 7, seq: held }));
+        (copy, start)
+    }
+
+    #[test]
+    fn a_tombstone_goes_when_every_member_has_a_later_level_on_disc() {
+        let (mut copy, start) = deleted();
+        feed(&mut copy, start + 6000, Input::Tick);
+        let level = flushed(&mut copy, start + 6000);
+        assert_eq!(level, [Entry { seq: seq(&copy), sync: true, puts: vec![] }], "it has to be on disc");
+        feed(&mut copy, start + 6100, Input::Tick);
+        assert_eq!((graves(&copy), flushed(&mut copy, start + 6100).len()), (1, 0), "it is not known to be");
+        let level = seq(&copy);
+        feed(&mut copy, start + 6200, say(2, Msg::Ack { session: 7, seq: level }));
+        feed(&mut copy, start + 6300, Input::Tick);
+        assert_eq!((graves(&copy), flushed(&mut copy, start + 6300).len()), (0, 1));
+    }
+
+    #[test]
+    fn nothing_is_forgotten_while_anybody_is_missing() {
+        for seen in [view(&[2], false), view(&[], false)] {
+            let (mut copy, start) = deleted();
+            feed(&mut copy, start + 5900, seen);
+            for ms in (6000..9000).step_by(100) {
+                feed(&mut copy, start + ms, Input::Tick);
+            }
+            assert_eq!(graves(&copy), 1);
+        }
+    }
+
+    /// A leader that forgot a membership in a crash would not know whom it has to ask before it forgets more.
+    #[test]
+    fn a_copy_is_a_member_for_certain_before_it_is_given_anything() {
+        let (mut copy, start) = leading();
+        copy.config.open_membership = true;
+        let lead = copy.lead().expect("it leads");
+        let join = Msg::Join {
+            ballot: lead.ballot,
+            branch: lead.branch,
+            session: 8,
+            heads: Heads::default(),
+            promised: Ballot::default(),
+        };
+        let chunks = |sent: Vec<Msg>| sent.into_iter().filter(|m| matches!(m, Msg::Sync { .. })).count();
+        assert_eq!(chunks(feed(&mut copy, start, say(3, join))), 0);
+        let listed = seq(&copy);
+        assert_eq!(chunks(feed(&mut copy, start + 1, say(2, Msg::Ack { session: 7, seq: listed }))), 1);
+    }
+
+    /// Where a machine comes back with an old disc: it knows the record, and not that it was deleted.
+    #[test]
+    fn a_copy_that_is_older_than_what_was_forgotten_begins_anew() {
+        let (mut copy, start) = deleted();
+        let old = Heads::from_iter([Version { branch: copy.lead().expect("leads").branch, seq: 4 }]);
+        feed(&mut copy, start + 6000, Input::Tick);
+        let level = seq(&copy);
+        feed(&mut copy, start + 6200, say(2, Msg::Ack { session: 7, seq: level }));
+        feed(&mut copy, start + 6300, Input::Tick);
+        let lead = copy.lead().expect("it leads");
+        let (ballot, branch) = (lead.ballot, lead.branch);
+        // It has lost its session, and so is dropped, and let in again a while later.
+        let join = Msg::Join { ballot, branch, session: 9, heads: old.clone(), promised: ballot };
+        feed(&mut copy, start + 6400, say(2, join));
+        let sent = feed(&mut copy, start + 9000, Input::Tick);
+        let join = Msg::Join { ballot, branch, session: 10, heads: old, promised: ballot };
+        let sent = [sent, feed(&mut copy, start + 9000, say(2, join))].concat();
+        let chunk = sent.into_iter().find_map(|m| if let Msg::Sync { chunk, .. } = m { Some(chunk) } else { None });
+        let chunk = chunk.expect("it is let in");
+        assert!(chunk.anew && chunk.records.iter().any(|(key, _)| *key == key::floor()));
+        // What it held goes.
+        let mut other = Store::default();
+        let record = crate::Record {
+            version: Version { branch, seq: 4 },
+            hlc: base::Hlc(1),
+            expires: None,
+            value: Some("v".into()),
+        };
+        other.apply(vec![record.version], vec![(key::user(b"k"), record)]);
+        let drops = other.all_but(chunk.records.iter().map(|(key, _)| key));
+        let batch = other.switch(&chunk.h0, Vec::new(), chunk.records, drops);
+        assert_eq!((batch.removes, other.find(&key::user(b"k"))), (vec![key::user(b"k")], None::<crate::Record>));
+    }
+}
