@@ -12,7 +12,9 @@ use std::net::{IpAddr, SocketAddr};
 /// The first wait before an address is dialled again; it doubles.
 const DIAL_AGAIN: Span = Span::ms(250);
 /// The longest wait.
-const DIAL_AGAIN_MAX: Span = Span::ms(5_000);
+const DIAL_AGAIN_MAX: Span = Span::ms(2_000);
+/// A node without a link whose packets get through is dialled at once, but no more often than this.
+const HEARD_AGAIN: Span = Span::ms(500);
 /// How often to call out while somebody is missing, or nobody was found yet.
 const BEACON_SEARCHING: Span = Span::ms(1_000);
 /// How often to call out when all are there: strangers may be listening.
@@ -38,6 +40,8 @@ pub enum Input {
     Tick,
     /// A beacon or the roster named a node's address.
     Found(NodeId, SocketAddr),
+    /// A packet of this node got through. It may have been out of reach until now.
+    Heard(NodeId),
     /// A packet sealed with another key came from here.
     Foreign(SocketAddr),
     /// A link to this node stands; it was dialled at this address, or dialled us.
@@ -69,6 +73,8 @@ struct Target {
     next: Instant,
     wait: Span,
     dialling: bool,
+    /// When it was last dialled.
+    tried: Instant,
 }
 
 /// The book of addresses.
@@ -117,6 +123,18 @@ impl Discovery {
                     return;
                 }
             }
+            Input::Heard(node) => {
+                // One of the two dials: of two links one would have to go again. An attempt under way may be waiting for an
+                // answer to a question that was lost.
+                if self.linked.contains(&node) || node < self.me {
+                    return;
+                }
+                let due = |t: &Target| t.node == Some(node) && now - t.tried >= HEARD_AGAIN;
+                if !self.targets.values().any(due) {
+                    return;
+                }
+                self.retry(now, due);
+            }
             Input::Foreign(addr) => {
                 if self.foreign.len() < FOREIGN_MAX {
                     // Not by port: each call comes from another.
@@ -164,7 +182,7 @@ impl Discovery {
         if self.mine.contains(&addr) || (self.targets.len() >= ADDRESSES_MAX && !self.targets.contains_key(&addr)) {
             return;
         }
-        let fresh = Target { node, fixed, heard: now, next: now, wait: DIAL_AGAIN, dialling: false };
+        let fresh = Target { node, fixed, heard: now, next: now, wait: DIAL_AGAIN, dialling: false, tried: Instant(0) };
         let target = self.targets.entry(addr).or_insert(fresh);
         // Hearsay does not make the machine that answers there another.
         let settled = target.node.is_some_and(|known| self.linked.contains(&known)) && !linked;
@@ -187,7 +205,7 @@ impl Discovery {
         for (addr, target) in &mut self.targets {
             let open = !target.dialling && target.node.is_none_or(|node| !busy.contains(&node));
             if open && target.next <= now {
-                target.dialling = true;
+                (target.dialling, target.tried) = (true, now);
                 busy.extend(target.node);
                 effects.push(Effect::Dial(*addr));
             }
@@ -293,5 +311,24 @@ mod tests {
             book.handle(at(0), Input::Foreign(far), &mut Vec::new());
         }
         assert_eq!((book.targets.len(), book.foreign()), (ADDRESSES_MAX, FOREIGN_MAX));
+    }
+
+    #[test]
+    fn whoever_is_heard_again_is_dialled_at_once_by_one_of_the_two() {
+        let mut book = Discovery::new(at(0), NodeId(5), &[], 1);
+        let mut effects = Vec::new();
+        let mut feed = |ms, input| {
+            effects.clear();
+            book.handle(at(ms), input, &mut effects);
+            effects.iter().filter(|e| matches!(e, Effect::Dial(_))).count()
+        };
+        assert_eq!(feed(1, Input::Found(NodeId(7), addr(7))), 1);
+        // The question got lost on the way: nobody says that it failed.
+        assert_eq!(feed(400, Input::Heard(NodeId(7))), 0, "not that often");
+        assert_eq!(feed(600, Input::Heard(NodeId(7))), 1);
+        feed(601, Input::Linked(NodeId(7), addr(7)));
+        assert_eq!(feed(2000, Input::Heard(NodeId(7))), 0);
+        assert_eq!(feed(2000, Input::Found(NodeId(3), addr(3))), 1);
+        assert_eq!(feed(4000, Input::Heard(NodeId(3))), 0, "that one dials");
     }
 }

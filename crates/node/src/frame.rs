@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// The version of the conversation between nodes. Nodes of different versions do not talk, and both say so.
-pub const PROTOCOL: u16 = 2;
+pub const PROTOCOL: u16 = 3;
 
 /// The first frame each way on a new link, inside the encrypted stream.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

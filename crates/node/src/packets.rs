@@ -29,6 +29,9 @@ impl Node {
             Opened::Ours(header, payload) => {
                 self.peers.clock(header.node, header.sent.0 as i64 - now.wall.0 as i64);
                 let fresh = header.node != self.config.me && self.replay.judge(now.wall, &header) == Verdict::Fresh;
+                if fresh {
+                    self.discover(now, discovery::Input::Heard(header.node), out);
+                }
                 fresh.then_some((header, payload))
             }
             Opened::Foreign => {
@@ -101,6 +104,7 @@ impl Node {
                     self.peers.up(node);
                     // Gossip brings news of nodes that were not met yet: everybody links with everybody.
                     self.discover(now, discovery::Input::Found(node, addr), out);
+                    self.discover(now, discovery::Input::Heard(node), out);
                 }
                 membership::Effect::Down(node) => {
                     // One sick node can make all others believe that a well one is gone: whoever has a link to it asks.

@@ -36,6 +36,17 @@ struct Question {
     asked: Instant,
 }
 
+/// What a new link means for those there were.
+#[derive(Debug)]
+pub(crate) struct Linked {
+    /// To be closed: of two links between the same nodes, both sides keep the one that the smaller id dialled.
+    pub close: Vec<LinkId>,
+    /// The peer has restarted since it was last linked.
+    pub restarted: bool,
+    /// It was linked already: what was on its way may be lost with the link that goes.
+    pub doubled: bool,
+}
+
 /// One peer, from its first hello on.
 pub(crate) struct Peer {
     pub hello: Hello,
@@ -78,16 +89,8 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// A new link. Returns the links to close: of two between the same nodes, both sides keep the one that the smaller id
-    /// dialled. `true`: the peer has restarted since it was last linked.
-    pub(crate) fn linked(
-        &mut self,
-        me: NodeId,
-        link: LinkId,
-        dialled: bool,
-        addr: SocketAddr,
-        hello: Hello,
-    ) -> (Vec<LinkId>, bool) {
+    /// A new link.
+    pub(crate) fn linked(&mut self, me: NodeId, link: LinkId, dialled: bool, addr: SocketAddr, hello: Hello) -> Linked {
         let node = hello.node;
         self.by_link.insert(link, node);
         let fresh = Peer {
@@ -116,6 +119,7 @@ impl Peers {
         if self.up.contains(&node) {
             peer.swim = Some(true);
         }
+        let doubled = !peer.links.is_empty();
         (peer.hello, peer.refused, peer.bye, peer.question) = (hello, false, false, None);
         peer.links.push(Link { id: link, dialled, addr });
         let keep = peer.links.iter().rfind(|l| l.dialled == (me < node)).or(peer.links.last());
@@ -123,7 +127,7 @@ impl Peers {
         peer.addr = addr;
         close.extend(peer.links.iter().map(|l| l.id).filter(|id| *id != keep));
         peer.links.retain(|l| l.id == keep);
-        (close, restarted)
+        Linked { close, restarted, doubled }
     }
 
     /// It left the view; `true`: by now it comes and goes.
@@ -300,8 +304,8 @@ mod tests {
             let order = if flip { [0, 1] } else { [1, 0] };
             let (mut closed_one, mut closed_two) = (Vec::new(), Vec::new());
             for which in order {
-                closed_one.extend(one.linked(NodeId(1), 10 + which, which == 0, addr(), hello(2, 1)).0);
-                closed_two.extend(two.linked(NodeId(2), 20 + which, which == 1, addr(), hello(1, 1)).0);
+                closed_one.extend(one.linked(NodeId(1), 10 + which, which == 0, addr(), hello(2, 1)).close);
+                closed_two.extend(two.linked(NodeId(2), 20 + which, which == 1, addr(), hello(1, 1)).close);
             }
             assert_eq!((closed_one, closed_two), (vec![11], vec![21]), "the one that node 1 dialled stays");
         }

@@ -3,6 +3,7 @@
 use crate::frame::{Hello, PROTOCOL};
 use crate::io::{Effect, LinkId, Notice};
 use crate::node::{Node, Origin};
+use crate::peers::Linked;
 use base::{NodeId, Now};
 use membership::{Identity, Island};
 use std::collections::BTreeSet;
@@ -35,8 +36,14 @@ impl Node {
         }
         let listen = reachable(hello.listen, addr);
         let identity = Identity::first(node, listen, hello.incarnation);
-        let (close, restarted) = self.peers.linked(self.config.me, link, dialled, listen, hello);
+        let Linked { close, restarted, doubled } = self.peers.linked(self.config.me, link, dialled, listen, hello);
         out.extend(close.into_iter().map(Effect::Close));
+        if doubled {
+            self.gateway.lost(node);
+            for fragment in self.copies.ids() {
+                self.copies.later(fragment, replica::Input::Met(node));
+            }
+        }
         if restarted {
             // What its process before asked for is not answered to this one, which numbers anew.
             self.origins.retain(|_, origin| !matches!(origin, Origin::Remote(asker, _) if *asker == node));

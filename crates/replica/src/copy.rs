@@ -271,6 +271,7 @@ impl Copy {
                 (self.dead, self.gone, self.whole) = (dead, gone, whole);
                 self.on_view(now, view, &flapping, fx);
             }
+            Input::Met(node) => fx.sends.push((node, Msg::Status(self.status()))),
             Input::Msg(from, msg) => self.on_msg(now, from, msg, fx),
             Input::Durable(mark) => self.gate.durable = self.gate.durable.max(mark),
             Input::Write(ticket, request) => self.on_write(now, ticket, request, fx),

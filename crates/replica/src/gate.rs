@@ -27,6 +27,8 @@ pub enum Input {
     },
     /// Another copy speaks.
     Msg(NodeId, Msg),
+    /// What was said to this node may be lost on the way: say again where this copy stands.
+    Met(NodeId),
     /// Every [`Persist`] up to this mark is on disc.
     Durable(u64),
     /// A write for the leader.

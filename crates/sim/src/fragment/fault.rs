@@ -47,6 +47,10 @@ impl World {
                 self.nodes[a].skew = self.rng.random_range(-8000..8000);
                 self.trace(|| format!("clock of {a} off by {}", self.nodes[a].skew));
             }
+            11 => {
+                self.trace(|| format!("the links of {a} and {b} are doubled"));
+                self.step(a, replica::Input::Met(super::world::id(b)));
+            }
             _ => {
                 self.suspects[a][b] = self.now + self.rng.random_range(100..700) * 1000;
                 self.trace(|| format!("{a} suspects {b}"));
