@@ -220,7 +220,14 @@ impl Node {
         copy.handle(now, Input::Barred(self.barred), &mut fx);
         for (node, lead) in self.routes.remove(&fragment).unwrap_or_default() {
             let (heard, barred) = (lead.ballot, false);
-            let status = replica::Status { lead: Some(lead), heard, was_in_sync: true, barred, weight: 0 };
+            let status = replica::Status {
+                lead: Some(lead),
+                heard,
+                was_in_sync: true,
+                barred,
+                weight: 0,
+                heal: replica::Progress::Alone,
+            };
             copy.handle(now, Input::Msg(node, Msg::Status(status)), &mut fx);
         }
         self.copies.insert(fragment, copy);

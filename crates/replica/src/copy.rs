@@ -1,5 +1,6 @@
 use crate::follow::Following;
 use crate::gate::{Effects, Gate, Input, Notice, Persist, Then};
+use crate::heal::{Progress, Staging};
 use crate::kept::Values;
 use crate::key::{self, LedgerRow, MemberStatus, Space};
 use crate::lead::Leading;
@@ -17,6 +18,9 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+
+/// After how many staged records others are told how far a copy is.
+const HEAL_STEP: u64 = 1024;
 
 /// How long things take. The defaults are those of docs/replication.md; the simulator shortens some.
 #[derive(Clone, Copy, Debug)]
@@ -177,6 +181,8 @@ pub struct Copy {
     pub(crate) whole: bool,
     pub(crate) word: Word,
     pub(crate) statuses: BTreeMap<NodeId, Status>,
+    /// What other islands' leaders have that this copy has not.
+    pub(crate) stagings: BTreeMap<NodeId, Staging>,
     pub(crate) heard: Ballot,
     pub(crate) gate: Gate,
     pub(crate) rng: StdRng,
@@ -244,6 +250,7 @@ impl Copy {
             // What it gave before a restart is not known: as much as can be.
             word: Word::new(if meta == Meta::default() { Instant(0) } else { now.mono + config.timing.lease_given() }),
             statuses: BTreeMap::new(),
+            stagings: BTreeMap::new(),
             heard: meta.promised,
             gate: Gate::after(store.handed),
             rng,
@@ -322,7 +329,7 @@ impl Copy {
         let busy = match &self.role {
             // A rival is met as soon as the view has stood for long enough.
             Role::Leading(l) => !l.at_rest(&self.view) || self.foreign_lead().is_some(),
-            Role::Following(f) => !f.joined || f.loan.is_asked(),
+            Role::Following(f) => !f.joined || f.loan.is_asked() || self.progress() != Progress::Alone,
             _ => true,
         };
         let wait = if busy || !self.gate.idle() { self.config.timing.tick } else { Span::ms(1000) };
@@ -333,6 +340,9 @@ impl Copy {
     pub fn set_options(&mut self, sync: bool, unordered: bool, min_in_sync: MinInSync, policy: &MergePolicy) {
         (self.config.sync, self.config.unordered, self.config.min_in_sync) = (sync, unordered, min_in_sync);
         self.config.policy.clone_from(policy);
+        if min_in_sync == MinInSync::Majority {
+            self.stagings.clear();
+        }
         self.store.set_unordered(unordered);
     }
 
@@ -427,13 +437,16 @@ impl Copy {
     fn status(&self) -> Status {
         let was_in_sync = self.known_set().contains(&self.config.me);
         let weight = self.store.heads().weight();
-        Status { lead: self.lead(), heard: self.heard, was_in_sync, barred: self.barred, weight }
+        let heal = self.progress();
+        Status { lead: self.lead(), heard: self.heard, was_in_sync, barred: self.barred, weight, heal }
     }
 
     /// Tells the view what changed in a way that others act on; all of it when asked to.
     pub(crate) fn say(&mut self, now: Now, all: bool, fx: &mut Effects) {
         let status = self.status();
-        let acts = |s: &Status| (s.lead.map(|l| (l.branch, l.in_sync)), s.heard, s.barred, s.was_in_sync);
+        let far =
+            |s: &Status| if let Progress::Staging(n) = s.heal { Progress::Staging(n / HEAL_STEP) } else { s.heal };
+        let acts = |s: &Status| (s.lead.map(|l| (l.branch, l.in_sync)), s.heard, s.barred, s.was_in_sync, far(s));
         if all || self.said.as_ref().map(acts) != Some(acts(&status)) {
             fx.sends.extend(self.view.iter().map(|node| (*node, Msg::Status(status))));
             (self.said, self.said_at) = (Some(status), now.mono);
@@ -479,11 +492,15 @@ impl Copy {
             Msg::Refuse { ballot, promised } => self.on_refuse(now, ballot, promised, fx),
             Msg::Pull { ballot, have, no, after } => self.on_pull(from, ballot, have, no, after, fx),
             Msg::Pulled { ballot, no, records, after } => self.on_pulled(now, from, ballot, no, records, after, fx),
-            Msg::Join { ballot, branch, session, heads, promised } => {
+            Msg::Join { ballot, branch, session, heads, staged, promised } => {
                 self.hear(promised);
                 if self.lead().is_some_and(|lead| lead.ballot == ballot && lead.branch == branch) {
-                    self.on_join(now, from, session, heads, promised, fx);
+                    self.on_join(now, from, session, (heads, staged), promised, fx);
                 }
+            }
+            Msg::Stage { ballot, nonce, pass } => self.on_stage(from, ballot, nonce, pass, fx),
+            Msg::Staged { nonce, records, upto, after, left } => {
+                self.on_staged(now, from, nonce, records, upto, after, left, fx);
             }
             Msg::Sync { ballot, session, chunk } => {
                 if self.follows(from, ballot, fx) {
@@ -560,6 +577,7 @@ impl Copy {
             Role::Leading(_) => self.tend_branch(now, fx),
             Role::Following(_) => self.tend_following(now, fx),
         }
+        self.tend_heal(now, fx);
         if now.mono - self.said_at > self.config.timing.probe {
             self.say(now, true, fx);
         }

@@ -29,6 +29,8 @@ pub(crate) struct Following {
     chunks: Option<u32>,
     /// What the delta does not hold is not there any more.
     anew: bool,
+    /// The delta is beyond what this copy has staged of other islands.
+    over_staged: bool,
     /// Appends that came meanwhile.
     tail: BTreeMap<u64, Entry>,
     tail_bytes: usize,
@@ -55,9 +57,9 @@ impl Copy {
         // Grows with every request of this copy, over restarts too.
         self.sessions += 1;
         let session = self.config.incarnation << 32 | self.sessions;
-        let heads = self.store.heads().clone();
-        let promised = self.meta.promised;
-        fx.sends.push((leader, Msg::Join { ballot: lead.ballot, branch: lead.branch, session, heads, promised }));
+        let (heads, staged, promised) = (self.store.heads().clone(), self.staged_heads(), self.meta.promised);
+        fx.sends
+            .push((leader, Msg::Join { ballot: lead.ballot, branch: lead.branch, session, heads, staged, promised }));
         if lead.ballot < promised {
             // Not to be followed; but it learns of the higher ballot, and opens anew.
             return self.rest(now);
@@ -71,6 +73,7 @@ impl Copy {
             staged: Vec::new(),
             chunks: None,
             anew: false,
+            over_staged: false,
             tail: BTreeMap::new(),
             tail_bytes: 0,
             h0: Heads::default(),
@@ -114,7 +117,7 @@ impl Copy {
 
     pub(crate) fn on_sync(&mut self, now: Now, from: NodeId, session: u64, chunk: Chunk, fx: &mut Effects) {
         let unstaged = mutant!(self, SyncUnstaged);
-        let Chunk { no, h0, mut records, last, upto, anew } = chunk;
+        let Chunk { no, h0, mut records, last, upto, anew, staged } = chunk;
         let Role::Following(f) = &mut self.role else { return };
         if f.session != session || f.joined {
             return;
@@ -128,7 +131,7 @@ impl Copy {
             f.chunks = Some(no.saturating_add(1));
         }
         f.upto = f.upto.max(upto);
-        (f.h0, f.anew) = (h0, anew);
+        (f.h0, f.anew, f.over_staged) = (h0, anew, staged);
         let early = if unstaged { records.clone() } else { Vec::new() };
         if f.inbox.contains_key(&no) {
             return self.gate.push(Then::Send(from, Msg::SyncAck { session, no }));
@@ -175,7 +178,10 @@ impl Copy {
         let Role::Following(f) = &mut self.role else { return };
         let branch = f.lead.branch;
         f.seq = h0.seq(branch);
-        let mut puts: Vec<_> = std::mem::take(&mut f.inbox).into_values().flatten().collect();
+        let inbox: Vec<_> = std::mem::take(&mut f.inbox).into_values().flatten().collect();
+        let mut puts = if f.over_staged { self.merge_staged() } else { Vec::new() };
+        puts.extend(inbox);
+        let Role::Following(f) = &mut self.role else { return };
         if outcomes_stay {
             puts.retain(|(key, _)| key.first() != Some(&(crate::Space::Outcome as u8)));
         }

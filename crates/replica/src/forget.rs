@@ -226,10 +226,11 @@ mod tests {
         let lead = copy.lead().expect("it leads");
         let (ballot, branch) = (lead.ballot, lead.branch);
         // It has lost its session, and so is dropped, and let in again a while later.
-        let join = Msg::Join { ballot, branch, session: 9, heads: old.clone(), promised: ballot };
+        let join =
+            Msg::Join { ballot, branch, session: 9, heads: old.clone(), staged: Heads::default(), promised: ballot };
         feed(&mut copy, start + 6400, say(2, join));
         let sent = feed(&mut copy, start + 9000, Input::Tick);
-        let join = Msg::Join { ballot, branch, session: 10, heads: old, promised: ballot };
+        let join = Msg::Join { ballot, branch, session: 10, heads: old, staged: Heads::default(), promised: ballot };
         let sent = [sent, feed(&mut copy, start + 9000, say(2, join))].concat();
         let chunk = sent.into_iter().find_map(|m| if let Msg::Sync { chunk, .. } = m { Some(chunk) } else { None });
         let chunk = chunk.expect("it is let in");

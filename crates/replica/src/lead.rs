@@ -128,7 +128,10 @@ pub(crate) struct Leading {
     pub floors: BTreeMap<crate::SessionId, u64>,
     pub reads: Reads,
     returns: BTreeMap<NodeId, (Instant, Span)>,
+    /// Since when another leader has been in view, and nothing more was staged.
     pub rival_since: Option<Instant>,
+    /// How far all together are with staging.
+    rival_far: Option<u64>,
     pub swept: Instant,
     pub writers: Writers,
     pub forgetting: Forgetting,
@@ -168,6 +171,7 @@ impl Leading {
             reads: Reads::default(),
             returns: BTreeMap::new(),
             rival_since: None,
+            rival_far: None,
             swept: Instant(0),
             writers: Writers::default(),
             forgetting: Forgetting::default(),
@@ -496,12 +500,21 @@ impl Copy {
         let rival = self.foreign_lead();
         let stable = self.view_is_stable(now);
         let patience = Span(self.config.timing.promise_wait.0 * 2);
+        let (staged, far) = (self.all_staged(), self.staged_by_all());
         let Role::Leading(l) = &mut self.role else { return };
         let Some((node, theirs)) = rival.filter(|_| stable) else {
             l.rival_since = None;
             return;
         };
+        // Both sides go on serving until what each lacks is here, or nothing moves any more.
+        let far = if staged { u64::MAX } else { far };
+        if l.rival_far.replace(far) != Some(far) {
+            l.rival_since = None;
+        }
         let since = *l.rival_since.get_or_insert(now.mono);
+        if !staged && now.mono - since <= self.config.timing.promise_wait {
+            return;
+        }
         let barred = self.statuses.get(&node).is_some_and(|s| s.barred);
         let (me, it) = (std::cmp::Reverse(self.config.me), std::cmp::Reverse(node));
         let heir = (!self.barred, mine.in_sync, me) > (!barred, theirs.in_sync, it);

@@ -359,7 +359,14 @@ pub(crate) mod tests {
         let promise = Msg::Promise { ballot, heads, floor, set: [].into(), leases: vec![] };
         feed(&mut copy, 5001, say(promise));
         let branch = copy.lead().expect("it leads").branch;
-        let join = Msg::Join { ballot, branch, session: 7, heads: Heads::default(), promised: ballot };
+        let join = Msg::Join {
+            ballot,
+            branch,
+            session: 7,
+            heads: Heads::default(),
+            staged: Heads::default(),
+            promised: ballot,
+        };
         feed(&mut copy, 5002, say(join));
         let seq = copy.store().heads().seq(branch);
         feed(&mut copy, 5003, say(Msg::Ack { session: 7, seq }));
@@ -445,7 +452,14 @@ pub(crate) mod tests {
                 whole: false,
             },
         );
-        let status = crate::Status { lead, heard: ballot, was_in_sync: true, barred: false, weight: 1 };
+        let status = crate::Status {
+            lead,
+            heard: ballot,
+            was_in_sync: true,
+            barred: false,
+            weight: 1,
+            heal: crate::Progress::Alone,
+        };
         let asked = feed(&mut copy, 2, say(Msg::Status(status)));
         let session = asked.iter().find_map(|m| if let Msg::Join { session, .. } = m { Some(*session) } else { None });
         let session = session.expect("it asks to join");
@@ -453,7 +467,7 @@ pub(crate) mod tests {
         let set = crate::key::encode(&BTreeSet::from([NodeId(1), NodeId(2)]));
         let record = crate::Record { version: first, hlc: base::Hlc(1), expires: None, value: Some(set) };
         let (h0, records) = ([first].into_iter().collect(), vec![(crate::key::set(), record)]);
-        let chunk = crate::Chunk { no: 0, h0, records, last: true, upto: 1, anew: false };
+        let chunk = crate::Chunk { no: 0, h0, records, last: true, upto: 1, anew: false, staged: false };
         feed(&mut copy, 3, say(Msg::Sync { ballot, session, chunk }));
         let asked = feed(&mut copy, 100, Input::Warm);
         let nonce = asked.iter().find_map(|m| if let Msg::Borrow { nonce, .. } = m { Some(*nonce) } else { None });

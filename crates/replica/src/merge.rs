@@ -93,6 +93,11 @@ impl<'a> Merge<'a> {
         }
     }
 
+    /// What loses is not written down: somebody else has done so.
+    pub(crate) fn keeps_no_ledger(&mut self) {
+        self.no_ledger = true;
+    }
+
     /// From here on conflicts go by the ballots of the sides.
     pub(crate) fn by_ballot(&mut self) {
         let rows = self.store.own_space(Space::Branch);
@@ -106,7 +111,7 @@ impl<'a> Merge<'a> {
     }
 
     /// Folds in what a copy with these heads had beyond those I had told it of.
-    pub(crate) fn fold(&mut self, Pulled { heads, records, whole }: Pulled) {
+    pub(crate) fn fold(&mut self, Pulled { heads, records, whole, .. }: Pulled) {
         let theirs = &heads;
         if whole {
             self.drop_forgotten(theirs, &records);
@@ -277,7 +282,7 @@ mod tests {
         let policy = MergePolicy { default: rule, ..MergePolicy::default() };
         let mut merge = Merge::new(into, &policy, version(99, 1), Hlc(1 << 40));
         let (rows, _) = from.delta(into.heads(), from.heads(), None, usize::MAX).expect("all is in RAM");
-        merge.fold(Pulled { heads: from.heads().clone(), records: rows, whole: false });
+        merge.fold(Pulled { heads: from.heads().clone(), records: rows, whole: false, staged: None });
         let conflicts = merge.conflicts;
         let (_, puts, _) = merge.finish();
         let mut all: BTreeMap<Bytes, Option<Bytes>> =
@@ -322,7 +327,7 @@ mod tests {
         let mut merge = Merge::new(&mine, &policy, version(99, 1), Hlc(1 << 40));
         for from in [&other, &both] {
             let (records, _) = from.delta(mine.heads(), from.heads(), None, usize::MAX).expect("all is in RAM");
-            merge.fold(Pulled { heads: from.heads().clone(), records, whole: false });
+            merge.fold(Pulled { heads: from.heads().clone(), records, whole: false, staged: None });
         }
         let (_, puts, _) = merge.finish();
         assert_eq!(puts.get(&key), Some(&r));

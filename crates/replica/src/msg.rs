@@ -1,4 +1,4 @@
-use crate::{Entry, Floor, Record};
+use crate::{Entry, Floor, Progress, Record};
 use base::{Ballot, BranchId, Heads, NodeId, Span};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,8 @@ pub struct Status {
     pub barred: bool,
     /// How much it knows ([`Heads::weight`]).
     pub weight: u64,
+    /// How far it is with fetching what other islands wrote.
+    pub heal: Progress,
 }
 
 /// A part of a delta from a leader to a copy that joins.
@@ -45,6 +47,19 @@ pub struct Chunk {
     pub upto: u64,
     /// The delta is all there is: whatever else the joiner holds has been deleted, and forgotten.
     pub anew: bool,
+    /// It is beyond what the joiner has staged, too.
+    pub staged: bool,
+}
+
+/// What of another island's records is asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Pass {
+    /// What the asker knows or has staged.
+    pub have: Heads,
+    /// The pass under way goes so far; `None`: it begins.
+    pub upto: Option<Heads>,
+    /// Its last record so far.
+    pub after: Option<(base::Version, Bytes)>,
 }
 
 /// What the copies of one fragment say to each other. Any may be lost, doubled or late.
@@ -64,8 +79,8 @@ pub enum Msg {
     Pull { ballot: Ballot, have: Heads, no: u32, after: Option<(base::Version, Bytes)> },
     /// Chunk `no` of it.
     Pulled { ballot: Ballot, no: u32, records: Vec<(Bytes, Record)>, after: Option<(base::Version, Bytes)> },
-    /// Copy to leader: let me follow.
-    Join { ballot: Ballot, branch: BranchId, session: u64, heads: Heads, promised: Ballot },
+    /// Copy to leader: let me follow. `staged`: what I have beside my heads, where nobody sees it.
+    Join { ballot: Ballot, branch: BranchId, session: u64, heads: Heads, staged: Heads, promised: Ballot },
     /// Leader to joiner: a part of what it lacked.
     Sync { ballot: Ballot, session: u64, chunk: Chunk },
     /// Joiner to leader: chunk `no` has arrived, send more.
@@ -86,6 +101,10 @@ pub enum Msg {
     Lent { ballot: Ballot, session: u64, nonce: u64, commit: u64 },
     /// Not now: ask the leader itself for what was to be read.
     NotLent { session: u64, nonce: u64 },
+    /// Copy to another island's leader: what have you that I have not?
+    Stage { ballot: Ballot, nonce: u64, pass: Pass },
+    /// A part of it. `upto`: the leader's heads when the pass began. `left`: about how many entries there were to tell.
+    Staged { nonce: u64, records: Vec<(Bytes, Record)>, upto: Heads, after: Option<(base::Version, Bytes)>, left: u64 },
     /// Leader to follower: you alone write, so lead.
     TakeOver { ballot: Ballot, session: u64 },
 }

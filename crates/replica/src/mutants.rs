@@ -69,6 +69,10 @@ pub enum Mutant {
     ValuesLeaveEarly,
     /// Mirrors are taken into the in-sync set beyond its bound (liveness: they would be waited for).
     MirrorsAdmitted,
+    /// What is staged counts as complete after a long pass (H3).
+    StagedEarly,
+    /// A joiner is believed to hold what it staged, though the leader does not know it (H3).
+    StagedBeyond,
     /// Tombstones and branches are forgotten while a member is missing (invariant 1).
     MissingForgotten,
     /// Invariant 7: every concurrent-looking pair is called a conflict, known or not.

@@ -32,11 +32,14 @@ pub(crate) struct Pulled {
     /// It is all that copy had, since it has forgotten what was deleted beyond what this one knew: whatever else of it this one
     /// holds has been deleted.
     pub whole: bool,
+    /// More of it was staged before.
+    pub staged: Option<NodeId>,
 }
 
 struct Pull {
     from: NodeId,
     have: Heads,
+    staged: bool,
     no: u32,
     after: Cursor,
     records: Vec<(Bytes, Record)>,
@@ -53,6 +56,9 @@ pub(crate) struct Opening {
     /// What I hold plus what was pulled.
     have: Heads,
     pub(crate) pulled: Vec<Pulled>,
+    /// What was staged before counts as pulled, or is to be brought up to date.
+    begun: bool,
+    stale: BTreeMap<NodeId, Heads>,
     pull: Option<Pull>,
 }
 
@@ -72,6 +78,8 @@ impl Copy {
             answers: BTreeMap::new(),
             have: self.store.heads().clone(),
             pulled: Vec::new(),
+            begun: false,
+            stale: BTreeMap::new(),
             pull: None,
         }));
         self.write_meta(fx);
@@ -168,8 +176,20 @@ impl Copy {
         let electorate = self.electorate();
         let durable = self.gate.idle() && self.store.is_settled();
         let no_pull = mutant!(self, NoPull);
-        let Role::Opening(o) = &mut self.role else { return };
+        let Role::Opening(o) = &self.role else { return };
         if !durable || o.pull.is_some() || electorate.iter().any(|node| !o.answers.contains_key(node)) {
+            return;
+        }
+        if !o.begun && !no_pull {
+            self.count_staged();
+        }
+        let Role::Opening(o) = &mut self.role else { return };
+        if let Some((from, staged)) = o.stale.pop_first() {
+            // Even if nothing has come since: what it has is asked for under its present heads.
+            let mut have = o.have.clone();
+            have.join(&staged);
+            fx.sends.push((from, Msg::Pull { ballot: o.ballot, have: have.clone(), no: 0, after: None }));
+            o.pull = Some(Pull { from, have, staged: true, no: 0, after: None, records: Vec::new() });
             return;
         }
         let source = o.answers.iter().filter(|(_, p)| !p.heads.within(&o.have)).max_by_key(|(_, p)| p.heads.weight());
@@ -178,11 +198,29 @@ impl Copy {
             Some((from, stale)) if !no_pull => {
                 let have = if stale { Heads::default() } else { o.have.clone() };
                 fx.sends.push((from, Msg::Pull { ballot: o.ballot, have: have.clone(), no: 0, after: None }));
-                o.pull = Some(Pull { from, have, no: 0, after: None, records: Vec::new() });
+                o.pull = Some(Pull { from, have, staged: false, no: 0, after: None, records: Vec::new() });
             }
             _ if self.may_open_by_number() => self.open_branch(now, fx),
             // Given up in a while, unless more answer.
             _ => {}
+        }
+    }
+
+    /// What other leaders had is here already, but for the last of it. A leader that is not here is represented by what is
+    /// staged of it.
+    fn count_staged(&mut self) {
+        let Role::Opening(o) = &self.role else { return };
+        let fresh = |(node, p): (&NodeId, &Promised)| {
+            let stale = p.floor.is_beyond(self.store.heads(), &p.heads);
+            Some((*node, self.staged_of(*node, &p.heads)?)).filter(|_| !stale)
+        };
+        let stale: BTreeMap<NodeId, Heads> = o.answers.iter().filter_map(fresh).collect();
+        let absent = self.staged_of_others(|node| o.answers.contains_key(node));
+        let Role::Opening(o) = &mut self.role else { return };
+        (o.begun, o.stale) = (true, stale);
+        for (node, heads) in absent {
+            o.have.join(&heads);
+            o.pulled.push(Pulled { heads, records: Vec::new(), whole: false, staged: Some(node) });
         }
     }
 
@@ -232,8 +270,8 @@ impl Copy {
         }
         if let (Some(pull), Some(source)) = (o.pull.take(), o.answers.get(&from)) {
             o.have.join(&source.heads);
-            let whole = pull.have.is_empty();
-            o.pulled.push(Pulled { heads: source.heads.clone(), records: pull.records, whole });
+            let (whole, staged) = (pull.have.is_empty(), pull.staged.then_some(from));
+            o.pulled.push(Pulled { heads: source.heads.clone(), records: pull.records, whole, staged });
         }
         self.try_open(now, fx);
     }
@@ -244,20 +282,28 @@ impl Copy {
         let (no_ledger, false_conflicts) = (mutant!(self, NoLedger), mutant!(self, FalseConflicts));
         let by_ballot = self.config.min_in_sync == MinInSync::Majority && !mutant!(self, MajorityByStamp);
         let me = self.config.me;
-        let Role::Opening(o) = std::mem::replace(&mut self.role, Role::Idle { since: now.mono, wait: Span(0) }) else {
+        let Role::Opening(mut o) = std::mem::replace(&mut self.role, Role::Idle { since: now.mono, wait: Span(0) })
+        else {
             return;
         };
         self.meta.n = self.meta.n.saturating_add(1);
         let branch = BranchId { node: me, n: self.meta.n };
         let first = Version { branch, seq: 1 };
+        let stamps = self.stagings.values().flat_map(|s| s.stamps());
+        let staged = self.seen(now, stamps);
         let seen = o
             .pulled
             .iter()
             .map(|pulled| self.seen(now, pulled.records.iter().map(|(_, r)| r.hlc)))
             .max()
             .unwrap_or_default();
-        self.hlc = self.hlc.max(seen);
+        self.hlc = self.hlc.max(seen).max(staged);
         let hlc = self.stamp(now);
+        for pulled in &mut o.pulled {
+            if let Some(node) = pulled.staged {
+                pulled.records = self.take_staged(node, std::mem::take(&mut pulled.records));
+            }
+        }
         let mut merge = Merge::new(&self.store, &self.config.policy, first, hlc);
         (merge.no_ledger, merge.false_conflicts) = (no_ledger, false_conflicts);
         if by_ballot {
@@ -436,7 +482,8 @@ pub(crate) mod tests {
             &mut fx,
         );
         let heard = Ballot { counter: 9, node: NodeId(2) };
-        let status = Status { lead: None, heard, was_in_sync: false, barred: false, weight: 0 };
+        let status =
+            Status { lead: None, heard, was_in_sync: false, barred: false, weight: 0, heal: crate::Progress::Alone };
         copy.handle(at(2), Input::Msg(NodeId(2), Msg::Status(status)), &mut fx);
         copy.handle(at(5000), Input::Tick, &mut fx);
         let mark = fx.persists.last().map(|p| p.mark).expect("its own promise is durable before it asks");

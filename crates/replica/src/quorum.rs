@@ -133,7 +133,11 @@ mod tests {
         let ballot = copy.lead().expect("leads").ballot;
         let heads = copy.store().heads().clone();
         let say = |msg| Input::Msg(NodeId(2), msg);
-        feed(&mut copy, start + 3500, say(Msg::Join { ballot, branch, session: 9, heads, promised: ballot }));
+        feed(
+            &mut copy,
+            start + 3500,
+            say(Msg::Join { ballot, branch, session: 9, heads, staged: Heads::default(), promised: ballot }),
+        );
         for at in [3501, 3502] {
             let seq = copy.store().heads().seq(branch);
             feed(&mut copy, start + at, say(Msg::Ack { session: 9, seq }));

@@ -18,6 +18,8 @@ pub(crate) struct Delta {
     have: Heads,
     /// The joiner may hold what was deleted and forgotten since: it gets all there is.
     anew: bool,
+    /// What it has staged counts as held.
+    over: bool,
     /// Nothing is sent before this entry is committed: a copy is a member before it holds anything.
     listed: u64,
     /// The leader's heads when the session began.
@@ -35,7 +37,7 @@ impl Copy {
         now: Now,
         from: NodeId,
         session: u64,
-        heads: Heads,
+        (heads, staged): (Heads, Heads),
         promised: Ballot,
         fx: &mut Effects,
     ) {
@@ -70,11 +72,15 @@ impl Copy {
         }
         let h0 = self.store.heads().clone();
         let anew = self.store.floor().is_beyond(&heads, &h0);
-        let have = if anew { Heads::default() } else { heads };
+        let over = !anew && !staged.is_empty() && (staged.within(&h0) || mutant!(self, StagedBeyond));
+        let mut have = if anew { Heads::default() } else { heads };
+        if over {
+            have.join(&staged);
+        }
         let row = self.store.own(&key::member(from)).map(|r| r.version);
         let Role::Leading(l) = &mut self.role else { return };
         let listed = row.filter(|version| version.branch == l.branch).map_or(0, |version| version.seq);
-        let delta = Delta { have, anew, listed, h0, after: None, sent: 0, acked: 0, done: false };
+        let delta = Delta { have, anew, over, listed, h0, after: None, sent: 0, acked: 0, done: false };
         let follower = Follower::new(session, l.last, Progress::Syncing(Box::new(delta)));
         l.followers.insert(from, follower);
         self.send_chunks(now, from, fx);
@@ -114,8 +120,8 @@ impl Copy {
             let (no, last) = (delta.sent, after.is_none());
             (delta.after, delta.done) = (after, last);
             delta.sent += 1;
-            let (h0, anew) = (delta.h0.clone(), delta.anew);
-            let chunk = Chunk { no, h0, records, last, upto, anew };
+            let (h0, anew, staged) = (delta.h0.clone(), delta.anew, delta.over);
+            let chunk = Chunk { no, h0, records, last, upto, anew, staged };
             fx.sends.push((to, Msg::Sync { ballot, session, chunk }));
         }
     }

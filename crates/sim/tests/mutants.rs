@@ -60,6 +60,8 @@ mutants! {
     d14_pending_answered PendingAnswered 3000
     r7_commit_new_set CommitNewSet 3000
     staging_kept StagingKept 3000
+    staged_early StagedEarly 1000
+    staged_beyond StagedBeyond 3000
     missing_forgotten MissingForgotten 3000
     values_leave_early ValuesLeaveEarly 100
 }

@@ -1,0 +1,274 @@
+//! Healing without a stop: what another island wrote is fetched and kept aside, invisible, while both sides serve. The opening that
+//! then merges, and the copies that join its branch, ask only for what has come since.
+//!
+//! What is staged is the state of one leader's copy as of certain heads, beyond what this copy knew. It is complete after a pass
+//! over that leader's index that fitted into one answer: a record that is overwritten while a longer pass goes on is in no part
+//! of it. It stays good when the wire is cut again, as long as that leader leads the same branch.
+
+use crate::copy::{Copy, Role};
+use crate::gate::Effects;
+use crate::merge::{Merge, MergePolicy};
+use crate::msg::{Lead, Msg, Pass};
+use crate::mutant;
+use crate::open::Pulled;
+use crate::quorum::MinInSync;
+use crate::record::Record;
+use base::{Ballot, BranchId, Heads, Instant, NodeId, Now, Span, Version};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What was staged of a leader that has been out of view for so long is dropped.
+const KEPT_FOR: Span = Span::ms(60_000);
+
+/// How far a copy is with fetching what other islands wrote.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub enum Progress {
+    /// There is no other island in view.
+    #[default]
+    Alone,
+    /// So many records are here.
+    Staging(u64),
+    /// Nearly everything is.
+    Staged,
+}
+
+/// What one other leader has that this copy has not.
+pub(crate) struct Staging {
+    ballot: Ballot,
+    branch: BranchId,
+    /// That leader's heads as of which `records` is complete, if ever it was.
+    upto: Option<Heads>,
+    records: BTreeMap<Bytes, Record>,
+    /// What passes have shown since, which counts for nothing until one is short.
+    loose: BTreeMap<Bytes, Record>,
+    seen: Heads,
+    /// The pass under way: up to where, from where on.
+    pass: Option<(Heads, Option<(Version, Bytes)>)>,
+    nonce: u64,
+    asked: Option<Instant>,
+    /// When a pass was last over.
+    done: Instant,
+    /// How many entries there were to fetch when it began.
+    of: u64,
+}
+
+impl Staging {
+    /// Those of all that is staged.
+    pub(crate) fn stamps(&self) -> impl Iterator<Item = base::Hlc> + '_ {
+        self.records.values().map(|record| record.hlc)
+    }
+}
+
+impl Copy {
+    /// Other leaders in view: never this copy's own.
+    fn rivals(&self) -> BTreeMap<NodeId, Lead> {
+        let own = match &self.role {
+            Role::Leading(l) => l.ballot,
+            Role::Following(f) => f.lead.ballot,
+            _ => return BTreeMap::new(),
+        };
+        let leads = self.statuses.iter().filter(|(node, _)| self.view.contains(node));
+        leads.filter_map(|(node, s)| Some((*node, s.lead?))).filter(|(_, lead)| lead.ballot != own).collect()
+    }
+
+    /// May it fetch what others have? Only what is in step has anything to add to; values that are to lie on disc would have
+    /// to be in RAM meanwhile.
+    fn may_stage(&self) -> bool {
+        if self.config.min_in_sync == MinInSync::Majority {
+            // Conflicts go by sides there, and who may open by lists of members that would have to be looked for in what is staged.
+            return false;
+        }
+        let led = matches!(&self.role, Role::Leading(l) if l.ready);
+        led || (matches!(&self.role, Role::Following(f) if f.joined) && !self.store.lets_go())
+    }
+
+    /// How far it is, for others and for people.
+    pub(crate) fn progress(&self) -> Progress {
+        let rivals = self.rivals();
+        if rivals.is_empty() {
+            return Progress::Alone;
+        }
+        let complete = |node: &NodeId| self.stagings.get(node).is_some_and(|s| s.upto.is_some());
+        if !self.may_stage() || rivals.keys().all(complete) {
+            return Progress::Staged;
+        }
+        Progress::Staging(self.stagings.values().map(|s| (s.records.len() + s.loose.len()) as u64).sum())
+    }
+
+    /// How many records are staged, and about how many there are to stage.
+    pub fn healing(&self) -> Option<(u64, u64)> {
+        (!self.rivals().is_empty() || !self.stagings.is_empty()).then(|| {
+            let all = self.stagings.values().map(|s| ((s.records.len() + s.loose.len()) as u64, s.of));
+            all.fold((0, 0), |sum, (here, of)| (sum.0 + here, sum.1 + of.max(here)))
+        })
+    }
+
+    /// Fetches from every other leader in view, and drops what is of no use any more.
+    pub(crate) fn tend_heal(&mut self, now: Now, fx: &mut Effects) {
+        if !self.may_stage() {
+            return;
+        }
+        let rivals = self.rivals();
+        let (heads, statuses, left) = (self.store.heads(), &self.statuses, &self.left);
+        self.stagings.retain(|node, s| {
+            let leads = statuses.get(node).and_then(|status| status.lead);
+            let gone = left.get(node).is_some_and(|at| now.mono - *at > KEPT_FOR) && !statuses.contains_key(node);
+            let known = s.upto.as_ref().is_some_and(|upto| upto.within(heads));
+            leads.is_none_or(|lead| lead.ballot == s.ballot) && !gone && !known
+        });
+        for (node, lead) in rivals {
+            let fresh = || Staging {
+                ballot: lead.ballot,
+                branch: lead.branch,
+                upto: None,
+                records: BTreeMap::new(),
+                loose: BTreeMap::new(),
+                seen: Heads::default(),
+                pass: None,
+                nonce: 0,
+                asked: None,
+                done: Instant(0),
+                of: 0,
+            };
+            let timing = self.config.timing;
+            let s = self.stagings.entry(node).or_insert_with(fresh);
+            let due = match s.asked {
+                Some(at) => now.mono - at > timing.append_timeout,
+                None => s.upto.is_none() || now.mono - s.done > timing.retry,
+            };
+            if due {
+                // What was under way is lost, or its source is another process now.
+                s.pass = None;
+                self.ask_stage(now, node, fx);
+            }
+        }
+    }
+
+    /// Asks for the next part of the pass under way, or for the first of a new one.
+    fn ask_stage(&mut self, now: Now, node: NodeId, fx: &mut Effects) {
+        let Some(s) = self.stagings.get_mut(&node) else { return };
+        let mut have = self.store.heads().clone();
+        have.join(&s.seen);
+        s.nonce += 1;
+        s.asked = Some(now.mono);
+        let pass =
+            Pass { have, upto: s.pass.as_ref().map(|(upto, _)| upto.clone()), after: s.pass.clone().and_then(|p| p.1) };
+        fx.sends.push((node, Msg::Stage { ballot: s.ballot, nonce: s.nonce, pass }));
+    }
+
+    /// Another island's copy asks.
+    pub(crate) fn on_stage(&mut self, from: NodeId, ballot: Ballot, nonce: u64, pass: Pass, fx: &mut Effects) {
+        let Role::Leading(l) = &self.role else { return };
+        if !l.ready || l.ballot != ballot {
+            return;
+        }
+        let left = self.store.heads().beyond(&pass.have);
+        let upto = pass.upto.unwrap_or_else(|| self.store.heads().clone());
+        let bytes = self.config.timing.chunk_bytes;
+        if let Some((records, after)) = self.store.delta(&pass.have, &upto, pass.after, bytes) {
+            fx.sends.push((from, Msg::Staged { nonce, records, upto, after, left }));
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn on_staged(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        nonce: u64,
+        records: Vec<(Bytes, Record)>,
+        upto: Heads,
+        after: Option<(Version, Bytes)>,
+        left: u64,
+        fx: &mut Effects,
+    ) {
+        let hasty = mutant!(self, StagedEarly);
+        let ok = self.may_stage();
+        let Some(s) = self.stagings.get_mut(&from).filter(|s| ok && s.nonce == nonce && s.asked.is_some()) else {
+            return;
+        };
+        s.asked = None;
+        s.of = s.of.max(left.saturating_add(s.records.len() as u64));
+        s.loose.extend(records);
+        let short = s.pass.is_none() || hasty;
+        if after.is_some() {
+            s.pass = Some((upto, after));
+            return self.ask_stage(now, from, fx);
+        }
+        s.pass = None;
+        s.seen.join(&upto);
+        s.done = now.mono;
+        if short {
+            // Whatever was there as of the pass before, and has not changed since, was in its parts; the rest is in this one.
+            s.records.append(&mut s.loose);
+            s.upto = Some(s.seen.clone());
+            self.tick(now, fx);
+        } else {
+            self.ask_stage(now, from, fx);
+        }
+    }
+
+    /// What is staged of a copy that has promised these heads, if that copy is still where it was but for its own branch.
+    pub(crate) fn staged_of(&self, node: NodeId, heads: &Heads) -> Option<Heads> {
+        let s = self.stagings.get(&node)?;
+        let upto = s.upto.as_ref()?;
+        let same = heads.clone().without(s.branch).within(upto) && upto.within(heads);
+        same.then(|| upto.clone())
+    }
+
+    /// Those of whom everything is staged, and who are not among these.
+    pub(crate) fn staged_of_others(&self, others: impl Fn(&NodeId) -> bool) -> Vec<(NodeId, Heads)> {
+        let all = self.stagings.iter().filter(|(node, _)| !others(node));
+        all.filter_map(|(node, s)| Some((*node, s.upto.clone()?))).collect()
+    }
+
+    /// Takes what is staged of a node: beneath what came of it later.
+    pub(crate) fn take_staged(&mut self, node: NodeId, later: Vec<(Bytes, Record)>) -> Vec<(Bytes, Record)> {
+        let mut records = self.stagings.remove(&node).map(|s| s.records).unwrap_or_default();
+        records.extend(later);
+        records.into_iter().collect()
+    }
+
+    /// What a joiner may offer beside its own heads.
+    pub(crate) fn staged_heads(&self) -> Heads {
+        let mut all = Heads::default();
+        // A delta whose values go to disc as they come lies beneath whatever is in RAM.
+        let may = !self.store.lets_go();
+        self.stagings.values().filter_map(|s| s.upto.as_ref().filter(|_| may)).for_each(|upto| all.join(upto));
+        all
+    }
+
+    /// A joiner's own records and what it has staged, as the leader has them unless its delta says otherwise: between two that did
+    /// not know of each other the rank decides, everywhere alike, and what a leader decides in another way is in its delta.
+    pub(crate) fn merge_staged(&mut self) -> Vec<(Bytes, Record)> {
+        let stagings = std::mem::take(&mut self.stagings);
+        let policy = MergePolicy::default();
+        let mut merge = Merge::new(&self.store, &policy, Version::default(), base::Hlc::default());
+        merge.keeps_no_ledger();
+        for s in stagings.into_values() {
+            if let Some(heads) = s.upto {
+                merge.fold(Pulled { heads, records: s.records.into_iter().collect(), whole: false, staged: None });
+            }
+        }
+        merge.finish().1.into_iter().collect()
+    }
+
+    /// Has everybody in view who holds a copy fetched what it lacks? Then there is little left to do while nobody serves.
+    pub(crate) fn all_staged(&self) -> bool {
+        let holds = |node: &NodeId| self.view.contains(node);
+        let others = self.statuses.iter().filter(|(node, s)| holds(node) && (s.was_in_sync || s.lead.is_some()));
+        self.progress() == Progress::Staged && others.into_iter().all(|(_, s)| s.heal == Progress::Staged)
+    }
+
+    /// How far everybody is together: as long as it grows, a heal gets on.
+    pub(crate) fn staged_by_all(&self) -> u64 {
+        let count = |progress: Progress| match progress {
+            Progress::Alone => 0,
+            Progress::Staging(n) => n.saturating_add(1),
+            Progress::Staged => 1 << 40,
+        };
+        let others = self.statuses.values().map(|s| count(s.heal));
+        others.fold(count(self.progress()), u64::saturating_add)
+    }
+}
