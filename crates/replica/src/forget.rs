@@ -206,6 +206,7 @@ mod tests {
             branch: lead.branch,
             session: 8,
             heads: Heads::default(),
+            staged: Heads::default(),
             promised: Ballot::default(),
         };
         let chunks = |sent: Vec<Msg>| sent.into_iter().filter(|m| matches!(m, Msg::Sync { .. })).count();

@@ -136,7 +136,7 @@ mod tests {
         feed(
             &mut copy,
             start + 3500,
-            say(Msg::Join { ballot, branch, session: 9, heads, staged: Heads::default(), promised: ballot }),
+            say(Msg::Join { ballot, branch, session: 9, heads, staged: base::Heads::default(), promised: ballot }),
         );
         for at in [3501, 3502] {
             let seq = copy.store().heads().seq(branch);
