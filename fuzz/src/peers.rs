@@ -34,6 +34,7 @@ fn made(keys: &Keys) -> Node {
         join: vec![addr(2)],
         discover_delay: Span::ms(100),
         timing: replica::Timing::default(),
+        functions: replica::Functions::default(),
         values: None,
         seed: 7,
     };

@@ -52,6 +52,7 @@ fuzz_target!(|data: &[u8]| {
         founders: vec![NodeId(1), NodeId(2)],
         ram: false,
         apart: data.len() % 5 < 2,
+        functions: replica::Functions::default(),
         values: Some(engine.clone()),
         unordered: data.len() % 2 == 0,
         sync: true,

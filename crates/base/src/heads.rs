@@ -104,6 +104,13 @@ impl Heads {
         self.folded.iter().map(|(&node, &n)| BranchId { node, n })
     }
 
+    /// The highest number of this node's branches that anything is known of.
+    pub fn last_of(&self, node: NodeId) -> u64 {
+        let (first, last) = (BranchId { node, n: 0 }, BranchId { node, n: u64::MAX });
+        let open = self.open.range(first..=last).next_back().map_or(0, |(branch, _)| branch.n);
+        open.max(self.folded.get(&node).copied().unwrap_or(0))
+    }
+
     /// How much is known, as a rough weight for choosing who should open: the number of entries of all branches that are not
     /// folded.
     pub fn weight(&self) -> u64 {

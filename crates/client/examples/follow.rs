@@ -26,6 +26,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         join: rest.iter().map(|addr| addr.parse()).collect::<Result<_, _>>()?,
         multicast: true,
         zone: None,
+        functions: Default::default(),
         threads: None,
         discover_delay: Duration::from_secs(1),
     })?;

@@ -23,6 +23,7 @@ fn node(dir: &Path, name: &str, join: &[&Handle]) -> Handle {
         join: join.iter().map(|h| h.listen).collect(),
         multicast: false,
         zone: None,
+        functions: Default::default(),
         threads: None,
         discover_delay: Duration::from_millis(500),
     };

@@ -208,6 +208,7 @@ impl Node {
             min_in_sync: def.options.min_in_sync,
             in_sync_max: if fragment == sys_fragment() { schema::SYS_IN_SYNC_MAX } else { usize::MAX },
             policy: def.options.policy.clone(),
+            functions: self.config.functions.clone(),
             timing: self.config.timing,
             seed: self.seed(),
             mutant: None,

@@ -58,6 +58,8 @@ pub struct Config {
     pub discover_delay: Span,
     /// Waits of the copies.
     pub timing: Timing,
+    /// What the program that embeds the node brings along to merge conflicts with.
+    pub functions: replica::Functions,
     /// Where copies read values that they do not keep in RAM.
     pub values: Option<Arc<dyn Values>>,
     /// Of all random choices.

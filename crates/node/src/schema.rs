@@ -113,6 +113,8 @@ impl TableDef {
     /// The fragment that a key lies in.
     pub fn fragment(&self, key: &[u8]) -> FragmentId {
         let part = match self.options.fragment_by {
+            // What a conflict put beside a key lies where the key does.
+            FragmentBy::Key if self.options.policy.default == MergeRule::KeepBoth => replica::beside_whom(key),
             FragmentBy::Key => key,
             FragmentBy::Prefix(n) => &key[..key.len().min(usize::from(n))],
         };

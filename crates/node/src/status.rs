@@ -174,7 +174,7 @@ impl Node {
             fragments: o.fragments,
             storage: o.storage.to_string(),
             durability: format!("{:?}", o.durability).to_lowercase(),
-            on_conflict: format!("{:?}", o.policy.default).to_lowercase(),
+            on_conflict: o.policy.default.to_string(),
             min_in_sync: o.min_in_sync.to_string(),
             unordered: o.unordered,
             led: leads.len() as u16,

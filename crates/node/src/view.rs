@@ -153,6 +153,7 @@ mod tests {
             join: Vec::new(),
             discover_delay: Span::ms(100),
             timing: replica::Timing::default(),
+            functions: replica::Functions::default(),
             values: None,
             seed: 7,
         };

@@ -64,7 +64,7 @@ impl Copy {
         }
         let (mut rows, after) = self.store.delta(&since.have, upto, since.after.clone(), bytes)?;
         rows.retain(|(key, _)| key::space_of(key) == Some(Space::User));
-        let rows = rows.into_iter().map(|(key, record)| (key.slice(1..), record)).collect();
+        let rows = rows.into_iter().map(|(key, record)| (key.slice(1..), self.presented(&key, record))).collect();
         Some(Changes { rows, upto: upto.clone(), after, anew })
     }
 }

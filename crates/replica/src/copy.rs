@@ -5,10 +5,10 @@ use crate::kept::Values;
 use crate::key::{self, LedgerRow, MemberStatus, Space};
 use crate::lead::Leading;
 use crate::lease::Word;
-use crate::merge::MergePolicy;
 use crate::msg::{Lead, Msg, Status};
 use crate::mutant;
 use crate::open::{Opening, Promised};
+use crate::policy::{Functions, MergePolicy};
 use crate::quorum::MinInSync;
 use crate::record::{Meta, Record, Stage, WriteBatch};
 use crate::store::{Store, Stored};
@@ -45,8 +45,10 @@ pub struct Timing {
     pub settle: Span,
     /// A stamp from further in the future than this does not move the copy's own clock.
     pub skew_max: Span,
-    /// How often a leader looks for tombstones and branches that need not be kept any more.
-    pub forget_every: Span,
+    /// When islands meet, fragments are opened anew within this, not all at once.
+    pub heal_spread: Span,
+    /// How long tombstones are kept after everybody was told to forget them, and branches that have ended.
+    pub forget_after: Span,
     /// A join that does not move for so long is begun anew.
     pub sync_timeout: Span,
     /// How often a copy at rest says where it stands, so that what was lost on the way is noticed.
@@ -82,7 +84,8 @@ impl Default for Timing {
             promise_wait: Span::ms(2000),
             settle: Span::ms(500),
             skew_max: Span::ms(5000),
-            forget_every: Span::ms(5000),
+            heal_spread: Span::ms(400),
+            forget_after: Span::ms(60_000),
             sync_timeout: Span::ms(10_000),
             probe: Span::ms(5000),
             return_wait_max: Span::ms(10_000),
@@ -125,6 +128,8 @@ pub struct Config {
     pub in_sync_max: usize,
     /// What conflicts become.
     pub policy: MergePolicy,
+    /// What the program that embeds the node brings along for that.
+    pub functions: Functions,
     /// Waits and sizes.
     pub timing: Timing,
     /// Of the copy's own random choices.

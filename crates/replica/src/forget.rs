@@ -8,7 +8,7 @@ use crate::copy::{Copy, Role};
 use crate::gate::Effects;
 use crate::key::{self, MemberStatus};
 use crate::mutant;
-use base::{BranchId, Heads, NodeId, Now, Version};
+use base::{BranchId, Heads, Instant, NodeId, Now, Version};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ const GRAVES_MAX: usize = 4096;
 pub struct Floor {
     /// All tombstones of users' keys that these heads cover are gone, and the branches that are folded here are folded.
     pub purged: Heads,
-    /// What every member held when that was decided. A copy that does not hold it may still have what was deleted.
+    /// What every member held when tombstones last went. A copy that does not hold it may still have what was deleted.
     pub levels: Heads,
 }
 
@@ -41,45 +41,45 @@ impl Floor {
 /// How far forgetting has got, at a leader.
 #[derive(Default)]
 pub(crate) struct Forgetting {
-    /// The level that is waited for.
-    pub level: Option<u64>,
-    done: base::Instant,
+    /// The level that is waited for, and since when.
+    pub level: Option<(u64, Instant)>,
+    /// There are more tombstones to take than one step takes.
+    pub goes_on: bool,
 }
 
 impl Copy {
     /// Begins to forget when there is something to forget and everybody is there, and goes on step by step.
     pub(crate) fn mind_floor(&mut self, now: Now, fx: &mut Effects) {
-        let every = self.config.timing.forget_every;
-        let absent = self.absent();
-        let Role::Leading(l) = &mut self.role else { return };
-        let idle = l.forgetting.level.is_none();
-        if (!absent.is_empty() && !mutant!(self, MissingForgotten)) || (idle && now.mono - l.forgetting.done < every) {
-            l.forgetting.level = None;
+        let Role::Leading(l) = &self.role else { return };
+        let due = match l.forgetting.level {
+            None => self.store.is_forgettable(l.branch),
+            // Who was away for a moment, or reads on from a place that it has kept, shall still be told what was deleted.
+            Some((_, at)) => now.mono - at >= self.config.timing.forget_after,
+        };
+        if !due || (self.is_anybody_absent(now) && !mutant!(self, MissingForgotten)) {
             return;
         }
         match l.forgetting.level {
-            None if self.store.is_forgettable(l.branch) => {
+            Some((level, _)) if l.everybody_holds(level) => self.raise_floor(now, level, fx),
+            Some(_) => {}
+            None => {
                 let level = self.append(now, Vec::new(), true, fx);
                 if let Role::Leading(l) = &mut self.role {
-                    l.forgetting.level = Some(level);
+                    l.forgetting.level = Some((level, now.mono));
                 }
             }
-            Some(level) if l.everybody_holds(level) => self.raise_floor(now, level, fx),
-            _ => {}
         }
     }
 
-    /// What keeps this leader from forgetting: members that do not follow it in step, or anybody of whom it is not known what
-    /// they hold.
-    fn absent(&self) -> Vec<NodeId> {
-        let Role::Leading(l) = &self.role else { return Vec::new() };
-        let away = |node: &NodeId| *node != self.config.me && l.followers.get(node).is_none_or(|f| !f.joined());
-        let members = self.members().into_iter().filter(|(_, s)| *s != MemberStatus::Left).map(|(node, _)| node);
-        let mut absent: Vec<NodeId> = members.filter(away).collect();
-        // Another leader may have, on nodes that are no members of this one's list, what nobody here knows of.
-        let rival = self.foreign_lead().map(|(node, _)| node);
-        absent.extend(rival.or((!self.whole || !l.ready).then_some(self.config.me)));
-        absent
+    /// Is there anybody of whom it is not known for certain what they hold: a member that does not follow this leader in step,
+    /// another leader, a copy that nobody lists, or a node that is missing and may have one?
+    fn is_anybody_absent(&self, now: Now) -> bool {
+        let Role::Leading(l) = &self.role else { return true };
+        let follows = |node: &NodeId| *node == self.config.me || l.followers.get(node).is_some_and(|f| f.joined());
+        let mut members = self.members().into_iter().filter(|(_, s)| *s != MemberStatus::Left);
+        let mut holders = self.statuses.iter().filter(|(_, s)| s.weight > 0 || s.lead.is_some());
+        let known = members.all(|(node, _)| follows(&node)) && holders.all(|(node, _)| follows(node));
+        !known || !self.whole || !l.ready || !self.view_is_stable(now)
     }
 
     /// One step: so many of the oldest tombstones, or, when none are left, all branches but this one.
@@ -93,27 +93,36 @@ impl Copy {
         let last = oldest.len() < GRAVES_MAX;
         if last {
             floor.purged.join(&known);
-            for ended in last_branches(&known, branch) {
+            for ended in ended_branches(&known, branch) {
                 floor.purged.fold(ended);
             }
         } else {
-            floor.purged.join(&oldest.into_iter().collect());
+            floor.purged.join(&oldest.iter().copied().collect());
         }
-        floor.levels = Heads::from_iter([Version { branch, seq: level }]);
+        if !oldest.is_empty() {
+            floor.levels = Heads::from_iter([Version { branch, seq: level }]);
+        }
         let record = self.next_record(now, Some(key::encode(&floor)));
         self.append(now, vec![(key::floor(), record)], false, fx);
         let Role::Leading(l) = &mut self.role else { return };
+        l.forgetting.goes_on = !last;
         if last {
-            (l.forgetting.level, l.forgetting.done) = (None, now.mono);
+            l.forgetting.level = None;
         }
     }
 }
 
-/// Of each node, the last of its branches that are known, but for the one that is led now.
-fn last_branches(heads: &Heads, led: BranchId) -> Vec<BranchId> {
-    let ended = heads.iter().map(|v| v.branch).filter(|b| *b != led);
-    let last: BTreeMap<NodeId, BranchId> = ended.map(|b| (b.node, b)).collect();
-    last.into_values().collect()
+/// Of each node, the last of its branches that can be folded: all before it are known, and it is not the one that is led now.
+/// A number that is missing (a `ram` copy may have lost what it was) may still stand somewhere.
+pub(crate) fn ended_branches(heads: &Heads, led: BranchId) -> Vec<BranchId> {
+    let mut last: BTreeMap<NodeId, u64> = heads.folds().map(|b| (b.node, b.n)).collect();
+    for branch in heads.iter().map(|v| v.branch).filter(|b| b.node != led.node || b.n < led.n) {
+        let n = last.entry(branch.node).or_insert(0);
+        if branch.n == *n + 1 {
+            *n = branch.n;
+        }
+    }
+    last.into_iter().filter(|(_, n)| *n > 0).map(|(node, n)| BranchId { node, n }).collect()
 }
 
 #[cfg(test)]
@@ -172,15 +181,17 @@ mod tests {
     #[test]
     fn a_tombstone_goes_when_every_member_has_a_later_level_on_disc() {
         let (mut copy, start) = deleted();
-        feed(&mut copy, start + 6000, Input::Tick);
-        let level = flushed(&mut copy, start + 6000);
+        feed(&mut copy, start + 2000, Input::Tick);
+        let level = flushed(&mut copy, start + 2000);
         assert_eq!(level, [Entry { seq: seq(&copy), sync: true, puts: vec![] }], "it has to be on disc");
-        feed(&mut copy, start + 6100, Input::Tick);
-        assert_eq!((graves(&copy), flushed(&mut copy, start + 6100).len()), (1, 0), "it is not known to be");
+        // Not acknowledged, and then not for long enough.
+        feed(&mut copy, start + 2100, Input::Tick);
         let level = seq(&copy);
-        feed(&mut copy, start + 6200, say(2, Msg::Ack { session: 7, seq: level }));
-        feed(&mut copy, start + 6300, Input::Tick);
-        assert_eq!((graves(&copy), flushed(&mut copy, start + 6300).len()), (0, 1));
+        feed(&mut copy, start + 2200, say(2, Msg::Ack { session: 7, seq: level }));
+        feed(&mut copy, start + 61_900, Input::Tick);
+        assert_eq!((graves(&copy), flushed(&mut copy, start + 61_900).len()), (1, 0));
+        feed(&mut copy, start + 62_000, Input::Tick);
+        assert_eq!((graves(&copy), flushed(&mut copy, start + 62_000).len()), (0, 1));
     }
 
     #[test]
@@ -188,8 +199,10 @@ mod tests {
         for seen in [view(&[2], false), view(&[], false)] {
             let (mut copy, start) = deleted();
             feed(&mut copy, start + 5900, seen);
-            for ms in (6000..9000).step_by(100) {
+            for ms in (6000..70_000).step_by(1000) {
                 feed(&mut copy, start + ms, Input::Tick);
+                let held = seq(&copy);
+                feed(&mut copy, start + ms, say(2, Msg::Ack { session: 7, seq: held }));
             }
             assert_eq!(graves(&copy), 1);
         }
@@ -220,19 +233,19 @@ mod tests {
     fn a_copy_that_is_older_than_what_was_forgotten_begins_anew() {
         let (mut copy, start) = deleted();
         let old = Heads::from_iter([Version { branch: copy.lead().expect("leads").branch, seq: 4 }]);
-        feed(&mut copy, start + 6000, Input::Tick);
+        feed(&mut copy, start + 2000, Input::Tick);
         let level = seq(&copy);
-        feed(&mut copy, start + 6200, say(2, Msg::Ack { session: 7, seq: level }));
-        feed(&mut copy, start + 6300, Input::Tick);
+        feed(&mut copy, start + 2200, say(2, Msg::Ack { session: 7, seq: level }));
+        feed(&mut copy, start + 63_000, Input::Tick);
         let lead = copy.lead().expect("it leads");
         let (ballot, branch) = (lead.ballot, lead.branch);
         // It has lost its session, and so is dropped, and let in again a while later.
         let join =
             Msg::Join { ballot, branch, session: 9, heads: old.clone(), staged: Heads::default(), promised: ballot };
-        feed(&mut copy, start + 6400, say(2, join));
-        let sent = feed(&mut copy, start + 9000, Input::Tick);
+        feed(&mut copy, start + 63_100, say(2, join));
+        let sent = feed(&mut copy, start + 66_000, Input::Tick);
         let join = Msg::Join { ballot, branch, session: 10, heads: old, staged: Heads::default(), promised: ballot };
-        let sent = [sent, feed(&mut copy, start + 9000, say(2, join))].concat();
+        let sent = [sent, feed(&mut copy, start + 66_000, say(2, join))].concat();
         let chunk = sent.into_iter().find_map(|m| if let Msg::Sync { chunk, .. } = m { Some(chunk) } else { None });
         let chunk = chunk.expect("it is let in");
         assert!(chunk.anew && chunk.records.iter().any(|(key, _)| *key == key::floor()));
@@ -248,5 +261,18 @@ mod tests {
         let drops = other.all_but(chunk.records.iter().map(|(key, _)| key));
         let batch = other.switch(&chunk.h0, Vec::new(), chunk.records, drops);
         assert_eq!((batch.removes, other.find(&key::user(b"k"))), (vec![key::user(b"k")], None::<crate::Record>));
+    }
+
+    #[test]
+    fn branches_are_folded_as_far_as_none_is_missing() {
+        let branch = |node, n| BranchId { node: NodeId(node), n };
+        let heads: Heads = [(1, 1), (1, 2), (2, 1), (2, 3), (3, 2), (4, 1)]
+            .map(|(node, n)| Version { branch: branch(node, n), seq: 5 })
+            .into_iter()
+            .collect();
+        assert_eq!(ended_branches(&heads, branch(1, 2)), [branch(1, 1), branch(2, 1), branch(4, 1)]);
+        let mut folded = heads.clone();
+        folded.fold(branch(3, 1));
+        assert!(ended_branches(&folded, branch(1, 2)).contains(&branch(3, 2)));
     }
 }

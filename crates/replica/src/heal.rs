@@ -7,10 +7,11 @@
 
 use crate::copy::{Copy, Role};
 use crate::gate::Effects;
-use crate::merge::{Merge, MergePolicy};
+use crate::merge::Merge;
 use crate::msg::{Lead, Msg, Pass};
 use crate::mutant;
 use crate::open::Pulled;
+use crate::policy::MergePolicy;
 use crate::quorum::MinInSync;
 use crate::record::Record;
 use base::{Ballot, BranchId, Heads, Instant, NodeId, Now, Span, Version};
@@ -244,7 +245,8 @@ impl Copy {
     pub(crate) fn merge_staged(&mut self) -> Vec<(Bytes, Record)> {
         let stagings = std::mem::take(&mut self.stagings);
         let policy = MergePolicy::default();
-        let mut merge = Merge::new(&self.store, &policy, Version::default(), base::Hlc::default());
+        let mut merge =
+            Merge::new(&self.store, &policy, &self.config.functions, Version::default(), base::Hlc::default());
         merge.keeps_no_ledger();
         for s in stagings.into_values() {
             if let Some(heads) = s.upto {

@@ -3,7 +3,8 @@
 
 use crate::Record;
 use crate::batch::SessionId;
-use base::{Ballot, BranchId, NodeId, Version};
+use crate::policy::BranchInfo;
+use base::{BranchId, NodeId, Version};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -24,7 +25,7 @@ pub enum Space {
     Outcome = 5,
     /// branch -> nothing: its leader ended it with this very entry.
     Closed = 6,
-    /// branch -> the ballot it was opened with.
+    /// branch -> the ballot it was opened with, and its in-sync sets.
     Branch = 7,
     /// The in-sync set in force.
     Set = 8,
@@ -164,10 +165,10 @@ pub(crate) fn branch_of(key: &[u8]) -> Option<BranchId> {
     Some(BranchId { node: NodeId(number(1)?), n: number(9)? })
 }
 
-/// Reads a branch's record: which branch, and with what ballot it was opened.
-pub(crate) fn branch_opened(key: &Bytes, record: &Record) -> Option<(BranchId, Ballot)> {
-    let ballot = decode(record.value.as_ref()?)?;
-    branch_of(key).filter(|_| space_of(key) == Some(Space::Branch)).map(|branch| (branch, ballot))
+/// Reads a branch's record: which branch, and what is known of it.
+pub(crate) fn branch_opened(key: &Bytes, record: &Record) -> Option<(BranchId, BranchInfo)> {
+    let branch = branch_of(key).filter(|_| space_of(key) == Some(Space::Branch))?;
+    Some((branch, decode(record.value.as_ref()?)?))
 }
 
 /// Encodes an internal value. Serialising plain data into memory cannot fail; an empty value would decode to `None`.

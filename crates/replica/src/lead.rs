@@ -14,11 +14,14 @@ use crate::record::{Entry, Record};
 use crate::sync::Delta;
 use base::{Ballot, BranchId, Hlc, Instant, NodeId, Now, Span, Version};
 use bytes::Bytes;
+use rand::RngExt;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// How far behind the last entry a follower may be when it is taken into the in-sync set: the entry that takes it in
 /// commits only when it has caught up, so the bound is about stalls, not safety.
 const LAG_ENTRIES_MAX: u64 = 64;
+/// How many in-sync sets of a branch are remembered.
+const SETS_MAX: usize = 32;
 /// How many entries may be uncommitted before writers are told to wait.
 const PENDING_ENTRIES_MAX: usize = 4096;
 /// And how many bytes.
@@ -130,6 +133,8 @@ pub(crate) struct Leading {
     returns: BTreeMap<NodeId, (Instant, Span)>,
     /// Since when another leader has been in view, and nothing more was staged.
     pub rival_since: Option<Instant>,
+    /// How long it waits before it opens anew, so that not all fragments do so at once.
+    rival_turn: Option<Span>,
     /// How far all together are with staging.
     rival_far: Option<u64>,
     pub swept: Instant,
@@ -171,6 +176,7 @@ impl Leading {
             reads: Reads::default(),
             returns: BTreeMap::new(),
             rival_since: None,
+            rival_turn: None,
             rival_far: None,
             swept: Instant(0),
             writers: Writers::default(),
@@ -183,7 +189,7 @@ impl Leading {
         let followers = self.followers.values().all(|f| f.joined() && f.owes.is_none());
         let fit = (self.followers.len() + 1).min(self.set_max);
         let set = self.set.len() == fit && self.followers.keys().all(|n| view.contains(n));
-        let idle = self.waits.is_empty() && self.reads.is_empty() && self.forgetting.level.is_none();
+        let idle = self.waits.is_empty() && self.reads.is_empty() && !self.forgetting.goes_on;
         self.commit == self.last && followers && set && idle
     }
 
@@ -300,11 +306,15 @@ impl Copy {
     /// A record of this branch's next entry.
     pub(crate) fn next_record(&mut self, now: Now, value: Option<Bytes>) -> Record {
         let hlc = self.stamp(now);
-        let version = match &self.role {
+        Record { version: self.next_version(), hlc, expires: None, value }
+    }
+
+    /// The version of this branch's next entry.
+    pub(crate) fn next_version(&self) -> Version {
+        match &self.role {
             Role::Leading(l) => Version { branch: l.branch, seq: l.last + 1 },
             _ => Version::default(),
-        };
-        Record { version, hlc, expires: None, value }
+        }
     }
 
     /// The next stamp of this copy's clock.
@@ -357,7 +367,7 @@ impl Copy {
             return fx.sends.push((from, Msg::Dropped { ballot: l.ballot, session }));
         };
         follower.progress = Progress::Joined;
-        follower.acked = follower.acked.max(seq);
+        follower.acked = follower.acked.max(seq.min(l.last));
         follower.owes = (follower.acked < follower.sent).then_some(now.mono);
         follower.spared = false;
         self.admit(now, fx);
@@ -431,6 +441,7 @@ impl Copy {
             puts.push((key::member(*node), record));
         }
         puts.push((key::set(), self.next_record(now, Some(key::encode(&set)))));
+        puts.extend(self.set_noted(now, &set));
         let seq = self.append(now, puts, true, fx);
         let Role::Leading(l) = &mut self.role else { return };
         l.set = set.clone();
@@ -438,6 +449,19 @@ impl Copy {
         self.note(Notice::InSync(set), fx);
         self.send_appends(now, fx);
         self.advance(now, fx);
+    }
+
+    /// The branch's record with one more in-sync set, for rules that ask in which island something was written.
+    fn set_noted(&mut self, now: Now, set: &BTreeSet<NodeId>) -> Option<(Bytes, Record)> {
+        let Role::Leading(l) = &self.role else { return None };
+        let (key, seq) = (key::branch(l.branch), l.last + 1);
+        let (_, (ballot, mut sets)) = key::branch_opened(&key, self.store.own(&key)?)?;
+        if sets.len() >= SETS_MAX {
+            // Of a copy that comes and goes: the oldest but the first.
+            sets.remove(1);
+        }
+        sets.push((seq, set.clone()));
+        Some((key, self.next_record(now, Some(key::encode(&(ballot, sets))))))
     }
 
     /// A node is a member before it is seeded.
@@ -499,11 +523,11 @@ impl Copy {
         let Some(mine) = self.lead() else { return };
         let rival = self.foreign_lead();
         let stable = self.view_is_stable(now);
-        let patience = Span(self.config.timing.promise_wait.0 * 2);
+        let (patience, spread) = (Span(self.config.timing.promise_wait.0 * 2), self.config.timing.heal_spread);
         let (staged, far) = (self.all_staged(), self.staged_by_all());
         let Role::Leading(l) = &mut self.role else { return };
         let Some((node, theirs)) = rival.filter(|_| stable) else {
-            l.rival_since = None;
+            (l.rival_since, l.rival_turn) = (None, None);
             return;
         };
         // Both sides go on serving until what each lacks is here, or nothing moves any more.
@@ -518,7 +542,10 @@ impl Copy {
         let barred = self.statuses.get(&node).is_some_and(|s| s.barred);
         let (me, it) = (std::cmp::Reverse(self.config.me), std::cmp::Reverse(node));
         let heir = (!self.barred, mine.in_sync, me) > (!barred, theirs.in_sync, it);
-        if heir || now.mono - since > patience {
+        // Fragments take turns, as chance will have it: each is opened sooner than if all were at once.
+        let Role::Leading(l) = &mut self.role else { return };
+        let turn = *l.rival_turn.get_or_insert_with(|| Span(self.rng.random_range(0..=spread.0)));
+        if (heir && now.mono - since >= turn) || now.mono - since > patience {
             self.open(now, fx);
         }
     }

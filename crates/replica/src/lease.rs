@@ -171,7 +171,8 @@ impl Copy {
         match eyes {
             Eyes::Leader(l) => {
                 if let Some(before) = l.replaced(stored).filter(|_| !mutant!(self, ReadUncommitted)) {
-                    return Some(before.clone().filter(|r| r.live(now.wall).is_some()));
+                    let before = before.clone().filter(|r| r.live(now.wall).is_some());
+                    return Some(before.map(|record| self.presented(stored, record)));
                 }
             }
             Eyes::Follower(f) => {
@@ -182,7 +183,20 @@ impl Copy {
                 }
             }
         }
-        if kept.is_live(now.wall) { self.store.whole(stored, kept).map(Some) } else { Some(None) }
+        if !kept.is_live(now.wall) {
+            return Some(None);
+        }
+        self.store.whole(stored, kept).map(|record| Some(self.presented(stored, record)))
+    }
+
+    /// A record as users see it: counters and sets are kept as states.
+    pub(crate) fn presented(&self, stored: &Bytes, record: Record) -> Record {
+        if !self.config.policy.has_states() || key::space_of(stored) != Some(Space::User) {
+            return record;
+        }
+        let rule = self.config.policy.rule(&stored[1..]);
+        let value = record.value.as_ref().map(|value| crate::state::shown(rule, value));
+        Record { value, ..record }
     }
 
     // ---- the follower's half ----

@@ -22,9 +22,11 @@ mod merge;
 mod msg;
 mod mutants;
 mod open;
+mod policy;
 mod quorum;
 mod read;
 mod record;
+mod state;
 mod store;
 mod sync;
 mod table;
@@ -38,11 +40,12 @@ pub use gate::{Effects, Input, Notice, Persist, Reply, Ticket};
 pub use heal::Progress;
 pub use kept::{Kept, Place, Values, is_apart};
 pub use key::{LedgerRow, MemberStatus, Space};
-pub use merge::{MergePolicy, MergeRule};
 pub use msg::{Chunk, Lead, Msg, Pass, Status};
 pub use mutants::Mutant;
+pub use policy::{Choice, Functions, MergeFunction, MergePolicy, MergeRule, NoRule, beside_whom};
 pub use quorum::MinInSync;
 pub use record::{Entry, Meta, Record, Stage, WriteBatch};
+pub use state::shown;
 pub use store::{Store, Stored};
 
 /// Is this known bug switched on? Always `false` without the `mutants` feature.

@@ -2,38 +2,13 @@ use crate::forget::Floor;
 use crate::kept::{Kept, is_apart};
 use crate::key::{self, Space};
 use crate::open::Pulled;
+use crate::policy::{self, BranchInfo, Choice, Functions, MergePolicy, MergeRule};
 use crate::record::Record;
+use crate::state;
 use crate::store::Store;
-use base::{Ballot, BranchId, Heads, Hlc, Version};
+use base::{Ballot, BranchId, Heads, Hlc, KEY_BYTES_MAX, NodeId, Version};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// What a true conflict of two values becomes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub enum MergeRule {
-    /// The greater (Hlc, version) stays.
-    #[default]
-    Latest,
-    /// Field by field the greater: values are big-endian 64-bit fields of equal number, else `Latest`.
-    Max,
-}
-
-/// A table's rules: one, or by the kind of key, told by one byte at an offset.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct MergePolicy {
-    /// For all keys that no exception names.
-    pub default: MergeRule,
-    /// (offset in the key, byte found there, rule).
-    pub exceptions: Vec<(u16, u8, MergeRule)>,
-}
-
-impl MergePolicy {
-    fn rule(&self, user_key: &[u8]) -> MergeRule {
-        let matches = |(at, byte, _): &&(u16, u8, MergeRule)| user_key.get(usize::from(*at)) == Some(byte);
-        self.exceptions.iter().find(matches).map_or(self.default, |(_, _, rule)| *rule)
-    }
-}
 
 /// Reads a value as big-endian 64-bit fields.
 pub(crate) fn fields(value: &[u8]) -> Option<Vec<u64>> {
@@ -65,17 +40,30 @@ pub(crate) struct Merge<'a> {
     pub taken: u64,
     /// Where every opening takes a majority: a conflict goes to the side that was opened last, for only that can hold what a
     /// majority acknowledged. The ballots of all branches, and, of keys that were taken over, that of their side.
-    ballots: Option<BTreeMap<BranchId, Ballot>>,
+    by_side: bool,
     sides: BTreeMap<Bytes, Ballot>,
+    /// All branches, where it matters in which island a record was written; of records that this merge made by that, the
+    /// version of the one it took.
+    branches: Option<BTreeMap<BranchId, BranchInfo>>,
+    islands: BTreeMap<Bytes, Version>,
+    /// The members, oldest first.
+    by_age: Vec<NodeId>,
+    functions: &'a Functions,
     pub no_ledger: bool,
     pub false_conflicts: bool,
 }
 
 impl<'a> Merge<'a> {
-    pub(crate) fn new(store: &'a Store, policy: &'a MergePolicy, version: Version, hlc: Hlc) -> Self {
+    pub(crate) fn new(
+        store: &'a Store,
+        policy: &'a MergePolicy,
+        functions: &'a Functions,
+        version: Version,
+        hlc: Hlc,
+    ) -> Self {
         let heads = store.heads().clone();
         let (puts, made) = (BTreeMap::new(), BTreeMap::new());
-        Merge {
+        let mut merge = Merge {
             store,
             policy,
             version,
@@ -86,11 +74,29 @@ impl<'a> Merge<'a> {
             made,
             conflicts: 0,
             taken: 0,
-            ballots: None,
+            by_side: false,
             sides: BTreeMap::new(),
+            branches: None,
+            islands: BTreeMap::new(),
+            by_age: Vec::new(),
+            functions,
             no_ledger: false,
             false_conflicts: false,
+        };
+        if policy.asks_for_islands() {
+            merge.tell_islands();
         }
+        merge
+    }
+
+    /// From here on it is known in which island a record was written.
+    fn tell_islands(&mut self) {
+        let rows = self.store.own_space(Space::Branch);
+        self.branches = Some(rows.filter_map(|(key, record)| key::branch_opened(key, record)).collect());
+        let members = self.store.own_space(Space::Member);
+        let mut ages: Vec<_> = members.filter_map(|(key, r)| Some((r.hlc, key::node_of_member(key)?))).collect();
+        ages.sort_unstable();
+        self.by_age = ages.into_iter().map(|(_, node)| node).collect();
     }
 
     /// What loses is not written down: somebody else has done so.
@@ -100,14 +106,15 @@ impl<'a> Merge<'a> {
 
     /// From here on conflicts go by the ballots of the sides.
     pub(crate) fn by_ballot(&mut self) {
-        let rows = self.store.own_space(Space::Branch);
-        self.ballots = Some(rows.filter_map(|(key, record)| key::branch_opened(key, record)).collect());
+        self.by_side = true;
+        self.tell_islands();
     }
 
     /// The highest ballot of the branches that a side holds.
     fn side(&self, heads: &Heads) -> Ballot {
-        let ballots = self.ballots.iter();
-        ballots.flat_map(|all| heads.iter().filter_map(|v| all.get(&v.branch))).max().copied().unwrap_or_default()
+        let branches = self.branches.iter().filter(|_| self.by_side);
+        let ballots = branches.flat_map(|all| heads.iter().filter_map(|v| Some(all.get(&v.branch)?.0)));
+        ballots.max().unwrap_or_default()
     }
 
     /// Folds in what a copy with these heads had beyond those I had told it of.
@@ -116,8 +123,14 @@ impl<'a> Merge<'a> {
         if whole {
             self.drop_forgotten(theirs, &records);
         }
-        if let Some(ballots) = &mut self.ballots {
-            ballots.extend(records.iter().filter_map(|(key, record)| key::branch_opened(key, record)));
+        if let Some(branches) = &mut self.branches {
+            for (branch, info) in records.iter().filter_map(|(key, record)| key::branch_opened(key, record)) {
+                // The one with more entries knows more of them.
+                let known = branches.entry(branch).or_insert_with(|| info.clone());
+                if known.1.len() < info.1.len() {
+                    *known = info;
+                }
+            }
         }
         let side = self.side(theirs);
         for (key, record) in records {
@@ -132,7 +145,11 @@ impl<'a> Merge<'a> {
         let forgotten = |key: &Bytes, version| is_apart(key) && theirs.covers(version) && !there.contains(key);
         let gone = self.store.all().filter(|(key, kept)| forgotten(key, kept.version())).map(|(key, _)| key.clone());
         self.drops.extend(gone);
-        self.puts.retain(|key, record| !forgotten(key, record.version));
+        let (made, version) = (&self.made, self.version);
+        self.puts.retain(|key, record| match made.get(key).filter(|_| record.version == version) {
+            Some((of, _)) => !of.iter().all(|version| forgotten(key, *version)),
+            None => !forgotten(key, record.version),
+        });
     }
 
     /// Knowledge decides; only where neither side knew the other's write is there a conflict.
@@ -164,7 +181,7 @@ impl<'a> Merge<'a> {
     }
 
     fn take(&mut self, side: Ballot, key: Bytes, r: Record) {
-        if self.ballots.is_some() {
+        if self.by_side {
             self.sides.insert(key.clone(), side);
         }
         if r.version != self.version {
@@ -199,10 +216,9 @@ impl<'a> Merge<'a> {
         }
         let mine = self.sides.get(&key).copied().unwrap_or_else(|| self.side(self.store.heads()));
         let take = (side, r.rank()) > (mine, m.rank());
-        let (winner, loser) = if take { (r, m) } else { (m, r) };
-        if winner.value == loser.value && winner.expires == loser.expires {
+        if m.value == r.value && m.expires == r.expires {
             return if take {
-                self.take(side, key, winner)
+                self.take(side, key, r)
             };
         }
         self.conflicts += 1;
@@ -210,23 +226,96 @@ impl<'a> Merge<'a> {
             // What the other write replaced knowingly is not lost to it.
             within.retain(|x| !theirs.covers(x.version));
         }
-        if self.policy.rule(&key[1..]) == MergeRule::Max
-            && let Some(value) = field_max(&winner, &loser)
-        {
-            // Values that stand in the result unchanged have lost nothing.
-            let (stand, lost): (Vec<_>, Vec<_>) =
-                [&winner, &loser].into_iter().partition(|x| x.value.as_ref() == Some(&value));
-            lost.iter().for_each(|x| self.lose(&key, x));
-            let (of, within) = self.made.entry(key.clone()).or_default();
-            of.extend([winner.version, loser.version].iter().filter(|version| **version != self.version));
-            within.extend(stand.into_iter().filter(|x| x.version != self.version).cloned());
-            let merged = Record { version: self.version, hlc: self.hlc, value: Some(value), ..winner };
-            return self.take(side, key, merged);
+        let (winner, loser) = if take { (&r, &m) } else { (&m, &r) };
+        if let Some(value) = self.decided(theirs, &key, (&m, &r), (winner, loser)) {
+            let merged = Record { version: self.version, hlc: self.hlc, value, ..winner.clone() };
+            return self.make(side, key, merged, &m, &r);
         }
-        self.lose(&key, &loser);
+        self.lose(&key, loser);
+        if self.policy.rule(&key[1..]) == &MergeRule::KeepBoth {
+            self.put_beside(&key, loser);
+        }
         if take {
-            self.take(side, key, winner);
+            self.take(side, key, r);
         }
+    }
+
+    /// The value that a rule makes of both, or picks; `None`: the greater rank stays. `winner` has it.
+    fn decided(
+        &self,
+        theirs: &Heads,
+        key: &Bytes,
+        (m, r): (&Record, &Record),
+        (winner, loser): (&Record, &Record),
+    ) -> Option<Option<Bytes>> {
+        let user_key = &key[1..];
+        let rule = self.policy.rule(user_key);
+        match rule {
+            MergeRule::Latest | MergeRule::KeepBoth => None,
+            // The side that only can hold what a majority acknowledged stays.
+            MergeRule::Island(_) if self.by_side => None,
+            MergeRule::Max => by_fields(m, r, u64::max).map(Some),
+            MergeRule::Min => by_fields(m, r, u64::min).map(Some),
+            MergeRule::Sum | MergeRule::Union => {
+                let mine = (m.value.as_ref(), &self.heads);
+                state::merged(rule, mine, (r.value.as_ref(), theirs)).map(Some)
+            }
+            MergeRule::Island(choice) => {
+                let (first, second) = (self.island_of(key, winner)?, self.island_of(key, loser)?);
+                match self.prefers(*choice, first, second) {
+                    Some(true) => Some(winner.value.clone()),
+                    Some(false) => Some(loser.value.clone()),
+                    None => None,
+                }
+            }
+            MergeRule::Function(name) => {
+                let value = |x: &Record| x.value.clone();
+                self.functions.call(name, user_key, value(loser).as_deref(), value(winner).as_deref()).map(Some)
+            }
+        }
+    }
+
+    /// The copies that were in sync when a record was written; of one that this merge made, those of the value it took.
+    fn island_of(&self, key: &Bytes, record: &Record) -> Option<&BTreeSet<NodeId>> {
+        let of = if record.version == self.version { self.islands.get(key).copied()? } else { record.version };
+        policy::in_sync_at(self.branches.as_ref()?, of)
+    }
+
+    /// Does the first of two islands stay? `None`: the rule does not tell them apart.
+    fn prefers(&self, choice: Choice, first: &BTreeSet<NodeId>, second: &BTreeSet<NodeId>) -> Option<bool> {
+        let only = |node: &NodeId| (first.contains(node) != second.contains(node)).then(|| first.contains(node));
+        match choice {
+            Choice::Largest => (first.len() != second.len()).then_some(first.len() > second.len()),
+            Choice::Oldest => self.by_age.iter().find_map(only),
+            Choice::Node(node) => only(&node),
+        }
+    }
+
+    /// A record of this merge's own. What stands in it unchanged is lost only if it loses; what does not stand in it, and is no
+    /// part of a state that nothing is lost in, is lost now.
+    fn make(&mut self, side: Ballot, key: Bytes, merged: Record, m: &Record, r: &Record) {
+        let rule = self.policy.rule(&key[1..]);
+        let whole = state::is_state(rule);
+        let (stand, lost): (Vec<_>, Vec<_>) = [m, r].into_iter().partition(|x| whole || x.value == merged.value);
+        if let (true, Some(taken)) = (matches!(rule, MergeRule::Island(_)), stand.first()) {
+            let of = self.islands.get(&key).copied().filter(|_| taken.version == self.version).unwrap_or(taken.version);
+            self.islands.insert(key.clone(), of);
+        }
+        lost.iter().for_each(|x| self.lose(&key, x));
+        let (of, within) = self.made.entry(key.clone()).or_default();
+        of.extend([m.version, r.version].iter().filter(|version| **version != self.version));
+        within.extend(stand.into_iter().filter(|x| x.version != self.version && !whole).cloned());
+        self.take(side, key, merged)
+    }
+
+    /// The other value of a conflict, under a key of its own.
+    fn put_beside(&mut self, key: &Bytes, loser: &Record) {
+        let beside = policy::beside(&key[1..], loser.version);
+        if self.no_ledger || loser.value.is_none() || loser.version == self.version || beside.len() > KEY_BYTES_MAX {
+            return;
+        }
+        let record = Record { version: self.version, hlc: self.hlc, ..loser.clone() };
+        self.puts.insert(key::user(&beside), record);
     }
 
     /// The ledger row of a losing record: a pure function of that record, but for the version that carries it.
@@ -251,9 +340,9 @@ impl<'a> Merge<'a> {
     }
 }
 
-fn field_max(a: &Record, b: &Record) -> Option<Bytes> {
+fn by_fields(a: &Record, b: &Record, pick: impl Fn(u64, u64) -> u64) -> Option<Bytes> {
     let (a, b) = (fields(a.value.as_ref()?)?, fields(b.value.as_ref()?)?);
-    (a.len() == b.len()).then(|| unfields(a.into_iter().zip(b).map(|(x, y)| x.max(y))))
+    (a.len() == b.len()).then(|| unfields(a.into_iter().zip(b).map(|(x, y)| pick(x, y))))
 }
 
 #[cfg(test)]
@@ -280,7 +369,8 @@ mod tests {
     /// merge's own writes aside.
     fn merged(into: &Store, from: &Store, rule: MergeRule) -> (Vec<(Bytes, Option<Bytes>)>, u64) {
         let policy = MergePolicy { default: rule, ..MergePolicy::default() };
-        let mut merge = Merge::new(into, &policy, version(99, 1), Hlc(1 << 40));
+        let functions = Functions::default();
+        let mut merge = Merge::new(into, &policy, &functions, version(99, 1), Hlc(1 << 40));
         let (rows, _) = from.delta(into.heads(), from.heads(), None, usize::MAX).expect("all is in RAM");
         merge.fold(Pulled { heads: from.heads().clone(), records: rows, whole: false, staged: None });
         let conflicts = merge.conflicts;
@@ -298,9 +388,9 @@ mod tests {
             b in proptest::collection::vec((0u8..4, 1u64..50, 0u64..10), 0..8),
             max in any::<bool>(),
         ) {
-            let rule = if max { MergeRule::Max } else { MergeRule::Latest };
+            let rule = || if max { MergeRule::Max } else { MergeRule::Latest };
             let (a, b) = (side(1, &a), side(2, &b));
-            prop_assert_eq!(merged(&a, &b, rule), merged(&b, &a, rule));
+            prop_assert_eq!(merged(&a, &b, rule()), merged(&b, &a, rule()));
         }
     }
 
@@ -324,7 +414,8 @@ mod tests {
         let r = Record { version: version(3, 1), hlc: Hlc(70), expires: None, value: Some(unfields([7, 4])) };
         both.apply(vec![version(2, 1), r.version], vec![(key.clone(), r.clone())]);
         let policy = MergePolicy { default: MergeRule::Max, ..MergePolicy::default() };
-        let mut merge = Merge::new(&mine, &policy, version(99, 1), Hlc(1 << 40));
+        let functions = Functions::default();
+        let mut merge = Merge::new(&mine, &policy, &functions, version(99, 1), Hlc(1 << 40));
         for from in [&other, &both] {
             let (records, _) = from.delta(mine.heads(), from.heads(), None, usize::MAX).expect("all is in RAM");
             merge.fold(Pulled { heads: from.heads().clone(), records, whole: false, staged: None });
@@ -346,5 +437,60 @@ mod tests {
         let row = key::ledger_row(key, &row).expect("readable");
         assert_eq!(row.key, Bytes::from_static(&[1]));
         assert_eq!(Some(row.lost), a.find(&key::user(&[1])));
+    }
+
+    /// What both sides make of one key, by a rule: left was written by n1 with `left` in sync, right by n2 with `right`.
+    fn decided(rule: MergeRule, left: &[u64], right: &[u64]) -> (Option<Bytes>, Vec<Version>, Vec<Bytes>) {
+        let set = |nodes: &[u64]| nodes.iter().map(|n| NodeId(*n)).collect::<BTreeSet<_>>();
+        let with = |node: u64, value: u64, nodes: &[u64]| {
+            let mut store = side(node, &[(1, 50 + node, value)]);
+            let branch = version(node, 1).branch;
+            let info: BranchInfo = (Ballot { counter: 1, node: NodeId(node) }, vec![(1, set(nodes))]);
+            let put =
+                |key, value, hlc| (key, Record { version: version(node, 2), hlc: Hlc(hlc), expires: None, value });
+            let mut puts = vec![put(key::branch(branch), Some(key::encode(&info)), 1)];
+            // n2 has been a member for longest.
+            puts.extend(
+                (1..4).map(|n| put(key::member(NodeId(n)), Some(Bytes::from_static(&[1])), if n == 2 { 1 } else { 2 })),
+            );
+            store.apply(vec![version(node, 2)], puts);
+            store
+        };
+        let (mine, theirs) = (with(1, 5, left), with(2, 3, right));
+        let policy = MergePolicy { default: rule, ..MergePolicy::default() };
+        let join = |_: &[u8], a: Option<&[u8]>, b: Option<&[u8]>| Some([a?, b?].concat().into());
+        let functions = Functions::default().with("join", std::sync::Arc::new(join));
+        let mut merge = Merge::new(&mine, &policy, &functions, version(99, 1), Hlc(1 << 40));
+        let (records, _) = theirs.delta(mine.heads(), theirs.heads(), None, usize::MAX).expect("all is in RAM");
+        merge.fold(Pulled { heads: theirs.heads().clone(), records, whole: false, staged: None });
+        let (_, puts, _) = merge.finish();
+        let lost = puts.iter().filter_map(|(k, r)| {
+            Some(key::ledger_row(k, r).filter(|_| key::space_of(k) == Some(Space::Ledger))?.lost.version)
+        });
+        let beside = puts.keys().filter(|k| k.starts_with(b"\x01\x01~")).map(|k| k.slice(1..)).collect();
+        let value = puts
+            .get(&key::user(&[1]))
+            .map_or_else(|| mine.find(&key::user(&[1])).and_then(|r| r.value), |r| r.value.clone());
+        (value, lost.collect(), beside)
+    }
+
+    #[test]
+    fn each_rule_decides_as_it_says() {
+        let (left, right) = (unfields([5, 4]), unfields([3, 6]));
+        let one = |rule| decided(rule, &[1], &[2, 3]);
+        let (v1, v2) = (version(1, 1), version(2, 1));
+        assert_eq!(one(MergeRule::Latest), (Some(right.clone()), vec![v1], vec![]));
+        assert_eq!(one(MergeRule::KeepBoth), (Some(right.clone()), vec![v1], vec![policy::beside(&[1], v1)]));
+        assert_eq!(one(MergeRule::Max), (Some(unfields([5, 6])), vec![v1, v2], vec![]));
+        assert_eq!(one(MergeRule::Min), (Some(unfields([3, 4])), vec![v1, v2], vec![]));
+        assert_eq!(one(MergeRule::Function("join".into())).0, Some([&left[..], &right[..]].concat().into()));
+        assert_eq!(one(MergeRule::Function("none".into())).0, Some(right.clone()), "the later, where nobody knows it");
+        let island = |choice, left: &[u64], right: &[u64]| decided(MergeRule::Island(choice), left, right);
+        assert_eq!(island(Choice::Largest, &[1, 3], &[2]), (Some(left.clone()), vec![v2], vec![]));
+        assert_eq!(island(Choice::Largest, &[1], &[2]).0, Some(right.clone()), "equal: the later");
+        assert_eq!(island(Choice::Oldest, &[1, 3], &[2]).0, Some(right.clone()));
+        assert_eq!(island(Choice::Oldest, &[1, 2, 3], &[3]).0, Some(left.clone()));
+        assert_eq!(island(Choice::Node(NodeId(1)), &[1], &[2, 3]).0, Some(left.clone()));
+        assert_eq!(island(Choice::Node(NodeId(9)), &[1], &[2, 3]).0, Some(right));
     }
 }

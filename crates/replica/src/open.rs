@@ -193,7 +193,7 @@ impl Copy {
             return;
         }
         let source = o.answers.iter().filter(|(_, p)| !p.heads.within(&o.have)).max_by_key(|(_, p)| p.heads.weight());
-        let stale = |p: &Promised| p.floor.is_beyond(self.store.heads(), &p.heads);
+        let stale = |p: &Promised| p.floor.is_beyond(&o.have, &p.heads);
         match source.map(|(node, p)| (*node, stale(p))) {
             Some((from, stale)) if !no_pull => {
                 let have = if stale { Heads::default() } else { o.have.clone() };
@@ -286,7 +286,8 @@ impl Copy {
         else {
             return;
         };
-        self.meta.n = self.meta.n.saturating_add(1);
+        // Never one that anybody knows: a disc may be older than what its node did last.
+        self.meta.n = self.meta.n.max(o.have.last_of(me)).saturating_add(1);
         let branch = BranchId { node: me, n: self.meta.n };
         let first = Version { branch, seq: 1 };
         let stamps = self.stagings.values().flat_map(|s| s.stamps());
@@ -304,7 +305,7 @@ impl Copy {
                 pulled.records = self.take_staged(node, std::mem::take(&mut pulled.records));
             }
         }
-        let mut merge = Merge::new(&self.store, &self.config.policy, first, hlc);
+        let mut merge = Merge::new(&self.store, &self.config.policy, &self.config.functions, first, hlc);
         (merge.no_ledger, merge.false_conflicts) = (no_ledger, false_conflicts);
         if by_ballot {
             merge.by_ballot();
@@ -323,7 +324,7 @@ impl Copy {
         let (mut heads, mut puts, drops) = merge.finish();
         heads.add(first);
         let record = |value| Record { version: first, hlc, expires: None, value: Some(value) };
-        puts.insert(key::branch(branch), record(key::encode(&o.ballot)));
+        puts.insert(key::branch(branch), record(key::encode(&(o.ballot, vec![(1u64, BTreeSet::from([me]))]))));
         puts.insert(key::set(), record(key::encode(&BTreeSet::from([me]))));
         let listed =
             |node: NodeId| puts.contains_key(&key::member(node)) || self.store.get(&key::member(node)).is_some();
@@ -412,6 +413,7 @@ pub(crate) mod tests {
             min_in_sync: crate::MinInSync::default(),
             in_sync_max: usize::MAX,
             policy: MergePolicy::default(),
+            functions: crate::Functions::default(),
             timing: Timing::default(),
             seed: 1,
             mutant: None,

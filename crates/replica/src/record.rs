@@ -93,7 +93,8 @@ pub enum Stage {
 impl WriteBatch {
     /// How many bytes its keys and values have.
     pub fn bytes(&self) -> usize {
-        self.puts.iter().map(|(k, r)| k.len() + r.value.as_ref().map_or(0, Bytes::len)).sum()
+        let puts = self.puts.iter().map(|(k, r)| k.len() + r.value.as_ref().map_or(0, Bytes::len));
+        puts.chain(self.removes.iter().map(Bytes::len)).sum()
     }
 
     /// Nothing to do?

@@ -1,5 +1,5 @@
 use crate::batch::SessionId;
-use crate::forget::Floor;
+use crate::forget::{self, Floor};
 use crate::kept::{Apart, Kept, Values, is_apart};
 use crate::key::{self, Space};
 use crate::record::{Meta, Record, Stage, WriteBatch};
@@ -100,7 +100,7 @@ impl Store {
         puts: Vec<(Bytes, Record)>,
         drops: Vec<Bytes>,
     ) -> WriteBatch {
-        let folds: Vec<_> = heads.folds().map(|last| (last, self.heads.fold(last))).collect();
+        let mut folds: Vec<_> = heads.folds().map(|last| (last, self.heads.fold(last))).collect();
         let drops: Vec<Bytes> = drops.into_iter().filter(|key| self.remove(key)).collect();
         let none = staged.is_empty();
         staged.into_iter().for_each(|(key, kept)| self.put(key, kept));
@@ -108,7 +108,9 @@ impl Store {
         if self.volatile {
             return batch;
         }
-        batch.folds.extend(folds);
+        // The floor may be among the records, and higher: the last word on a node is the one that stays.
+        folds.append(&mut batch.folds);
+        batch.folds = folds;
         batch.removes.extend(drops);
         if let Some(apart) = self.apart.as_mut().filter(|_| !none) {
             apart.switched();
@@ -128,9 +130,9 @@ impl Store {
         &self.floor
     }
 
-    /// Is there a tombstone, or a branch beside this one, that could be forgotten?
-    pub(crate) fn is_forgettable(&self, branch: BranchId) -> bool {
-        !self.graves.is_empty() || self.heads.iter().any(|v| v.branch != branch)
+    /// Is there a tombstone, or a branch beside the one led, that could be forgotten?
+    pub(crate) fn is_forgettable(&self, led: BranchId) -> bool {
+        !self.graves.is_empty() || forget::ended_branches(&self.heads, led).iter().any(|b| !self.heads.is_folded(*b))
     }
 
     /// The oldest users' keys that hold tombstones of what `upto` covers, by version.

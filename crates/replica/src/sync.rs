@@ -77,9 +77,10 @@ impl Copy {
         if over {
             have.join(&staged);
         }
-        let row = self.store.own(&key::member(from)).map(|r| r.version);
+        // Nobody is given anything who could not be listed.
+        let Some(row) = self.store.own(&key::member(from)).map(|r| r.version).or(self.founder(from)) else { return };
         let Role::Leading(l) = &mut self.role else { return };
-        let listed = row.filter(|version| version.branch == l.branch).map_or(0, |version| version.seq);
+        let listed = if row.branch == l.branch { row.seq } else { 0 };
         let delta = Delta { have, anew, over, listed, h0, after: None, sent: 0, acked: 0, done: false };
         let follower = Follower::new(session, l.last, Progress::Syncing(Box::new(delta)));
         l.followers.insert(from, follower);
@@ -93,6 +94,11 @@ impl Copy {
             delta.acked = delta.acked.max(no.saturating_add(1)).min(delta.sent);
             self.send_chunks(now, from, fx);
         }
+    }
+
+    /// While the list of members is empty, founders are members.
+    fn founder(&self, node: NodeId) -> Option<base::Version> {
+        self.members().contains_key(&node).then(base::Version::default)
     }
 
     /// Begins the deltas that had to wait until the joiner's membership is committed.

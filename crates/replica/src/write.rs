@@ -7,7 +7,9 @@ use crate::kept::Kept;
 use crate::key;
 use crate::merge::{fields, unfields};
 use crate::mutant;
+use crate::policy::MergeRule;
 use crate::record::Record;
+use crate::state;
 use base::{BranchId, Now, Span, WallMs};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -144,20 +146,27 @@ impl Copy {
             let kept = if put.is_some() { None } else { self.store.get(&stored) };
             let over = put.map(|r| r.hlc).or(kept.map(Kept::hlc));
             let gone = put.map(|r| r.value.is_none()).or(kept.map(Kept::is_tombstone));
+            let rule = self.config.policy.rule(write.key()).clone();
+            let state = state::is_state(&rule);
             let (value, ttl) = match write {
+                Write::Put { value, ttl_ms, .. } if state => {
+                    let old = self.whole_before(&stored, put, index)?;
+                    let old = old.as_ref().and_then(|r| r.live(now.wall));
+                    let value = state::put(&rule, old, value, self.next_version());
+                    (Some(value.ok_or(Refusal::NotACounter(index))?), *ttl_ms)
+                }
                 Write::Put { value, ttl_ms, .. } => (Some(value.clone()), *ttl_ms),
                 // One that has expired still needs its tombstone: another leader's clock may run behind.
                 Write::Delete { .. } if gone.unwrap_or(true) => continue,
                 Write::Delete { .. } => (None, None),
                 Write::Bump { by, fields, .. } => {
-                    let old = match (put, kept) {
-                        (Some(put), _) => Some(put.clone()),
-                        // One that cannot be read is not taken for none.
-                        (None, Some(kept)) => Some(self.store.whole(&stored, kept).ok_or(Refusal::NotACounter(index))?),
-                        (None, None) => None,
-                    };
+                    let old = self.whole_before(&stored, put, index)?;
                     let live = old.as_ref().and_then(|r| r.live(now.wall));
-                    (Some(bump(live, *by, fields).ok_or(Refusal::NotACounter(index))?), None)
+                    let value = match rule {
+                        MergeRule::Sum => self.bump_state(live, *by, fields),
+                        _ => bump(live, *by, fields),
+                    };
+                    (Some(value.ok_or(Refusal::NotACounter(index))?), None)
                 }
             };
             let mut record = self.next_record(now, value);
@@ -167,6 +176,28 @@ impl Copy {
             puts.insert(stored, record);
         }
         Ok(puts.into_iter().collect())
+    }
+
+    /// What is under a key before this write of a batch.
+    fn whole_before(&self, stored: &Bytes, put: Option<&Record>, index: u32) -> Result<Option<Record>, Refusal> {
+        match (put, self.store.get(stored)) {
+            (Some(put), _) => Ok(Some(put.clone())),
+            // One that cannot be read is not taken for none.
+            (None, Some(kept)) => self.store.whole(stored, kept).map(Some).ok_or(Refusal::NotACounter(index)),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// A counter of which every author's part is kept.
+    fn bump_state(&self, old: Option<&Bytes>, by: Bump, with: &[u64]) -> Option<Bytes> {
+        let more: Vec<u64> = match by {
+            Bump::Add => with.to_vec(),
+            Bump::Max => {
+                let now = state::counted(old, with.len())?;
+                with.iter().zip(now).map(|(with, now)| (*with).max(now).wrapping_sub(now)).collect()
+            }
+        };
+        state::added(old, &more, self.next_version())
     }
 
     fn holds(&self, wall: WallMs, check: &Check) -> bool {

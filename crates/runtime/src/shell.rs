@@ -54,6 +54,8 @@ pub struct Settings {
     pub discover_delay: Duration,
     /// How many threads work on fragments, the node's own among them; `None`: half of the machine's processors, at most 8.
     pub threads: Option<usize>,
+    /// Functions that tables may name to merge conflicts with.
+    pub functions: replica::Functions,
 }
 
 /// Why a node did not start.
@@ -253,6 +255,7 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
         join: settings.join,
         discover_delay: Span::ms(settings.discover_delay.as_millis() as u64),
         timing: replica::Timing::default(),
+        functions: settings.functions,
         values: Some(disc.clone()),
         seed: random_u64()?,
     };

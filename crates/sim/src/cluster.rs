@@ -187,6 +187,7 @@ impl World {
             join: Vec::new(),
             discover_delay: Span::ms(3000),
             timing: replica::Timing::default(),
+            functions: replica::Functions::default(),
             values: None,
             seed,
         };

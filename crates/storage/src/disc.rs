@@ -208,6 +208,9 @@ impl Disc {
         }
         for key in &batch.removes {
             out.remove(&self.records, with(fragment, &[key]));
+            if is_apart(key) {
+                out.remove(&self.values, with(fragment, &[key]));
+            }
         }
         self.fill_state(out, fragment, batch)
     }
@@ -292,9 +295,14 @@ impl Disc {
         for key in &batch.removes {
             // An empty value says: remove.
             out.insert(&self.staging, with(fragment, &[key]), []);
+            size += key.len();
+            if size > PIECE_BYTES {
+                out.commit().map_err(failed)?;
+                (out, size) = (self.db.batch(), 0);
+            }
         }
         self.fill_state(&mut out, fragment, batch)?;
-        out.insert(&self.staging, [&[SWITCH][..], &prefix(fragment)].concat(), []);
+        out.insert(&self.state, with(fragment, &[&[SWITCH]]), []);
         out.commit().map_err(failed)
     }
 
@@ -306,7 +314,10 @@ impl Disc {
             size += key.len() + value.len();
             out.remove(&self.staging, key.clone());
             match value.split_first() {
-                None => out.remove(&self.records, key),
+                None => {
+                    out.remove(&self.values, key.clone());
+                    out.remove(&self.records, key);
+                }
                 Some((&TO_PART, rest)) => {
                     let record: Record = postcard::from_bytes(rest).map_err(|e| self.damaged(e))?;
                     let (_, own) = split(&key).ok_or_else(|| self.damaged("a staged key"))?;
@@ -326,7 +337,7 @@ impl Disc {
     /// The mark goes first: from then on the pieces mean nothing.
     fn clear_staging(&self, fragment: FragmentId) -> Result<(), StorageError> {
         let failed = |e| self.failed(e);
-        self.staging.remove([&[SWITCH][..], &prefix(fragment)].concat()).map_err(failed)?;
+        self.state.remove(with(fragment, &[&[SWITCH]])).map_err(failed)?;
         let (mut out, mut count) = (self.db.batch(), 0);
         for row in self.staging.prefix(prefix(fragment)) {
             out.remove(&self.staging, row.key().map_err(failed)?);
@@ -342,11 +353,13 @@ impl Disc {
     /// After a crash: what was switched on is moved over, what was not is forgotten.
     fn finish_switches(&self) -> Result<(), StorageError> {
         let mut fragments: BTreeMap<FragmentId, bool> = BTreeMap::new();
+        for row in self.state.iter() {
+            let key = row.key().map_err(|e| self.failed(e))?;
+            fragments.extend(split(&key).filter(|(_, rest)| *rest == [SWITCH]).map(|(fragment, _)| (fragment, true)));
+        }
         for row in self.staging.iter() {
             let key = row.key().map_err(|e| self.failed(e))?;
-            if key.first() == Some(&SWITCH) && key.len() == 11 {
-                fragments.extend(split(&key[1..]).map(|(fragment, _)| (fragment, true)));
-            } else if let Some((fragment, _)) = split(&key) {
+            if let Some((fragment, _)) = split(&key) {
                 fragments.entry(fragment).or_insert(false);
             }
         }
@@ -397,6 +410,41 @@ impl std::fmt::Debug for Disc {
 mod tests {
     use super::*;
     use replica::Place;
+
+    /// The mark of a switch is told apart from staged rows, whatever a table is called; and what goes takes its value along.
+    #[test]
+    fn a_switch_of_any_table_survives_a_crash_and_removes_values_too() {
+        for table in [7, 0x7300_0000_0000_0007] {
+            let dir = tempfile::tempdir().expect("dir");
+            let (disc, _) = Disc::open(dir.path(), 1).expect("opens");
+            let fragment = FragmentId { table: TableId(table), index: 0 };
+            let version = Version { branch: BranchId { node: NodeId(1), n: 1 }, seq: 3 };
+            let record = Record { version, hlc: Hlc(1), expires: None, value: Some("v".into()) };
+            let puts = |keys: &[&'static [u8]]| keys.iter().map(|k| (Bytes::from_static(k), record.clone())).collect();
+            let first = WriteBatch {
+                heads: vec![version],
+                puts: puts(&[b"\x01a", b"\x01b"]),
+                apart: Some(Place::first()),
+                ..WriteBatch::default()
+            };
+            disc.write(&[(fragment, Persist { batch: first, mark: 1, sync: false })], true).expect("written");
+            let removes = vec![Bytes::from_static(b"\x01a")];
+            let second = WriteBatch {
+                puts: puts(&[b"\x08", b"\x09", b"\x01c"]),
+                removes,
+                apart: Some(Place::first()),
+                ..WriteBatch::default()
+            };
+            disc.switch(fragment, &second).expect("switched");
+            disc.persist(true).expect("flushed");
+            drop(disc);
+            let (disc, loaded) = Disc::open(dir.path(), 1).expect("opens");
+            assert_eq!((loaded[&fragment].store.len(), disc.values.iter().count()), (4, 2), "table {table:x}");
+            let third = WriteBatch { removes: vec![Bytes::from_static(b"\x01b")], ..WriteBatch::default() };
+            disc.write(&[(fragment, Persist { batch: third, mark: 2, sync: false })], true).expect("written");
+            assert_eq!(disc.values.iter().count(), 1);
+        }
+    }
 
     /// Heads that are folded take their own rows along, and records of folded branches are still covered.
     #[test]

@@ -251,7 +251,11 @@ pub(crate) struct Shape {
     /// interval (on disc within 100 ms) or sync (before it is acknowledged).
     #[arg(long, default_value = "interval")]
     pub durability: String,
-    /// latest, or max (big-endian 64-bit fields, each the greater).
+    /// What becomes of a key that was written on both sides of a cut: latest (the later stays), keep-both (the other is put
+    /// beside it, under KEY~conflict-VERSION), island:largest, island:oldest or island:NODE (that side's stays), max or min
+    /// (values are big-endian 64-bit fields, each the greater or the smaller), sum (likewise; what was added on each side
+    /// counts), union (values are sets of lines), function:NAME (of the program that embeds the node). What loses is listed by
+    /// `tombolo conflicts`.
     #[arg(long, default_value = "latest")]
     pub on_conflict: String,
     /// Refuse writes while fewer copies than this are in sync: a number, or `majority` (then only one side of a cut takes

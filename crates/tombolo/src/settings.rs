@@ -118,6 +118,7 @@ pub(crate) fn load(data: PathBuf, config: Option<&Path>, up: Up) -> Result<(Sett
         join: resolved.join,
         multicast: resolved.multicast,
         zone: resolved.zone,
+        functions: Default::default(),
         threads: resolved.threads.map(NonZeroUsize::get),
         discover_delay: Duration::from_secs(3),
     };

@@ -10,7 +10,8 @@ use std::path::Path;
 
 pub(crate) async fn command(data: &Path, command: TableCommand) -> Result<u8> {
     match command {
-        TableCommand::Create { name, shape } => {
+        TableCommand::Create { name, mut shape } => {
+            name_node(data, &mut shape).await?;
             let options = options(&shape)?;
             done(ask(data, Ask::CreateTable(name, options)).await?, None)
         }
@@ -44,6 +45,20 @@ pub(crate) async fn command(data: &Path, command: TableCommand) -> Result<u8> {
     }
 }
 
+/// `island:NODE` takes a name, and is kept as an id: names change.
+async fn name_node(data: &Path, shape: &mut Shape) -> Result<()> {
+    let Some(name) = shape.on_conflict.strip_prefix("island:") else { return Ok(()) };
+    if shape.on_conflict.parse::<MergeRule>().is_ok() {
+        return Ok(());
+    }
+    if let Told::Status(status) = ask(data, Ask::Status).await? {
+        let node = status.nodes.iter().find(|node| node.name == name);
+        let node = node.ok_or_else(|| Usage(format!("--on-conflict island:{name}: no node of that name is known")))?;
+        shape.on_conflict = format!("island:{}", node.id);
+    }
+    Ok(())
+}
+
 /// What the flags say, as the node takes it.
 pub(crate) fn options(shape: &Shape) -> Result<TableOptions, Usage> {
     let storage = match shape.storage.as_str() {
@@ -59,11 +74,7 @@ pub(crate) fn options(shape: &Shape) -> Result<TableOptions, Usage> {
         "sync" => Durability::Sync,
         other => return Err(Usage(format!("--durability {other} is not supported; supported are interval and sync"))),
     };
-    let default = match shape.on_conflict.as_str() {
-        "latest" => MergeRule::Latest,
-        "max" => MergeRule::Max,
-        other => return Err(Usage(format!("--on-conflict {other} is not supported; supported are latest and max"))),
-    };
+    let default = shape.on_conflict.parse::<MergeRule>().map_err(|e| Usage(format!("--on-conflict: {e}")))?;
     let min_in_sync = match (shape.min_in_sync.as_str(), shape.min_in_sync.parse()) {
         ("majority", _) => MinInSync::Majority,
         (_, Ok(n)) => MinInSync::Copies(n),

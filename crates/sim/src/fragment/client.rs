@@ -3,7 +3,8 @@ use base::{BranchId, NodeId, Version};
 use bytes::Bytes;
 use rand::RngExt;
 use replica::{
-    Answer, Batch, Bump, Check, Input, MinInSync, Outcome, Range, Refusal, Request, Rows, SessionId, Space, Write,
+    Answer, Batch, Bump, Check, Input, MergeRule, MinInSync, Outcome, Range, Refusal, Request, Rows, SessionId, Space,
+    Write,
 };
 use std::collections::BTreeSet;
 
@@ -20,6 +21,7 @@ pub(crate) enum Op {
     /// Two keys at once.
     Pair,
     BumpMax,
+    BumpAdd,
     Read,
 }
 
@@ -47,7 +49,8 @@ impl World {
         let home = self.rng.random_range(0..self.nodes.len());
         let op = match self.rng.random_range(0..20) {
             0..=7 => Op::Read,
-            _ if self.max => Op::BumpMax,
+            _ if self.rule == MergeRule::Max => Op::BumpMax,
+            _ if self.rule == MergeRule::Sum => Op::BumpAdd,
             8..=10 => Op::Put,
             11 | 12 => Op::Delete,
             13..=15 => Op::PutIfAbsent,
@@ -73,6 +76,7 @@ impl World {
                 let fields = vec![self.rng.random_range(0..1000), number];
                 (vec![], vec![Write::Bump { key: key(k), by: Bump::Max, fields }])
             }
+            Op::BumpAdd => (vec![], vec![Write::Bump { key: key(k), by: Bump::Add, fields: vec![1, number] }]),
             Op::Read => (vec![], vec![]),
         };
         let sync = self.rng.random_bool(0.2) && !self.ram;

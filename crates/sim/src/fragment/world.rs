@@ -1,5 +1,5 @@
 use super::check::Checker;
-use super::client::{Op, Pending};
+use super::client::{KEYS, Op, Pending, key};
 use super::disc::Disc;
 use super::follow::Subscriber;
 use super::schedule::Schedule;
@@ -7,10 +7,12 @@ use base::{FragmentId, Instant, NodeId, Now, Span, TableId, WallMs};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use replica::{
-    Config, Copy, Effects, Input, MergePolicy, MergeRule, Meta, MinInSync, Msg, Mutant, Reply, RoleName, Store, Timing,
+    Choice, Config, Copy, Effects, Functions, Input, MergePolicy, MergeRule, Meta, MinInSync, Msg, Mutant, Outcome,
+    Reply, RoleName, Space, Store, Timing,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::sync::Arc;
 
 /// How long the faultless second phase lasts, in ms: several openings and joins.
 const QUIET_MS: u64 = 12_000;
@@ -110,7 +112,7 @@ pub(crate) struct World {
     wild: bool,
     pub ram: bool,
     pub sync: bool,
-    pub max: bool,
+    pub rule: MergeRule,
     pub min_in_sync: MinInSync,
     /// More copies than this are mirrors.
     in_sync_max: usize,
@@ -182,7 +184,7 @@ impl World {
     fn of(n: usize, mut rng: StdRng, options: Options) -> World {
         let loss = [0, 0, 2, 5][rng.random_range(0..4)];
         let (wild, mut ram, mut sync) = (rng.random_bool(0.25), rng.random_bool(0.15), rng.random_bool(0.7));
-        let mut max = rng.random_bool(0.1);
+        let mut rule = some_rule(&mut rng);
         let bursts = rng.random_bool(0.1);
         let min_in_sync = match rng.random_range(0..10) {
             0 => MinInSync::Copies(2),
@@ -190,7 +192,7 @@ impl World {
             _ => MinInSync::Copies(1),
         };
         if options.asks.is_some() {
-            (ram, sync, max) = (false, true, false);
+            (ram, sync, rule) = (false, true, MergeRule::Latest);
         }
         let min_in_sync = options.asks.unwrap_or(min_in_sync);
         // Mirrors where writes do not need more copies than there may be in sync.
@@ -218,7 +220,7 @@ impl World {
             wild,
             ram,
             sync,
-            max,
+            rule,
             min_in_sync,
             in_sync_max,
             unordered,
@@ -234,7 +236,8 @@ impl World {
         };
         world.trace(|| {
             let kind = format!(
-                "wild {wild}, ram {ram}, sync {sync}, max {max}, apart {apart}, {min_in_sync:?}, at most {in_sync_max}"
+                "wild {wild}, ram {ram}, sync {sync}, {}, apart {apart}, {min_in_sync:?}, at most {in_sync_max}",
+                world.rule
             );
             format!("{n} nodes, loss {loss} %, {kind}")
         });
@@ -247,7 +250,7 @@ impl World {
     /// Three nodes that all begin with copies, on a network that loses nothing, for a schedule.
     pub(crate) fn scheduled(schedule: Schedule, options: Options) -> World {
         let mut world = World::of(3, StdRng::seed_from_u64(1), options);
-        (world.loss, world.wild, world.ram, world.sync, world.max) = (0, false, false, true, false);
+        (world.loss, world.wild, world.ram, world.sync, world.rule) = (0, false, false, true, MergeRule::Latest);
         (world.founders, world.faults, world.load) = (3, false, false);
         (world.min_in_sync, world.in_sync_max) = (MinInSync::default(), usize::MAX);
         (world.unordered, world.apart) = (false, false);
@@ -274,14 +277,15 @@ impl World {
             writes_min: 2,
             promise_wait: Span::ms(800),
             settle: Span::ms(150),
-            forget_every: Span::ms(150),
+            heal_spread: Span::ms(50),
+            forget_after: Span::ms(100),
             sync_timeout: Span::ms(700),
             probe: Span::ms(1000),
             return_wait_max: Span::ms(1000),
             chunk_bytes: 300,
             ..Timing::default()
         };
-        let default = if self.max { MergeRule::Max } else { MergeRule::Latest };
+        let greater = |_: &[u8], a: Option<&[u8]>, b: Option<&[u8]>| Some(Bytes::copy_from_slice(a?.max(b?)));
         let config = Config {
             fragment: FragmentId { table: TableId(1), index: 0 },
             me: id(node),
@@ -297,7 +301,8 @@ impl World {
             open_membership: false,
             min_in_sync: self.min_in_sync,
             in_sync_max: self.in_sync_max,
-            policy: MergePolicy { default, exceptions: vec![] },
+            policy: MergePolicy { default: self.rule.clone(), exceptions: vec![] },
+            functions: Functions::default().with("greater", Arc::new(greater)),
             timing,
             seed: self.rng.random(),
             mutant: self.options.mutant,
@@ -605,7 +610,8 @@ impl World {
             return self.fail(format!("invariant 3: copies differ at rest: {differ}"));
         }
         let store = leader.store();
-        let found = self.check.account(store, self.max).or_else(|| self.account_requests(store));
+        let found = self.check.account(store, &self.rule).or_else(|| self.account_requests(store));
+        let found = found.or_else(|| self.account_sums(store));
         let found = found.or_else(|| self.subscriber.clone().account(leader, self.sync && !self.ram));
         if let Some(what) = found {
             self.fail(what);
@@ -613,7 +619,61 @@ impl World {
     }
 
     fn account_requests(&self, store: &Store) -> Option<String> {
+        if matches!(self.rule, MergeRule::Sum | MergeRule::Union) {
+            return None;
+        }
         self.pending.iter().filter(|p| p.op != Op::Read).find_map(|p| self.check.request(p, store))
+    }
+}
+
+/// What conflicts become: mostly the usual.
+fn some_rule(rng: &mut StdRng) -> MergeRule {
+    match rng.random_range(0..40) {
+        0..=3 => MergeRule::Max,
+        4..=6 => MergeRule::Sum,
+        7 => MergeRule::Union,
+        8 => MergeRule::Min,
+        9 => MergeRule::KeepBoth,
+        10 => MergeRule::Island(Choice::Largest),
+        11 => MergeRule::Island(Choice::Oldest),
+        12 => MergeRule::Island(Choice::Node(id(0))),
+        13 => MergeRule::Function("greater".into()),
+        _ => MergeRule::Latest,
+    }
+}
+
+impl World {
+    /// Every addition that was acknowledged counts once, one of unknown fate once or not at all, and no other.
+    fn account_sums(&self, store: &Store) -> Option<String> {
+        if self.rule != MergeRule::Sum || !self.sync || self.ram {
+            return None;
+        }
+        for k in 0..KEYS {
+            let added =
+                self.pending.iter().filter(|p| p.op == Op::BumpAdd && p.request.batch.writes[0].key() == &key(k));
+            let (mut sure, mut most) = ((0, 0), (0, 0));
+            for p in added {
+                let more = |sum: &mut (u64, u64)| *sum = (sum.0 + 1, sum.1 + p.request.number);
+                match p.outcome {
+                    Some(Outcome::Failed(_)) => continue,
+                    Some(Outcome::Done { .. }) => more(&mut sure),
+                    _ => {}
+                }
+                more(&mut most);
+            }
+            let stored: Bytes = [&[Space::User as u8, k][..]].concat().into();
+            let value = store.find(&stored).and_then(|r| r.value).map(|v| replica::shown(&self.rule, &v));
+            let fields: Vec<u64> = value
+                .iter()
+                .flat_map(|v| v.chunks(8))
+                .map(|f| u64::from_be_bytes(f.try_into().unwrap_or_default()))
+                .collect();
+            let is = (fields.first().copied().unwrap_or(0), fields.get(1).copied().unwrap_or(0));
+            if is.0 < sure.0 || is.1 < sure.1 || is.0 > most.0 || is.1 > most.1 {
+                return Some(format!("invariant 1: the sum of {k} is {is:?}, and must be {sure:?} to {most:?}"));
+            }
+        }
+        None
     }
 }
 
