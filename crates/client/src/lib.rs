@@ -8,7 +8,7 @@ mod subscribe;
 use base::{FragmentId, Span};
 use bytes::Bytes;
 use node::{ClientError, Op, OpReply, Status, TableDef, TableInfo, TableOptions, Vitals};
-pub use replica::{Batch, Bump, Check, Outcome, Range, Record, Refusal, Rows, Space, Write};
+pub use replica::{Batch, Bump, Check, Heal, LedgerRow, Outcome, Range, Record, Refusal, Rows, Space, Write};
 use runtime::Handle;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -117,6 +117,19 @@ impl Database {
         }
     }
 
+    /// The heals that all fragments remember, by table; `sys` is the cluster's own.
+    pub async fn heals(&self) -> Result<Vec<(String, Heal)>, Error> {
+        let mut all = Vec::new();
+        for def in self.tables().await?.into_iter().chain([node::sys_table()]) {
+            let table = Table { db: self.clone(), def };
+            for fragment in table.def.all() {
+                let heals = table.heals(fragment.index).await?;
+                all.extend(heals.into_iter().map(|heal| (table.def.name.clone(), heal)));
+            }
+        }
+        Ok(all)
+    }
+
     /// How things stand.
     pub async fn status(&self) -> Result<Status, Error> {
         match self.op(Op::Status).await? {
@@ -171,6 +184,30 @@ impl Table {
         Ok(rows.into_iter().flat_map(|r| r.rows).next().map(|(_, record)| record))
     }
 
+    /// Up to `limit` values of one fragment that lost a conflict, from a place in the list on, each with its place; and where to
+    /// go on, if there may be more. An answer is cut after about 4 MiB.
+    pub async fn ledger(
+        &self,
+        index: u16,
+        from: Bytes,
+        limit: u32,
+    ) -> Result<(Vec<(Bytes, LedgerRow)>, Option<Bytes>), Error> {
+        let (rows, next) = self.scan_space(Space::Ledger, index, from, limit).await?;
+        let rule = &self.def.options.policy.default;
+        let read = |(at, record): (Bytes, Record)| {
+            let mut row = LedgerRow::read(&at, &record)?;
+            row.lost.value = row.lost.value.map(|value| replica::shown(rule, &value));
+            Some((at, row))
+        };
+        Ok((rows.into_iter().filter_map(read).collect(), next))
+    }
+
+    /// The heals that one fragment remembers, the oldest first.
+    pub async fn heals(&self, index: u16) -> Result<Vec<Heal>, Error> {
+        let (rows, _) = self.scan_space(Space::Heals, index, Bytes::new(), 1).await?;
+        Ok(rows.first().map(|(_, row)| Heal::read(row)).unwrap_or_default())
+    }
+
     /// Follows the table from a position on; [`Position::default`] is the very beginning: all that is there comes first.
     pub fn subscribe(&self, from: Position) -> Subscription {
         Subscription::new(self.clone(), from)
@@ -184,7 +221,17 @@ impl Table {
         from: Bytes,
         limit: u32,
     ) -> Result<(Vec<(Bytes, Record)>, Option<Bytes>), Error> {
-        let range = Range { space: Space::User, from, to: None, limit };
+        self.scan_space(Space::User, index, from, limit).await
+    }
+
+    async fn scan_space(
+        &self,
+        space: Space,
+        index: u16,
+        from: Bytes,
+        limit: u32,
+    ) -> Result<(Vec<(Bytes, Record)>, Option<Bytes>), Error> {
+        let range = Range { space, from, to: None, limit };
         let parts = self.read_fragment(FragmentId { table: self.def.id, index }, vec![range]).await?;
         let Some(part) = parts.into_iter().next() else { return Ok((Vec::new(), None)) };
         let last = part.rows.last().filter(|_| part.more).map(|(key, _)| [key, &[0][..]].concat().into());

@@ -113,6 +113,8 @@ pub enum Notice {
     WrongProtocol(SocketAddr, u16),
     /// So many records of the system table make no sense to this program: another version wrote them.
     Unreadable(usize),
+    /// Values that lost conflicts take so many bytes here: more than anybody would leave unread.
+    Ledger(u64),
     /// Another node has our node id: a data directory was copied.
     Twin(SocketAddr),
 }

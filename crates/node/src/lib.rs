@@ -22,6 +22,6 @@ pub use frame::{Frame, Hello, PROTOCOL};
 pub use gateway::{ClientError, Op, OpReply};
 pub use io::{Effect, Input, LinkId, Notice, OpId};
 pub use node::{Config, Node};
-pub use schema::{Durability, FragmentBy, Storage, TableDef, TableOptions, sys_fragment};
+pub use schema::{Durability, FragmentBy, Storage, TableDef, TableOptions, sys_fragment, sys_table};
 pub use status::{FragmentLine, NodeLine, Status, TableInfo, TableLine};
 pub use vitals::Vitals;

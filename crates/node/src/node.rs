@@ -24,6 +24,8 @@ const CHORES: Span = Span::ms(1_000);
 const SKEW_MAX_MS: i64 = 5_000;
 /// It may lead again below this.
 const SKEW_GOOD_MS: i64 = 4_000;
+/// From this on it is said that values that lost conflicts take much room.
+const LEDGER_WARN_BYTES: u64 = 1 << 30;
 /// How long a clean stop may take before the node just goes.
 const STOP_WAIT: Span = Span::ms(2_000);
 /// How often an operation may be tried within one burst.
@@ -98,6 +100,8 @@ pub struct Node {
     pub(crate) unreadable: usize,
     pub(crate) say_unreadable: bool,
     pub(crate) sys_edition: u64,
+    /// It was said that the ledger is large.
+    ledger_said: bool,
     creating: BTreeMap<OpId, (String, TableOptions, bool)>,
     pub(crate) ready: bool,
     pub(crate) counter: u64,
@@ -147,6 +151,7 @@ impl Node {
             unreadable: 0,
             say_unreadable: false,
             sys_edition: 0,
+            ledger_said: false,
             creating: BTreeMap::new(),
             ready: false,
             counter: 0,
@@ -364,6 +369,11 @@ impl Node {
         if std::mem::take(&mut self.say_unreadable) {
             out.push(Effect::Notice(Notice::Unreadable(self.unreadable)));
         }
+        let ledger = self.ledger_size().1;
+        if ledger >= LEDGER_WARN_BYTES && !self.ledger_said {
+            out.push(Effect::Notice(Notice::Ledger(ledger)));
+        }
+        self.ledger_said = ledger >= LEDGER_WARN_BYTES;
         self.mind_clock(now, out);
         self.enter_roster(now, out);
         self.mark_lost(now, out);

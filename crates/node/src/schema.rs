@@ -177,7 +177,7 @@ pub fn sys_fragment() -> FragmentId {
 }
 
 /// The system table's definition; not a record of itself.
-pub(crate) fn sys_table() -> TableDef {
+pub fn sys_table() -> TableDef {
     let policy = MergePolicy { default: MergeRule::Latest, exceptions: Vec::new() };
     let options = TableOptions {
         copies: 64,

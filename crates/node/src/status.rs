@@ -1,7 +1,7 @@
 use crate::node::Node;
 use base::{FragmentId, NodeId, Now};
 use membership::Island;
-use replica::MemberStatus;
+use replica::{Copy, MemberStatus};
 use serde::{Deserialize, Serialize};
 
 /// How things stand, as `tombolo status --json` prints it.
@@ -27,6 +27,12 @@ pub struct Status {
     pub clock_ahead_ms: Option<i64>,
     /// How many nodes of other cookies or groups were heard.
     pub foreign: usize,
+    /// While islands meet: how many records are staged in copies here, and about how many there are to stage.
+    pub healing: Option<(u64, u64)>,
+    /// Values that lost a conflict, in copies here, and their bytes.
+    pub conflicts: u64,
+    /// See `conflicts`.
+    pub conflict_bytes: u64,
 }
 
 /// One node.
@@ -143,7 +149,21 @@ impl Node {
             tables: self.tables().values().map(|def| self.table_line(def)).collect(),
             clock_ahead_ms: self.clock_ahead(now),
             foreign: self.discovery.foreign(),
+            healing: self.healing(),
+            conflicts: self.ledger_size().0,
+            conflict_bytes: self.ledger_size().1,
         }
+    }
+
+    fn healing(&self) -> Option<(u64, u64)> {
+        let all = self.copies.ids().into_iter().filter_map(|f| self.copies.with(f, Copy::healing).flatten());
+        all.reduce(|a, b| (a.0 + b.0, a.1 + b.1))
+    }
+
+    /// Values that lost a conflict, in copies here, and their bytes.
+    pub(crate) fn ledger_size(&self) -> (u64, u64) {
+        let all = self.copies.ids().into_iter().filter_map(|f| self.copies.with(f, Copy::ledger_size));
+        all.fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
     }
 
     /// A plain sentence on why the island is what it is.

@@ -62,13 +62,20 @@ pub enum Write {
         /// With what, one per field.
         fields: Vec<u64>,
     },
+    /// Drops the ledger's row of a losing value; no error when there is none.
+    Forget {
+        /// The key that it was a value of.
+        key: Bytes,
+        /// The write that made it.
+        lost: Version,
+    },
 }
 
 impl Write {
     /// The key it changes.
     pub fn key(&self) -> &Bytes {
         match self {
-            Write::Put { key, .. } | Write::Delete { key } | Write::Bump { key, .. } => key,
+            Write::Put { key, .. } | Write::Delete { key } | Write::Bump { key, .. } | Write::Forget { key, .. } => key,
         }
     }
 }
@@ -175,7 +182,7 @@ impl Batch {
             over(Limit::Key, write.key().len(), KEY_BYTES_MAX)?;
             let size = match write {
                 Write::Put { value, .. } => value.len(),
-                Write::Delete { .. } => 0,
+                Write::Delete { .. } | Write::Forget { .. } => 0,
                 Write::Bump { fields, .. } => fields.len() * 8,
             };
             over(Limit::Value, size, VALUE_BYTES_MAX)?;

@@ -2,7 +2,7 @@ use crate::follow::Following;
 use crate::gate::{Effects, Gate, Input, Notice, Persist, Then};
 use crate::heal::{Progress, Staging};
 use crate::kept::Values;
-use crate::key::{self, LedgerRow, MemberStatus, Space};
+use crate::key::{self, MemberStatus, Space};
 use crate::lead::Leading;
 use crate::lease::Word;
 use crate::msg::{Lead, Msg, Status};
@@ -186,6 +186,10 @@ pub struct Copy {
     pub(crate) whole: bool,
     pub(crate) word: Word,
     pub(crate) statuses: BTreeMap<NodeId, Status>,
+    /// When each node in view entered it.
+    entered: BTreeMap<NodeId, Instant>,
+    /// Since when the rival is in view that this copy is about to merge with.
+    pub(crate) rival_seen: Option<Instant>,
     /// What other islands' leaders have that this copy has not.
     pub(crate) stagings: BTreeMap<NodeId, Staging>,
     pub(crate) heard: Ballot,
@@ -255,6 +259,8 @@ impl Copy {
             // What it gave before a restart is not known: as much as can be.
             word: Word::new(if meta == Meta::default() { Instant(0) } else { now.mono + config.timing.lease_given() }),
             statuses: BTreeMap::new(),
+            entered: BTreeMap::new(),
+            rival_seen: None,
             stagings: BTreeMap::new(),
             heard: meta.promised,
             gate: Gate::after(store.handed),
@@ -392,11 +398,6 @@ impl Copy {
         Stored { meta: self.meta, store: std::mem::take(&mut self.store) }
     }
 
-    /// All conflicts' losers that this copy knows of.
-    pub fn ledger(&self) -> impl Iterator<Item = LedgerRow> + '_ {
-        self.store.own_space(Space::Ledger).filter_map(|(k, r)| key::ledger_row(k, r))
-    }
-
     /// The fragment's own list of copies; the founders as long as it is empty.
     pub fn members(&self) -> BTreeMap<NodeId, MemberStatus> {
         let listed: BTreeMap<_, _> = self
@@ -435,6 +436,11 @@ impl Copy {
         leads.filter_map(|(node, s)| Some((*node, s.lead?))).max_by_key(|(_, lead)| lead.ballot)
     }
 
+    /// Since when a node is in view, if that is known: those that enter it are noted.
+    pub(crate) fn first_seen(&self, node: NodeId) -> Option<Instant> {
+        self.entered.get(&node).copied()
+    }
+
     pub(crate) fn known_set(&self) -> BTreeSet<NodeId> {
         key::decode_set(self.store.own(&key::set()))
     }
@@ -463,7 +469,11 @@ impl Copy {
             if now.mono - self.view_at >= self.config.timing.stable_view {
                 self.lost.clear();
             }
+            for node in view.difference(&self.view) {
+                self.entered.insert(*node, now.mono);
+            }
             for node in self.view.difference(&view) {
+                self.entered.remove(node);
                 self.left.insert(*node, now.mono);
                 self.statuses.remove(node);
                 self.lost.insert(*node);

@@ -1,4 +1,5 @@
 use crate::batch::{Answer, Read, Request, Rows};
+use crate::ledger::Heal;
 use crate::msg::{Lead, Msg};
 use crate::record::WriteBatch;
 use base::{BranchId, NodeId};
@@ -83,12 +84,7 @@ pub enum Notice {
     /// A value cannot be read from the disc: this copy says nothing more.
     ValueLost,
     /// An opening merged what islands had written apart.
-    Merged {
-        /// Records taken over.
-        records: u64,
-        /// Conflicts found.
-        conflicts: u64,
-    },
+    Merged(Heal),
 }
 
 /// What a copy wants done. Nothing in `sends` or `replies` has to wait for `persists`: what must is held back inside the

@@ -54,13 +54,6 @@ pub(crate) struct Staging {
     of: u64,
 }
 
-impl Staging {
-    /// Those of all that is staged.
-    pub(crate) fn stamps(&self) -> impl Iterator<Item = base::Hlc> + '_ {
-        self.records.values().map(|record| record.hlc)
-    }
-}
-
 impl Copy {
     /// Other leaders in view: never this copy's own.
     fn rivals(&self) -> BTreeMap<NodeId, Lead> {
@@ -248,9 +241,15 @@ impl Copy {
         let mut merge =
             Merge::new(&self.store, &policy, &self.config.functions, Version::default(), base::Hlc::default());
         merge.keeps_no_ledger();
-        for s in stagings.into_values() {
+        for (from, s) in stagings {
             if let Some(heads) = s.upto {
-                merge.fold(Pulled { heads, records: s.records.into_iter().collect(), whole: false, staged: None });
+                merge.fold(Pulled {
+                    heads,
+                    records: s.records.into_iter().collect(),
+                    whole: false,
+                    from,
+                    staged: false,
+                });
             }
         }
         merge.finish().1.into_iter().collect()

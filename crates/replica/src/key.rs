@@ -31,6 +31,8 @@ pub enum Space {
     Set = 8,
     /// How far the fragment has forgotten.
     Floor = 9,
+    /// The history of its heals.
+    Heals = 10,
 }
 
 /// A copy's standing in the fragment's own list of copies.
@@ -46,15 +48,6 @@ pub enum MemberStatus {
     Left,
 }
 
-/// One losing value, as the ledger keeps it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LedgerRow {
-    /// The users' key.
-    pub key: Bytes,
-    /// What it held on the side that lost.
-    pub lost: Record,
-}
-
 fn prefixed(space: Space, rest: &[u8]) -> BytesMut {
     let mut key = BytesMut::with_capacity(1 + rest.len() + 24);
     key.put_u8(space as u8);
@@ -65,7 +58,7 @@ fn prefixed(space: Space, rest: &[u8]) -> BytesMut {
 /// The space of a stored key.
 pub(crate) fn space_of(key: &[u8]) -> Option<Space> {
     use Space::*;
-    let all = [User, Member, Ledger, Session, Outcome, Closed, Branch, Set, Floor];
+    let all = [User, Member, Ledger, Session, Outcome, Closed, Branch, Set, Floor, Heals];
     all.into_iter().find(|s| key.first() == Some(&(*s as u8)))
 }
 
@@ -83,6 +76,10 @@ pub(crate) fn set() -> Bytes {
 
 pub(crate) fn floor() -> Bytes {
     in_space(Space::Floor, &[])
+}
+
+pub(crate) fn heals() -> Bytes {
+    in_space(Space::Heals, &[])
 }
 
 pub(crate) fn member(node: NodeId) -> Bytes {
@@ -150,13 +147,6 @@ pub(crate) fn ledger(stored: &[u8], lost: Version) -> Bytes {
     put_branch(&mut key, lost.branch);
     key.put_u64(lost.seq);
     key.freeze()
-}
-
-/// Reads a ledger row back; `None` when damaged.
-pub(crate) fn ledger_row(key: &Bytes, row: &Record) -> Option<LedgerRow> {
-    let end = key.len().checked_sub(24)?;
-    let lost = decode(row.value.as_ref()?)?;
-    Some(LedgerRow { key: key.get(1..end).map(|k| key.slice_ref(k))?, lost })
 }
 
 /// The branch that a key of the spaces `Branch` and `Closed` names.

@@ -546,6 +546,7 @@ impl Copy {
         let Role::Leading(l) = &mut self.role else { return };
         let turn = *l.rival_turn.get_or_insert_with(|| Span(self.rng.random_range(0..=spread.0)));
         if (heir && now.mono - since >= turn) || now.mono - since > patience {
+            self.rival_seen = self.first_seen(node);
             self.open(now, fx);
         }
     }

@@ -1,6 +1,7 @@
 use crate::forget::Floor;
 use crate::kept::{Kept, is_apart};
 use crate::key::{self, Space};
+use crate::ledger::Heal;
 use crate::open::Pulled;
 use crate::policy::{self, BranchInfo, Choice, Functions, MergePolicy, MergeRule};
 use crate::record::Record;
@@ -202,6 +203,11 @@ impl<'a> Merge<'a> {
                 let both = Record { version: self.version, hlc: self.hlc, expires: None, value };
                 return self.take(side, key, both);
             }
+            Some(Space::Heals) => {
+                let value = Some(Heal::joined(&m, &r));
+                let both = Record { version: self.version, hlc: self.hlc, expires: None, value };
+                return self.take(side, key, both);
+            }
             Some(Space::Session) => {
                 let done = |x: &Record| (x.value.as_ref().and_then(|v| key::decode::<u64>(v)).unwrap_or(0), x.version);
                 return if done(&r) > done(&m) {
@@ -348,6 +354,7 @@ fn by_fields(a: &Record, b: &Record, pick: impl Fn(u64, u64) -> u64) -> Option<B
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::LedgerRow;
     use base::{BranchId, NodeId};
     use proptest::prelude::*;
 
@@ -372,7 +379,7 @@ mod tests {
         let functions = Functions::default();
         let mut merge = Merge::new(into, &policy, &functions, version(99, 1), Hlc(1 << 40));
         let (rows, _) = from.delta(into.heads(), from.heads(), None, usize::MAX).expect("all is in RAM");
-        merge.fold(Pulled { heads: from.heads().clone(), records: rows, whole: false, staged: None });
+        merge.fold(Pulled { heads: from.heads().clone(), records: rows, whole: false, from: NodeId(2), staged: false });
         let conflicts = merge.conflicts;
         let (_, puts, _) = merge.finish();
         let mut all: BTreeMap<Bytes, Option<Bytes>> =
@@ -418,7 +425,7 @@ mod tests {
         let mut merge = Merge::new(&mine, &policy, &functions, version(99, 1), Hlc(1 << 40));
         for from in [&other, &both] {
             let (records, _) = from.delta(mine.heads(), from.heads(), None, usize::MAX).expect("all is in RAM");
-            merge.fold(Pulled { heads: from.heads().clone(), records, whole: false, staged: None });
+            merge.fold(Pulled { heads: from.heads().clone(), records, whole: false, from: NodeId(2), staged: false });
         }
         let (_, puts, _) = merge.finish();
         assert_eq!(puts.get(&key), Some(&r));
@@ -434,7 +441,7 @@ mod tests {
         assert_eq!(conflicts, 1);
         let (key, value) = rows.iter().find(|(k, _)| key::space_of(k) == Some(Space::Ledger)).expect("a row");
         let row = Record { version: version(9, 9), hlc: Hlc(1), expires: None, value: value.clone() };
-        let row = key::ledger_row(key, &row).expect("readable");
+        let row = LedgerRow::read(&key.slice(1..), &row).expect("readable");
         assert_eq!(row.key, Bytes::from_static(&[1]));
         assert_eq!(Some(row.lost), a.find(&key::user(&[1])));
     }
@@ -462,11 +469,10 @@ mod tests {
         let functions = Functions::default().with("join", std::sync::Arc::new(join));
         let mut merge = Merge::new(&mine, &policy, &functions, version(99, 1), Hlc(1 << 40));
         let (records, _) = theirs.delta(mine.heads(), theirs.heads(), None, usize::MAX).expect("all is in RAM");
-        merge.fold(Pulled { heads: theirs.heads().clone(), records, whole: false, staged: None });
+        merge.fold(Pulled { heads: theirs.heads().clone(), records, whole: false, from: NodeId(2), staged: false });
         let (_, puts, _) = merge.finish();
-        let lost = puts.iter().filter_map(|(k, r)| {
-            Some(key::ledger_row(k, r).filter(|_| key::space_of(k) == Some(Space::Ledger))?.lost.version)
-        });
+        let rows = puts.iter().filter(|(k, _)| key::space_of(k) == Some(Space::Ledger));
+        let lost = rows.filter_map(|(k, r)| Some(LedgerRow::read(&k.slice(1..), r)?.lost.version));
         let beside = puts.keys().filter(|k| k.starts_with(b"\x01\x01~")).map(|k| k.slice(1..)).collect();
         let value = puts
             .get(&key::user(&[1]))

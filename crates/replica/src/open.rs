@@ -5,6 +5,7 @@ use crate::forget::Floor;
 use crate::gate::{Effects, Notice, Then};
 use crate::key::{self, MemberStatus};
 use crate::lead::Leading;
+use crate::ledger::Heal;
 use crate::merge::Merge;
 use crate::msg::Msg;
 use crate::mutant;
@@ -32,8 +33,9 @@ pub(crate) struct Pulled {
     /// It is all that copy had, since it has forgotten what was deleted beyond what this one knew: whatever else of it this one
     /// holds has been deleted.
     pub whole: bool,
+    pub from: NodeId,
     /// More of it was staged before.
-    pub staged: Option<NodeId>,
+    pub staged: bool,
 }
 
 struct Pull {
@@ -220,7 +222,7 @@ impl Copy {
         (o.begun, o.stale) = (true, stale);
         for (node, heads) in absent {
             o.have.join(&heads);
-            o.pulled.push(Pulled { heads, records: Vec::new(), whole: false, staged: Some(node) });
+            o.pulled.push(Pulled { heads, records: Vec::new(), whole: false, from: node, staged: true });
         }
     }
 
@@ -270,8 +272,14 @@ impl Copy {
         }
         if let (Some(pull), Some(source)) = (o.pull.take(), o.answers.get(&from)) {
             o.have.join(&source.heads);
-            let (whole, staged) = (pull.have.is_empty(), pull.staged.then_some(from));
-            o.pulled.push(Pulled { heads: source.heads.clone(), records: pull.records, whole, staged });
+            let whole = pull.have.is_empty();
+            o.pulled.push(Pulled {
+                heads: source.heads.clone(),
+                records: pull.records,
+                whole,
+                from,
+                staged: pull.staged,
+            });
         }
         self.try_open(now, fx);
     }
@@ -286,25 +294,9 @@ impl Copy {
         else {
             return;
         };
-        // Never one that anybody knows: a disc may be older than what its node did last.
-        self.meta.n = self.meta.n.max(o.have.last_of(me)).saturating_add(1);
-        let branch = BranchId { node: me, n: self.meta.n };
-        let first = Version { branch, seq: 1 };
-        let stamps = self.stagings.values().flat_map(|s| s.stamps());
-        let staged = self.seen(now, stamps);
-        let seen = o
-            .pulled
-            .iter()
-            .map(|pulled| self.seen(now, pulled.records.iter().map(|(_, r)| r.hlc)))
-            .max()
-            .unwrap_or_default();
-        self.hlc = self.hlc.max(seen).max(staged);
-        let hlc = self.stamp(now);
-        for pulled in &mut o.pulled {
-            if let Some(node) = pulled.staged {
-                pulled.records = self.take_staged(node, std::mem::take(&mut pulled.records));
-            }
-        }
+        let (first, hlc) = self.begin_branch(now, &mut o);
+        let branch = first.branch;
+        let mut heal = self.heal_begun(now, &o);
         let mut merge = Merge::new(&self.store, &self.config.policy, &self.config.functions, first, hlc);
         (merge.no_ledger, merge.false_conflicts) = (no_ledger, false_conflicts);
         if by_ballot {
@@ -316,13 +308,20 @@ impl Copy {
             }
             merge.fold(pulled);
         }
-        let (taken, conflicts) = (merge.taken, merge.conflicts);
+        if let Some(heal) = &mut heal {
+            (heal.taken, heal.conflicts) = (merge.taken, merge.conflicts);
+        }
         if self.store.is_lost() {
             // A conflict could not be decided.
             return;
         }
         let (mut heads, mut puts, drops) = merge.finish();
         heads.add(first);
+        if let Some(heal) = &heal {
+            let before = puts.get(&key::heals()).or(self.store.own(&key::heals()));
+            let value = Some(heal.clone().added(before));
+            puts.insert(key::heals(), Record { version: first, hlc, expires: None, value });
+        }
         let record = |value| Record { version: first, hlc, expires: None, value: Some(value) };
         puts.insert(key::branch(branch), record(key::encode(&(o.ballot, vec![(1u64, BTreeSet::from([me]))]))));
         puts.insert(key::set(), record(key::encode(&BTreeSet::from([me]))));
@@ -342,10 +341,37 @@ impl Copy {
             Role::Leading(Box::new(Leading::new(branch, o.ballot, me, not_before, settle, self.config.in_sync_max)));
         self.persist(batch, true, fx);
         self.gate.push(Then::Ready(branch));
-        if taken > 0 {
-            self.note(Notice::Merged { records: taken, conflicts }, fx);
+        if let Some(heal) = heal {
+            self.note(Notice::Merged(heal), fx);
         }
         self.drain(now, fx);
+    }
+
+    /// The first version of the new branch, with everything at hand that is to be merged.
+    fn begin_branch(&mut self, now: Now, o: &mut Opening) -> (Version, base::Hlc) {
+        let node = self.config.me;
+        // Never one that anybody knows: a disc may be older than what its node did last.
+        self.meta.n = self.meta.n.max(o.have.last_of(node)).saturating_add(1);
+        for pulled in o.pulled.iter_mut().filter(|pulled| pulled.staged) {
+            pulled.records = self.take_staged(pulled.from, std::mem::take(&mut pulled.records));
+        }
+        let stamps = o.pulled.iter().flat_map(|pulled| &pulled.records).map(|(_, r)| r.hlc);
+        self.hlc = self.hlc.max(self.seen(now, stamps));
+        let branch = BranchId { node, n: self.meta.n };
+        (Version { branch, seq: 1 }, self.stamp(now))
+    }
+
+    /// What is to be told of this opening, if another island's branches are among what it merges.
+    fn heal_begun(&mut self, now: Now, o: &Opening) -> Option<Heal> {
+        let mine = self.store.heads();
+        let unheard = |pulled: &&Pulled| pulled.heads.iter().any(|v| mine.seq(v.branch) == 0);
+        let with: Vec<NodeId> = o.pulled.iter().filter(unheard).map(|pulled| pulled.from).collect();
+        let given = o.answers.iter().filter(|(node, _)| with.contains(node)).map(|(_, p)| mine.beyond(&p.heads));
+        let given = given.fold(0, u64::saturating_add);
+        let met = !with.is_empty() && !mine.is_empty();
+        let took = now.mono - self.rival_seen.take().unwrap_or(o.started);
+        let by = self.config.me;
+        met.then_some(Heal { at: now.wall, took, by, with, taken: 0, given, conflicts: 0 })
     }
 
     /// Until when a new leader stays silent: an in-sync copy that did not promise may still serve its old leader until a

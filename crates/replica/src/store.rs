@@ -22,6 +22,8 @@ pub struct Store {
     graves: Index,
     /// How far all has been forgotten.
     floor: Floor,
+    /// Rows of the ledger, and their bytes.
+    ledger: (u64, u64),
     expiring: BTreeSet<(WallMs, Bytes)>,
     /// What the sessions' records say: asked with every write.
     done: BTreeMap<SessionId, u64>,
@@ -159,6 +161,8 @@ impl Store {
     /// Takes a record out without trace; was there one?
     fn remove(&mut self, key: &Bytes) -> bool {
         let Some(old) = self.records.remove(key) else { return false };
+        let less = ledger_size(key, &old);
+        self.ledger = (self.ledger.0 - less.0, self.ledger.1 - less.1);
         self.index.remove(&(old.version(), key.clone()));
         self.graves.remove(&(old.version(), key.clone()));
         if let Some(at) = old.expires() {
@@ -256,6 +260,11 @@ impl Store {
         self.records.live_size()
     }
 
+    /// Rows of the ledger, and their bytes.
+    pub(crate) fn ledger_size(&self) -> (u64, u64) {
+        self.ledger
+    }
+
     /// No record at all?
     pub fn is_empty(&self) -> bool {
         self.records.len() == 0
@@ -311,7 +320,9 @@ impl Store {
         if key.first() == Some(&(Space::Floor as u8)) {
             self.floor = record.here().and_then(|r| key::decode(r.value.as_ref()?)).unwrap_or_default();
         }
-        let grave = record.is_tombstone() && is_apart(&key);
+        let grave = record.is_tombstone() && is_deletable(&key);
+        let more = ledger_size(&key, &record);
+        self.ledger = (self.ledger.0 + more.0, self.ledger.1 + more.1);
         if let Some(old) = self.records.insert(key.clone(), record) {
             if let Some(at) = old.expires() {
                 self.expiring.remove(&(at, key.clone()));
@@ -319,6 +330,8 @@ impl Store {
             if old.version() != version {
                 self.index.remove(&(old.version(), key.clone()));
             }
+            let less = ledger_size(&key, &old);
+            self.ledger = (self.ledger.0 - less.0, self.ledger.1 - less.1);
             if old.is_tombstone() {
                 self.graves.remove(&(old.version(), key.clone()));
             }
@@ -375,6 +388,17 @@ impl Store {
         }
         Some((out, None))
     }
+}
+
+/// May a tombstone lie under this key? Users delete records, and operators rows of the ledger.
+fn is_deletable(key: &[u8]) -> bool {
+    matches!(key::space_of(key), Some(Space::User | Space::Ledger))
+}
+
+/// One row of the ledger, if this is one.
+fn ledger_size(key: &[u8], kept: &Kept) -> (u64, u64) {
+    let value = kept.value_bytes().filter(|_| key.first() == Some(&(Space::Ledger as u8)));
+    value.map_or((0, 0), |bytes| (1, (key.len() + bytes) as u64))
 }
 
 /// The entries of an index that `upto` covers and `have` does not, in order. Branches that are known already are leapt over.

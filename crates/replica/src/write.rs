@@ -141,7 +141,10 @@ impl Copy {
         }
         let mut puts: BTreeMap<Bytes, Record> = BTreeMap::new();
         for (index, write) in (0..).zip(&batch.writes) {
-            let stored = key::user(write.key());
+            let stored = match write {
+                Write::Forget { key, lost } => key::ledger(key, *lost),
+                _ => key::user(write.key()),
+            };
             let put = puts.get(&stored);
             let kept = if put.is_some() { None } else { self.store.get(&stored) };
             let over = put.map(|r| r.hlc).or(kept.map(Kept::hlc));
@@ -157,8 +160,8 @@ impl Copy {
                 }
                 Write::Put { value, ttl_ms, .. } => (Some(value.clone()), *ttl_ms),
                 // One that has expired still needs its tombstone: another leader's clock may run behind.
-                Write::Delete { .. } if gone.unwrap_or(true) => continue,
-                Write::Delete { .. } => (None, None),
+                Write::Delete { .. } | Write::Forget { .. } if gone.unwrap_or(true) => continue,
+                Write::Delete { .. } | Write::Forget { .. } => (None, None),
                 Write::Bump { by, fields, .. } => {
                     let old = self.whole_before(&stored, put, index)?;
                     let live = old.as_ref().and_then(|r| r.live(now.wall));

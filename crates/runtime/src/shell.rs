@@ -589,9 +589,23 @@ fn log(notice: &Notice) {
         Notice::Twin(addr) => {
             tracing::error!("{addr} has this node's id: a data directory was copied; remove one of the two")
         }
-        Notice::Copy(fragment, replica::Notice::Merged { records, conflicts }) => {
-            tracing::info!(?fragment, records, conflicts, "islands merged")
+        Notice::Copy(fragment, replica::Notice::Merged(heal)) => {
+            let (records, entries, conflicts, with) = (heal.taken, heal.given, heal.conflicts, &heal.with);
+            let ms = heal.took.as_ms();
+            tracing::info!(
+                ?fragment,
+                ?with,
+                records,
+                entries,
+                conflicts,
+                ms,
+                "islands met: records taken over, entries given"
+            )
         }
+        Notice::Ledger(bytes) => tracing::warn!(
+            "values that lost conflicts take {} MiB here: look at `tombolo conflicts`, and drop what is not needed with --forget",
+            bytes >> 20
+        ),
         Notice::Copy(fragment, notice) => tracing::debug!(?fragment, "{notice:?}"),
     }
 }

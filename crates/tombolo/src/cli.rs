@@ -76,6 +76,22 @@ pub(crate) struct Up {
     pub threads: Option<NonZeroUsize>,
 }
 
+/// Which conflicts, and what to do with them.
+#[derive(Args)]
+pub(crate) struct Conflicts {
+    /// Of this table alone.
+    pub table: Option<String>,
+    /// As a JSON array; text as text, the rest in base64.
+    #[arg(long, conflicts_with_all = ["restore", "forget"])]
+    pub json: bool,
+    /// Put this losing value back, over what is there now, and take it off the list.
+    #[arg(long, value_name = "ID", conflicts_with = "forget")]
+    pub restore: Option<String>,
+    /// Drop this losing value for good; `all`: every one of the table.
+    #[arg(long, value_name = "ID")]
+    pub forget: Option<String>,
+}
+
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Run a node in the foreground, until SIGTERM or SIGINT.
@@ -93,6 +109,14 @@ pub(crate) enum Command {
     /// How things stand.
     Status {
         /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Values that lost where a key was written on two sides of a cut: both values, who wrote them and when.
+    Conflicts(Conflicts),
+    /// When islands met: how many records each way, how many conflicts, how many seconds it took.
+    Heals {
+        /// As a JSON array.
         #[arg(long)]
         json: bool,
     },

@@ -3,7 +3,7 @@
 use crate::cli::{BenchCommand, Cli, Command, FsCommand, Mount};
 use crate::control::{self, Ask, Told};
 use crate::server::Server;
-use crate::{bench, bench_fs, doctor, dump, settings, tables, text};
+use crate::{bench, bench_fs, conflicts, doctor, dump, settings, tables, text};
 use anyhow::{Context, Result, anyhow};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -81,6 +81,11 @@ async fn command(cli: Cli, sources: &ArgMatches) -> Result<u8> {
         Command::Umount { dir } => umount(&data, &dir).await,
         Command::Fs(command) => fs_command(&data, command).await,
         Command::Status { json } => status(&data, json).await,
+        Command::Conflicts(what) => {
+            conflicts::check(&what)?;
+            conflicts::command(&data, what).await
+        }
+        Command::Heals { json } => conflicts::heals(&data, json).await,
         Command::Table(command) => tables::command(&data, command).await,
         Command::Put { table, key, value, if_absent, if_version, ttl } => {
             let key = argument(key)?;
@@ -312,6 +317,12 @@ fn print_status(s: &Status) {
             "{:24} {:>6} {:>9} {:>4} {:>7}  {:8} {}",
             t.name, t.copies, t.fragments, t.led, t.in_sync, t.storage, t.durability
         );
+    }
+    if let Some((staged, of)) = s.healing {
+        println!("islands meet: {staged} of about {of} records are here");
+    }
+    if s.conflicts > 0 {
+        println!("{} values that lost a conflict are kept here: see `tombolo conflicts`", s.conflicts);
     }
     if s.foreign > 0 {
         println!("{} nodes with another cookie or group were heard", s.foreign);

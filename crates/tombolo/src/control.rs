@@ -4,7 +4,7 @@
 use base::FRAME_BYTES_MAX;
 use bytes::Bytes;
 use node::{Status, TableDef, TableInfo, TableOptions};
-use replica::{Batch, Outcome, Record};
+use replica::{Batch, Heal, Outcome, Record};
 use serde::{Deserialize, Serialize};
 use std::io::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
@@ -44,8 +44,24 @@ pub(crate) enum Ask {
     Umount(PathBuf),
     /// Answered when the mount is gone.
     WaitUnmounted(PathBuf),
+    /// Losing values of one fragment.
+    Conflicts {
+        table: String,
+        index: u16,
+        from: Bytes,
+        limit: u32,
+    },
+    Heals,
     DropFs(String),
     Stop,
+}
+
+/// A value that lost a conflict, and what is under its key now.
+#[derive(Serialize, Deserialize, Debug)]
+pub(crate) struct Conflict {
+    pub key: Bytes,
+    pub lost: Record,
+    pub kept: Option<Record>,
 }
 
 /// What it is told.
@@ -58,6 +74,10 @@ pub(crate) enum Told {
     Outcome(Outcome),
     Record(Option<Record>),
     Rows(Vec<(Bytes, Record)>, Option<Bytes>),
+    /// And where to go on.
+    Conflicts(Vec<Conflict>, Option<Bytes>),
+    /// By table.
+    Heals(Vec<(String, Heal)>),
     Done,
     /// Exit status, and what to print.
     Failed(u8, String),

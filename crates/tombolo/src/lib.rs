@@ -4,6 +4,7 @@ mod bench;
 mod bench_fs;
 mod cli;
 mod commands;
+mod conflicts;
 mod control;
 mod doctor;
 mod dump;

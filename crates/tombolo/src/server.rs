@@ -2,7 +2,7 @@
 
 use crate::bench;
 use crate::commands::{FAILED, OTHER, UNAVAILABLE, USAGE};
-use crate::control::{self, Ask, Told};
+use crate::control::{self, Ask, Conflict, Told};
 use crate::settings::NewCookie;
 use anyhow::{Context, Result};
 use client::{Database, Error};
@@ -20,6 +20,8 @@ use vfs::{Fs, MountOptions};
 const LIMIT: Duration = Duration::from_secs(10);
 /// How long a filesystem call does.
 const FS_LIMIT: Duration = Duration::from_secs(30);
+/// How many bytes of losing values one answer carries, and one row more.
+const CONFLICTS_BYTES: usize = 2 * 1024 * 1024;
 /// How often mounts are looked after.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -190,6 +192,23 @@ impl Server {
                 Ok(()) => Told::Done,
                 Err((code, text)) => Told::Failed(code, text),
             },
+            Ask::Conflicts { table, index, from, limit } => {
+                let table = db.table(&table).await?;
+                let (rows, next) = table.ledger(index, from, limit).await?;
+                let (mut told, mut bytes, mut cut) = (Vec::new(), 0, None);
+                for (at, row) in rows {
+                    if bytes > CONFLICTS_BYTES {
+                        cut = Some(at);
+                        break;
+                    }
+                    let kept = table.get(&row.key).await?;
+                    let size = |r: &replica::Record| r.value.as_ref().map_or(0, |v| v.len());
+                    bytes += row.key.len() + size(&row.lost) + kept.as_ref().map_or(0, size) + 200;
+                    told.push(Conflict { key: row.key, lost: row.lost, kept });
+                }
+                Told::Conflicts(told, cut.or(next))
+            }
+            Ask::Heals => Told::Heals(db.heals().await?),
             Ask::Umount(dir) if self.unmount(&dir).await => Told::Done,
             Ask::Umount(dir) => Told::Failed(FAILED, format!("{} is not a mount of this node", dir.display())),
             Ask::WaitUnmounted(dir) => {

@@ -525,7 +525,7 @@ impl World {
                     }
                     return self.crash(node);
                 }
-                replica::Notice::Merged { conflicts, .. } => self.report.conflicts += conflicts,
+                replica::Notice::Merged(heal) => self.report.conflicts += heal.conflicts,
                 _ => {}
             }
         }
