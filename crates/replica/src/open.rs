@@ -361,17 +361,16 @@ impl Copy {
         (Version { branch, seq: 1 }, self.stamp(now))
     }
 
-    /// What is to be told of this opening, if another island's branches are among what it merges.
+    /// What is to be told of this opening, if copies are among its sources that have gone on apart from this one.
     fn heal_begun(&mut self, now: Now, o: &Opening) -> Option<Heal> {
         let mine = self.store.heads();
-        let unheard = |pulled: &&Pulled| pulled.heads.iter().any(|v| mine.seq(v.branch) == 0);
-        let with: Vec<NodeId> = o.pulled.iter().filter(unheard).map(|pulled| pulled.from).collect();
+        let apart = |pulled: &&Pulled| !mine.within(&pulled.heads);
+        let with: Vec<NodeId> = o.pulled.iter().filter(apart).map(|pulled| pulled.from).collect();
         let given = o.answers.iter().filter(|(node, _)| with.contains(node)).map(|(_, p)| mine.beyond(&p.heads));
         let given = given.fold(0, u64::saturating_add);
-        let met = !with.is_empty() && !mine.is_empty();
         let took = now.mono - self.rival_seen.take().unwrap_or(o.started);
         let by = self.config.me;
-        met.then_some(Heal { at: now.wall, took, by, with, taken: 0, given, conflicts: 0 })
+        (!with.is_empty()).then_some(Heal { at: now.wall, took, by, with, taken: 0, given, conflicts: 0 })
     }
 
     /// Until when a new leader stays silent: an in-sync copy that did not promise may still serve its old leader until a

@@ -94,6 +94,17 @@ impl Net {
         format!("{}-{host}", self.tag)
     }
 
+    /// Puts these hosts on a wire of their own: they see each other, and none of the rest.
+    pub fn split(&self, hosts: &[u8]) {
+        let on_bridge = |args: &[&str]| Command::new("ip").args(["-n", &self.bridge()]).args(args).output().unwrap();
+        // It may be there from a cut before.
+        on_bridge(&["link", "add", "br1", "type", "bridge", "mcast_snooping", "0"]);
+        run("ip", &["-n", &self.bridge(), "link", "set", "br1", "up"]);
+        for host in hosts {
+            run("ip", &["-n", &self.bridge(), "link", "set", &format!("v{host}"), "master", "br1"]);
+        }
+    }
+
     /// Takes a host off the wire.
     pub fn cut(&self, host: u8) {
         run("ip", &["-n", &self.bridge(), "link", "set", &format!("v{host}"), "nomaster"]);
@@ -303,9 +314,14 @@ pub fn listen(node: &Node) -> SocketAddr {
 
 /// Three nodes, on three hosts, that have found each other.
 pub fn three(scratch: &Scratch, net: &Net) -> Vec<Node> {
+    cluster(scratch, net, 3)
+}
+
+/// So many nodes, each on a host, that have found each other.
+pub fn cluster(scratch: &Scratch, net: &Net, count: u8) -> Vec<Node> {
     let mut nodes: Vec<Node> =
-        (1..=3u8).map(|i| Node::new(scratch, &format!("n{i}"), Some(net.host(i)), &[])).collect();
+        (1..=count).map(|i| Node::new(scratch, &format!("n{i}"), Some(net.host(i)), &[])).collect();
     nodes.iter_mut().for_each(Node::start);
-    nodes.iter().for_each(|n| n.sees(3, 30));
+    nodes.iter().for_each(|n| n.sees(usize::from(count), 40));
     nodes
 }

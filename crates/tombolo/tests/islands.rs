@@ -1,0 +1,248 @@
+//! Islands on a real wire: cut, written on both sides, joined again, and every acknowledged write accounted for.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::{Net, Node, Scratch, cluster, says, wait, wait_or};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What became of writes that were acknowledged, by key: all values that may be there, or in the ledger.
+type Written = BTreeMap<String, Vec<String>>;
+
+fn put(node: &Node, key: &str, value: &str) -> bool {
+    node.ask(&["put", "t", key, value]).status.success()
+}
+
+fn rows(node: &Node) -> BTreeMap<String, String> {
+    let out = node.tell(&["scan", "t"]);
+    out.lines().filter_map(|l| l.split_once('\t')).map(|(k, v)| (k.into(), v.into())).collect()
+}
+
+/// A field of each object of a JSON array, one object a line.
+fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    let rest = line.split(&format!("\"{name}\":\"")).nth(1)?;
+    rest.split('"').next()
+}
+
+/// Writes keys of its own and keys that the other side writes, too.
+fn write(node: &Node, side: &str, count: usize, written: &mut Written) {
+    for i in 0..count {
+        for key in [format!("{side}{i}"), format!("same{i}")] {
+            wait(format!("{side} serves"), 20, || put(node, &key, side));
+            written.entry(key).or_default().push(side.into());
+        }
+    }
+}
+
+fn partitioned(nodes: &[Node], missing: usize) {
+    for node in nodes {
+        wait_or(
+            || format!("the cut is noticed: {}", node.status()),
+            20,
+            || {
+                let status = node.status();
+                let line = status.split("\"missing\":[").nth(1).and_then(|rest| rest.split(']').next()).unwrap_or("");
+                line.matches("\"n").count() == missing
+            },
+        );
+    }
+}
+
+/// Every write is the value under its key, or stands in the ledger; and all nodes show the same.
+fn account(nodes: &[Node], written: &Written) {
+    let all = rows(&nodes[0]);
+    let conflicts = nodes[0].tell(&["conflicts", "t", "--json"]);
+    for (key, values) in written {
+        for value in values {
+            let kept = all.get(key) == Some(value);
+            let named = |line: &&str| line.contains(&format!("\"key\":{{\"text\":\"{key}\"}}"));
+            let lost =
+                conflicts.lines().filter(named).any(|l| l.contains(&format!("\"value\":{{\"text\":\"{value}\"}}")));
+            assert!(kept || lost, "{value} of {key} was acknowledged and is nowhere: {:?}\n{conflicts}", all.get(key));
+        }
+    }
+    for node in &nodes[1..] {
+        assert_eq!(rows(node), all);
+    }
+}
+
+#[test]
+fn five_nodes_are_cut_three_to_two_and_account_for_every_write() {
+    need_namespaces!();
+    let (scratch, net) = (Scratch::new(), Net::new(5));
+    let mut nodes = cluster(&scratch, &net, 5);
+    nodes[0].tell(&["table", "create", "t", "--copies", "5", "--fragments", "4"]);
+    nodes[0].in_sync(5, 40);
+    let (left_dir, right_dir) = (scratch.path("left"), scratch.path("right"));
+    nodes[0].mount("shared", &left_dir);
+    nodes[4].mount("shared", &right_dir);
+    std::fs::write(left_dir.join("before"), "before").unwrap();
+    let mut written = Written::new();
+    for i in 0..10 {
+        assert!(put(&nodes[i % 5], &format!("before{i}"), "b"));
+        written.insert(format!("before{i}"), vec!["b".into()]);
+    }
+    net.split(&[4, 5]);
+    partitioned(&nodes[..3], 2);
+    partitioned(&nodes[3..], 3);
+    write(&nodes[1], "left", 15, &mut written);
+    write(&nodes[3], "right", 15, &mut written);
+    // What one side deletes and the other leaves alone stays deleted.
+    nodes[2].tell(&["del", "t", "before0"]);
+    written.remove("before0");
+    std::fs::write(left_dir.join("of the left"), "left").unwrap();
+    net.split(&[]);
+    net.join(4);
+    net.join(5);
+    nodes.iter().for_each(|n| n.sees(5, 30));
+    wait_or(
+        || format!("all copies are level: {}", nodes[4].log()),
+        30,
+        || rows(&nodes[0]) == rows(&nodes[4]) && rows(&nodes[0]).len() == 9 + 15 * 3,
+    );
+    account(&nodes, &written);
+    assert!(!rows(&nodes[0]).contains_key("before0"));
+    wait("files of the other side are there", 30, || {
+        let there = |file: &str| std::fs::read_to_string(right_dir.join(file)).ok();
+        there("of the left") == Some("left".into()) && there("before") == Some("before".into())
+    });
+    let heals = nodes[2].tell(&["heals"]);
+    let met = || {
+        nodes
+            .iter()
+            .map(|n| n.log())
+            .collect::<String>()
+            .lines()
+            .filter(|l| l.contains("islands met"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    assert!(heals.contains("15 conflicts") && heals.contains("tables"), "{heals}{}", met());
+    the_ledger(&nodes, &written);
+}
+
+/// What lost can be had back, and be dropped; and stays so on all nodes.
+fn the_ledger(nodes: &[Node], written: &Written) {
+    let list = nodes[1].tell(&["conflicts", "t", "--json"]);
+    let line = list.lines().find(|l| l.contains("\"same3\"")).expect("a conflict of same3");
+    let (id, lost) =
+        (field(line, "id").unwrap(), if line.contains("\"lost\":{\"node\"") { line } else { panic!("{line}") });
+    let before = rows(&nodes[0])["same3"].clone();
+    let other = written["same3"].iter().find(|v| **v != before).expect("the other side's value");
+    assert!(lost.contains(&format!("\"text\":\"{other}\"")), "{lost}");
+    nodes[3].tell(&["conflicts", "--restore", id]);
+    wait("what was restored is there on the other side", 10, || rows(&nodes[0])["same3"] == *other);
+    says(&nodes[0].ask(&["conflicts", "--restore", id]), 1, &["no conflict has the id"]);
+    assert_eq!(nodes[4].tell(&["conflicts", "t"]).matches("  lost  ").count(), 14);
+    assert_eq!(nodes[4].tell(&["conflicts", "t", "--forget", "all"]), "14 dropped\n");
+    wait("nothing is listed any more", 10, || nodes[0].tell(&["conflicts", "t"]).starts_with("no conflicts"));
+    says(&nodes[0].ask(&["conflicts", "t", "--restore", "xyz"]), 2, &["16 hexadecimal digits"]);
+    says(&nodes[0].ask(&["conflicts", "none"]), 1, &["there is no table \"none\""]);
+    says(&nodes[0].ask(&["conflicts", "--forget", "all"]), 2, &["needs the name of a table"]);
+}
+
+#[test]
+fn two_nodes_are_cut_and_account_for_every_write() {
+    need_namespaces!();
+    let (scratch, net) = (Scratch::new(), Net::new(2));
+    let nodes = cluster(&scratch, &net, 2);
+    nodes[0].tell(&["table", "create", "t", "--fragments", "2"]);
+    nodes[0].in_sync(2, 30);
+    let mut written = Written::new();
+    // Cut twice: what lost the first time is not lost the second time.
+    for round in 0..2 {
+        net.cut(2);
+        partitioned(&nodes, 1);
+        write(&nodes[0], &format!("left-{round}-"), 5, &mut written);
+        write(&nodes[1], &format!("right-{round}-"), 5, &mut written);
+        net.join(2);
+        nodes.iter().for_each(|n| n.sees(2, 30));
+        nodes[0].in_sync(2, 30);
+        wait("both show the same", 30, || {
+            rows(&nodes[0]) == rows(&nodes[1]) && rows(&nodes[0]).len() == 10 * (round + 1) + 5
+        });
+        // The first round's survivors are replaced knowingly in the second.
+        if round == 0 {
+            account(&nodes, &written);
+            (0..5).for_each(|i| drop(written.remove(&format!("same{i}"))));
+        }
+    }
+    account(&nodes, &written);
+}
+
+/// Rules other than the usual one, on a real wire.
+#[test]
+fn tables_merge_by_the_rules_that_they_ask_for() {
+    need_namespaces!();
+    let (scratch, net) = (Scratch::new(), Net::new(2));
+    let nodes = cluster(&scratch, &net, 2);
+    for rule in ["union", "keep-both", "island:n1"] {
+        let name = format!("t-{}", rule.replace(':', "-"));
+        nodes[0].tell(&["table", "create", &name, "--fragments", "2", "--on-conflict", rule]);
+    }
+    says(&nodes[0].ask(&["table", "create", "x", "--on-conflict", "island:nobody"]), 2, &["no node of that name"]);
+    nodes[0].in_sync(2, 30);
+    let set = |node: &Node, table: &str, value: &str| node.ask(&["put", table, "k", value]).status.success();
+    assert!(set(&nodes[0], "t-union", "a\nb\nc"));
+    net.cut(2);
+    partitioned(&nodes, 1);
+    for (node, union, other) in [(&nodes[0], "a\nb\nleft", "left"), (&nodes[1], "b\nc\nright", "right")] {
+        wait("it serves", 20, || set(node, "t-union", union));
+        wait("it serves", 20, || set(node, "t-keep-both", other));
+        wait("it serves", 20, || set(node, "t-island-n1", other));
+    }
+    net.join(2);
+    nodes.iter().for_each(|n| n.sees(2, 30));
+    let is = |table: &str, want: &str| {
+        wait_or(
+            || format!("{table}: {:?}\n{}", nodes[1].ask(&["scan", table]), nodes[0].log()),
+            30,
+            || nodes.iter().all(|n| String::from_utf8_lossy(&n.ask(&["get", table, "k"]).stdout) == want),
+        );
+    };
+    is("t-union", "b\nleft\nright");
+    is("t-keep-both", "right");
+    is("t-island-n1", "left");
+    let beside = nodes[0].tell(&["scan", "t-keep-both"]);
+    let key = beside.lines().find(|l| l.starts_with("k~conflict-")).and_then(|l| l.split('\t').next()).expect("both");
+    for node in &nodes {
+        assert_eq!(node.tell(&["get", "t-keep-both", key]), "left");
+    }
+    nodes[1].tell(&["del", "t-keep-both", key]);
+}
+
+/// SIGKILL to every node at once, under load; what was acknowledged with `sync` is there.
+#[test]
+fn all_nodes_killed_at_once_under_load_keep_what_they_acknowledged() {
+    need_namespaces!();
+    let (scratch, net) = (Scratch::new(), Net::new(3));
+    let mut nodes = cluster(&scratch, &net, 3);
+    nodes[0].tell(&["table", "create", "t", "--durability", "sync", "--fragments", "4"]);
+    nodes[0].in_sync(3, 30);
+    let stop = AtomicBool::new(false);
+    let acknowledged: Vec<String> = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..3)
+            .map(|w| {
+                let (node, stop) = (&nodes[w], &stop);
+                scope.spawn(move || {
+                    let keys = (0..).map(|i| format!("w{w}-{i}"));
+                    keys.take_while(|_| !stop.load(Ordering::Relaxed)).filter(|k| put(node, k, k)).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        wait("writes are under way", 30, || rows(&nodes[0]).len() > 60);
+        nodes.iter().for_each(|n| n.signal("KILL"));
+        stop.store(true, Ordering::Relaxed);
+        writers.into_iter().flat_map(|w| w.join().unwrap()).collect()
+    });
+    assert!(acknowledged.len() > 60);
+    nodes.iter_mut().for_each(Node::kill);
+    nodes.iter_mut().for_each(Node::start);
+    nodes.iter().for_each(|n| n.sees(3, 40));
+    wait("it serves again", 30, || nodes[0].ask(&["scan", "t", "--limit", "1"]).status.success());
+    let all = rows(&nodes[1]);
+    for key in acknowledged {
+        assert_eq!(all.get(&key), Some(&key));
+    }
+}
