@@ -58,6 +58,7 @@ fuzz_target!(|data: &[u8]| {
         sync: true,
         eager: false,
         opens_after: Instant(0),
+        stand_in: false,
         open_membership: true,
         min_in_sync: if data.len() % 3 == 0 { MinInSync::Majority } else { MinInSync::default() },
         in_sync_max: usize::MAX,

@@ -35,7 +35,7 @@ impl Error {
     /// May the same call succeed later, without anybody changing anything?
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Error::Ended | Error::Unknown(_))
-            || matches!(self, Error::Node(e) if matches!(e, ClientError::Unavailable { .. } | ClientError::Overloaded | ClientError::Stopping))
+            || matches!(self, Error::Node(e) if matches!(e, ClientError::Unavailable { .. } | ClientError::Elsewhere { .. } | ClientError::Overloaded | ClientError::Stopping))
     }
 }
 

@@ -10,6 +10,8 @@ use membership::RosterEntry;
 use replica::{Config, Copy, Effects, Input, Lead, MemberStatus, Meta, Msg, Reply, Space, Store, Stored, Ticket};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// How long a view without any copy of a fragment must stand before somebody stands in.
+const STAND_IN_AFTER: Span = Span::ms(1_000);
 /// How soon after it became a member a node is invited to hold its copy.
 const INVITE_SOON: Span = Span::ms(50);
 
@@ -53,6 +55,9 @@ impl Node {
             self.replied(now, ticket, reply, out);
         }
         for notice in fx.notices {
+            if notice == replica::Notice::Left {
+                self.left.push(fragment);
+            }
             out.push(Effect::Notice(Notice::Copy(fragment, notice)));
         }
         if fragment == sys_fragment() {
@@ -72,6 +77,7 @@ impl Node {
                 Reply::Write(answer) => self.gateway.answered(now.mono, me, number, answer),
                 Reply::Rows(rows) => self.gateway.rows(now.mono, number, Some(rows)),
                 Reply::NotLeading => self.gateway.rows(now.mono, number, None),
+                Reply::Elsewhere => self.read_elsewhere(number),
             };
             return self.next(now, next, out);
         };
@@ -82,12 +88,18 @@ impl Node {
                 Reply::Write(answer) => Frame::Answer(number, answer),
                 Reply::Rows(rows) => Frame::Rows(number, Some(rows)),
                 Reply::NotLeading => Frame::Rows(number, None),
+                Reply::Elsewhere => Frame::Elsewhere(number),
             },
         ));
     }
 
     /// A message for a copy, which this node may hold or not.
     pub(crate) fn on_copy_msg(&mut self, from: NodeId, fragment: FragmentId, msg: Msg, out: &mut Vec<Effect>) {
+        if let Msg::Status(status) = &msg
+            && !status.stand_in
+        {
+            self.holders.entry(fragment).or_default().insert(from);
+        }
         if self.copies.contains(fragment) {
             self.copies.later(fragment, Input::Msg(from, msg));
             return;
@@ -101,7 +113,7 @@ impl Node {
                 };
             }
             // I hold nothing of it, and so have nothing that the opener could lack.
-            Msg::Prepare { ballot } if !self.stored.contains_key(&fragment) => {
+            Msg::Prepare { ballot } if !self.holds_stored(fragment) => {
                 if let Some(link) = self.peers.link(from) {
                     let (heads, floor, set) = Default::default();
                     let promise = Msg::Promise { ballot, heads, floor, set, leases: Vec::new() };
@@ -163,13 +175,53 @@ impl Node {
         }
     }
 
+    /// Is something of it on this node's disc, other than the numbers of branches?
+    fn holds_stored(&self, fragment: FragmentId) -> bool {
+        self.stored.get(&fragment).is_some_and(|stored| !stored.store.heads().is_empty())
+    }
+
+    /// Copies that have given away all that they took are taken out.
+    pub(crate) fn part_with_left(&mut self, now: Now) {
+        let left = std::mem::take(&mut self.left);
+        if left.is_empty() {
+            return;
+        }
+        for (fragment, stored, fx) in self.copies.take_out(now, |fragment| !left.contains(&fragment)) {
+            self.stored.insert(fragment, stored);
+            self.late.push((fragment, fx));
+        }
+    }
+
+    /// Where this island has no copy of a fragment, one of its nodes stands in: the same one by everybody's reckoning.
+    pub(crate) fn stand_in(&mut self, now: Now) {
+        if self.whole || now.mono - self.view_at < STAND_IN_AFTER {
+            return;
+        }
+        let here: Vec<NodeId> = self.view.iter().copied().chain([self.config.me]).collect();
+        let chosen = |fragment: FragmentId| here.iter().copied().max_by_key(|node| rendezvous(fragment, *node));
+        let mut make = Vec::new();
+        for def in self.tables.values().filter(|def| def.options.min_in_sync != replica::MinInSync::Majority) {
+            for (fragment, founders) in def.all().zip(&def.founders) {
+                let held = |node: &NodeId| self.holders.get(&fragment).is_some_and(|all| all.contains(node));
+                let copies = here.iter().any(|node| founders.contains(node) || held(node));
+                let led = self.lead_of(fragment).is_some() || self.copies.contains(fragment);
+                if !copies && !led && chosen(fragment) == Some(self.config.me) {
+                    make.push((fragment, def.clone()));
+                }
+            }
+        }
+        for (fragment, def) in make {
+            self.make_copy(now, fragment, &def, Vec::new(), (true, true));
+        }
+    }
+
     /// Makes every copy that is on disc, that I am a founder of, or that I was invited to hold, as its table becomes known.
     pub(crate) fn make_copies(&mut self, now: Now, live: bool) {
         let mut make = Vec::new();
         for def in self.tables.values() {
             for (fragment, founders) in def.all().zip(&def.founders) {
                 let mine = founders.contains(&self.config.me)
-                    || self.stored.contains_key(&fragment)
+                    || self.holds_stored(fragment)
                     || self.invited.contains(&fragment);
                 if mine && !self.copies.contains(fragment) {
                     make.push((fragment, def.clone(), founders.clone()));
@@ -177,7 +229,7 @@ impl Node {
             }
         }
         for (fragment, def, founders) in make {
-            self.make_copy(now, fragment, &def, founders, live);
+            self.make_copy(now, fragment, &def, founders, (live, false));
         }
     }
 
@@ -187,16 +239,18 @@ impl Node {
         fragment: FragmentId,
         def: &TableDef,
         founders: Vec<NodeId>,
-        live: bool,
+        (live, stand_in): (bool, bool),
     ) {
         let stored = self.stored.remove(&fragment);
+        let stand_in = stand_in || stored.as_ref().is_some_and(|s| s.store.stands_in(self.config.me));
         let eager = live && stored.is_none() && fragment != sys_fragment();
         let stored = stored.unwrap_or_else(|| Stored { meta: Meta::default(), store: Store::new(self.seed()) });
         let config = Config {
             fragment,
             me: self.config.me,
             incarnation: self.config.incarnation,
-            founders,
+            founders: if stand_in { vec![self.config.me] } else { founders },
+            stand_in,
             ram: def.options.storage == Storage::Ram,
             apart: def.options.storage == Storage::DiscOnly,
             values: self.config.values.clone(),
@@ -228,6 +282,7 @@ impl Node {
                 barred,
                 weight: 0,
                 heal: replica::Progress::Alone,
+                stand_in: false,
             };
             copy.handle(now, Input::Msg(node, Msg::Status(status)), &mut fx);
         }
@@ -257,7 +312,7 @@ impl Node {
             for fragment in def.all() {
                 let seen = self.copies.with(fragment, |c| c.lead().map(|_| c.inspect()));
                 let Some(seen) = seen.flatten() else { continue };
-                let members = seen.members.iter().filter(|(_, s)| **s != MemberStatus::Left);
+                let members = seen.members.iter().filter(|(_, s)| s.is_member());
                 invite.extend(
                     members
                         .clone()
@@ -269,7 +324,8 @@ impl Node {
                 }
                 let start = (def.id.0 as usize).wrapping_add(usize::from(fragment.index)) % nodes.len();
                 let order = nodes.iter().cycle().skip(start).take(nodes.len());
-                add.extend(order.copied().find(|n| !seen.members.contains_key(n)).map(|n| (fragment, n)));
+                let free = |n: &NodeId| matches!(seen.members.get(n), None | Some(MemberStatus::Left));
+                add.extend(order.copied().find(free).map(|n| (fragment, n)));
             }
         }
         out.extend(invite.into_iter().map(|(link, fragment)| Effect::Frame(link, Frame::Invite(fragment))));
@@ -291,6 +347,14 @@ impl Node {
     pub(crate) fn reply(&mut self, op: OpId, reply: crate::OpReply, out: &mut Vec<Effect>) {
         out.push(Effect::Reply(op, reply));
     }
+}
+
+/// Highest random weight (Thaler and Ravishankar, 1998): everybody with the same view picks the same node, and one that comes or
+/// goes changes only its own.
+fn rendezvous(fragment: FragmentId, node: NodeId) -> u64 {
+    let parts = [fragment.table.0, u64::from(fragment.index), node.0];
+    let hash = blake3::hash(&parts.map(u64::to_be_bytes).concat());
+    u64::from_be_bytes(*hash.as_bytes().first_chunk().unwrap_or(&[0; 8]))
 }
 
 type Described = (BTreeMap<NodeId, RosterEntry>, BTreeMap<String, TableDef>, usize);

@@ -39,6 +39,8 @@ pub enum Frame {
     Read(u64, FragmentId, Read),
     /// Its rows; `None`: I do not lead.
     Rows(u64, Option<Vec<Rows>>),
+    /// To a read: only a stand-in is here, and does not know.
+    Elsewhere(u64),
     /// I am stopping, on purpose.
     Bye,
     /// There is a rumour that you are gone: are you there?

@@ -82,6 +82,16 @@ pub enum ClientError {
         /// Which fragment.
         index: u16,
     },
+    /// This island has no copy of the fragment, and the stand-in does not know what was asked for.
+    #[error(
+        "unavailable here: the copies of fragment {index} of table {table} are on the other side of a cut, and only what was written on this side since can be read; see `tombolo status`"
+    )]
+    Elsewhere {
+        /// Which table.
+        table: String,
+        /// Which fragment.
+        index: u16,
+    },
     /// No such table.
     #[error("there is no table {0:?}; `tombolo table list` shows those there are, `tombolo table create` makes one")]
     NoTable(String),
@@ -244,7 +254,7 @@ impl Gateway {
         self.idle.remove(&number);
     }
 
-    fn end(&mut self, number: u64, reply: OpReply) -> Next {
+    pub(crate) fn end(&mut self, number: u64, reply: OpReply) -> Next {
         match self.pending.remove(&number) {
             Some(pending) => Next::Done(pending.op, reply),
             None => Next::Nothing,

@@ -91,6 +91,12 @@ pub struct Node {
     pub(crate) copies: Copies,
     pub(crate) stored: BTreeMap<FragmentId, Stored>,
     pub(crate) invited: BTreeSet<FragmentId>,
+    /// Which nodes in view hold copies of what.
+    pub(crate) holders: BTreeMap<FragmentId, BTreeSet<NodeId>>,
+    /// Copies that have gone.
+    pub(crate) left: Vec<FragmentId>,
+    /// When the view last changed.
+    pub(crate) view_at: Instant,
     pub(crate) routes: BTreeMap<FragmentId, BTreeMap<NodeId, Lead>>,
     pub(crate) origins: BTreeMap<Ticket, Origin>,
     pub(crate) late: Vec<(FragmentId, replica::Effects)>,
@@ -143,6 +149,9 @@ impl Node {
             copies: Copies::default(),
             stored,
             invited: BTreeSet::new(),
+            holders: BTreeMap::new(),
+            left: Vec::new(),
+            view_at: now.mono,
             routes: BTreeMap::new(),
             origins: BTreeMap::new(),
             late: Vec::new(),
@@ -172,7 +181,7 @@ impl Node {
             config,
         };
         let me = node.config.me;
-        node.make_copy(now, sys_fragment(), &sys_table(), vec![me], false);
+        node.make_copy(now, sys_fragment(), &sys_table(), vec![me], (false, false));
         node.sys_edition = u64::MAX;
         node.refresh_at_start(now);
         node
@@ -278,6 +287,8 @@ impl Node {
                 break;
             }
         }
+        self.part_with_left(now);
+        self.deliver_late(now, out);
         // Not sooner: what copies want done is carried out in the order in which they wanted it.
         if std::mem::take(&mut self.leaving) {
             self.leave(now, out);
@@ -333,10 +344,20 @@ impl Node {
         }
     }
 
-    fn unavailable(&self, fragment: FragmentId) -> ClientError {
+    fn table_of(&self, fragment: FragmentId) -> String {
         let def = self.tables.values().find(|def| def.id == fragment.table);
-        let table = def.map_or_else(|| "sys".to_string(), |def| def.name.clone());
-        ClientError::Unavailable { table, index: fragment.index }
+        def.map_or_else(|| "sys".to_string(), |def| def.name.clone())
+    }
+
+    fn unavailable(&self, fragment: FragmentId) -> ClientError {
+        ClientError::Unavailable { table: self.table_of(fragment), index: fragment.index }
+    }
+
+    /// A read that only copies could answer, which are elsewhere.
+    pub(crate) fn read_elsewhere(&mut self, number: u64) -> Next {
+        let Some(fragment) = self.gateway.pending.get(&number).map(|p| p.fragment) else { return Next::Nothing };
+        let error = ClientError::Elsewhere { table: self.table_of(fragment), index: fragment.index };
+        self.gateway.end(number, OpReply::Error(error))
     }
 
     /// What is done about once a second.
@@ -350,6 +371,7 @@ impl Node {
             return;
         }
         self.make_copies(now, true);
+        self.stand_in(now);
         let island = self.island(now);
         if let Island::Partitioned(missing) = &island {
             // The missing are looked for for ever, wherever the roster last knew them.
@@ -512,6 +534,10 @@ impl Node {
             }
             Frame::Answer(number, answer) => {
                 let next = self.gateway.answered(now.mono, from, number, answer);
+                self.next(now, next, out);
+            }
+            Frame::Elsewhere(number) => {
+                let next = self.read_elsewhere(number);
                 self.next(now, next, out);
             }
             Frame::Rows(number, rows) => {

@@ -112,9 +112,10 @@ impl TableDef {
 
     /// The fragment that a key lies in.
     pub fn fragment(&self, key: &[u8]) -> FragmentId {
+        // What a conflict put beside a key lies where the key does.
+        let both = self.options.policy.default == MergeRule::KeepBoth;
+        let key = if both { replica::beside_whom(key) } else { key };
         let part = match self.options.fragment_by {
-            // What a conflict put beside a key lies where the key does.
-            FragmentBy::Key if self.options.policy.default == MergeRule::KeepBoth => replica::beside_whom(key),
             FragmentBy::Key => key,
             FragmentBy::Prefix(n) => &key[..key.len().min(usize::from(n))],
         };

@@ -1,7 +1,7 @@
 use crate::node::Node;
 use base::{FragmentId, NodeId, Now};
 use membership::Island;
-use replica::{Copy, MemberStatus};
+use replica::Copy;
 use serde::{Deserialize, Serialize};
 
 /// How things stand, as `tombolo status --json` prints it.
@@ -215,7 +215,7 @@ impl Node {
         let lead = self.lead_of(fragment);
         let seen = self.copies.with(fragment, |c| (c.inspect(), c.store().live_size()));
         let name = |node: &NodeId| self.name_of(*node);
-        let listed = seen.as_ref().map(|(seen, _)| seen.members.iter().filter(|(_, s)| **s != MemberStatus::Left));
+        let listed = seen.as_ref().map(|(seen, _)| seen.members.iter().filter(|(_, s)| s.is_member()));
         FragmentLine {
             index: fragment.index,
             leader: lead.map(|(node, _)| self.name_of(node)),

@@ -92,12 +92,15 @@ impl Node {
             self.routes.values_mut().for_each(|leads| {
                 leads.remove(node);
             });
+            self.holders.values_mut().for_each(|nodes| {
+                nodes.remove(node);
+            });
             self.gateway.lost(*node);
             if self.peers.left(now.mono, *node) {
                 out.push(Effect::Notice(Notice::Flaps(*node, self.name_of(*node))));
             }
         }
-        self.view = view;
+        (self.view, self.view_at) = (view, now.mono);
         self.whole = !matches!(self.island(now), Island::Partitioned(_));
         let sight = self.sight(now);
         self.feed_all(now, &sight, out);

@@ -113,6 +113,11 @@ pub enum Refusal {
         /// Asked for.
         need: u16,
     },
+    /// Only a stand-in is here: it does not know what lies under that key.
+    #[error(
+        "the copies are on the other side of a cut: what is not known here cannot be checked or changed by what it was"
+    )]
+    Elsewhere,
     /// The session has said that this request is finished.
     #[error("the request was given up by its own session")]
     Finished,

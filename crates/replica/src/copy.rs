@@ -19,9 +19,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// After how many staged records others are told how far a copy is.
-const HEAL_STEP: u64 = 1024;
-
 /// How long things take. The defaults are those of docs/replication.md; the simulator shortens some.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
@@ -45,6 +42,8 @@ pub struct Timing {
     pub settle: Span,
     /// A stamp from further in the future than this does not move the copy's own clock.
     pub skew_max: Span,
+    /// A heal is not put off for longer than this, however much there is to fetch.
+    pub heal_wait_max: Span,
     /// When islands meet, fragments are opened anew within this, not all at once.
     pub heal_spread: Span,
     /// How long tombstones are kept after everybody was told to forget them, and branches that have ended.
@@ -84,6 +83,7 @@ impl Default for Timing {
             promise_wait: Span::ms(2000),
             settle: Span::ms(500),
             skew_max: Span::ms(5000),
+            heal_wait_max: Span::ms(120_000),
             heal_spread: Span::ms(400),
             forget_after: Span::ms(60_000),
             sync_timeout: Span::ms(10_000),
@@ -119,6 +119,8 @@ pub struct Config {
     pub eager: bool,
     /// Opens nothing by itself before this: the node is still looking for peers.
     pub opens_after: Instant,
+    /// It takes writes where no copy is, and knows nothing else.
+    pub stand_in: bool,
     /// Take in any node that asks (system tables).
     pub open_membership: bool,
     /// With fewer in-sync copies than this, writes are refused.
@@ -136,6 +138,17 @@ pub struct Config {
     pub seed: u64,
     /// The known bug that is put back; without the `mutants` feature it changes nothing.
     pub mutant: Option<crate::Mutant>,
+}
+
+impl Config {
+    /// Tells a store how it is to keep records.
+    pub(crate) fn dress(&self, store: &mut Store) {
+        store.volatile = self.ram;
+        store.set_unordered(self.unordered);
+        if let Some(values) = &self.values {
+            store.set_apart(values, self.fragment, self.apart && !self.ram);
+        }
+    }
 }
 
 /// What the copy is doing.
@@ -190,6 +203,8 @@ pub struct Copy {
     entered: BTreeMap<NodeId, Instant>,
     /// Since when the rival is in view that this copy is about to merge with.
     pub(crate) rival_seen: Option<Instant>,
+    /// How many parts of stagings were asked for.
+    pub(crate) stage_nonce: u64,
     /// What other islands' leaders have that this copy has not.
     pub(crate) stagings: BTreeMap<NodeId, Staging>,
     pub(crate) heard: Ballot,
@@ -238,11 +253,7 @@ impl Copy {
         if config.mutant == Some(crate::Mutant::RestartCloses) {
             store = close_all(config.me, store);
         }
-        store.volatile = config.ram;
-        store.set_unordered(config.unordered);
-        if let Some(values) = &config.values {
-            store.set_apart(values, config.fragment, config.apart && !config.ram);
-        }
+        config.dress(&mut store);
         let rng = StdRng::seed_from_u64(config.seed ^ config.me.0 ^ config.fragment.table.0);
         let mut copy = Copy {
             meta,
@@ -261,6 +272,7 @@ impl Copy {
             statuses: BTreeMap::new(),
             entered: BTreeMap::new(),
             rival_seen: None,
+            stage_nonce: 0,
             stagings: BTreeMap::new(),
             heard: meta.promised,
             gate: Gate::after(store.handed),
@@ -351,9 +363,6 @@ impl Copy {
     pub fn set_options(&mut self, sync: bool, unordered: bool, min_in_sync: MinInSync, policy: &MergePolicy) {
         (self.config.sync, self.config.unordered, self.config.min_in_sync) = (sync, unordered, min_in_sync);
         self.config.policy.clone_from(policy);
-        if min_in_sync == MinInSync::Majority {
-            self.stagings.clear();
-        }
         self.store.set_unordered(unordered);
     }
 
@@ -433,7 +442,10 @@ impl Copy {
 
     pub(crate) fn foreign_lead(&self) -> Option<(NodeId, Lead)> {
         let leads = self.statuses.iter().filter(|(node, _)| self.view.contains(node));
-        leads.filter_map(|(node, s)| Some((*node, s.lead?))).max_by_key(|(_, lead)| lead.ballot)
+        // One whose branch is known here is of this copy's own island.
+        let own = |lead: &Lead| self.store.heads().seq(lead.branch) > 0;
+        let leads = leads.filter_map(|(node, s)| Some((!s.stand_in, own(&s.lead?), *node, s.lead?)));
+        leads.max_by_key(|(copy, own, _, lead)| (*copy, *own, lead.ballot)).map(|(_, _, node, lead)| (node, lead))
     }
 
     /// Since when a node is in view, if that is known: those that enter it are noted.
@@ -449,15 +461,14 @@ impl Copy {
         let was_in_sync = self.known_set().contains(&self.config.me);
         let weight = self.store.heads().weight();
         let heal = self.progress();
-        Status { lead: self.lead(), heard: self.heard, was_in_sync, barred: self.barred, weight, heal }
+        let stand_in = self.config.stand_in;
+        Status { lead: self.lead(), heard: self.heard, was_in_sync, barred: self.barred, weight, heal, stand_in }
     }
 
     /// Tells the view what changed in a way that others act on; all of it when asked to.
     pub(crate) fn say(&mut self, now: Now, all: bool, fx: &mut Effects) {
         let status = self.status();
-        let far =
-            |s: &Status| if let Progress::Staging(n) = s.heal { Progress::Staging(n / HEAL_STEP) } else { s.heal };
-        let acts = |s: &Status| (s.lead.map(|l| (l.branch, l.in_sync)), s.heard, s.barred, s.was_in_sync, far(s));
+        let acts = |s: &Status| (s.lead.map(|l| (l.branch, l.in_sync)), s.heard, s.barred, s.was_in_sync, s.heal);
         if all || self.said.as_ref().map(acts) != Some(acts(&status)) {
             fx.sends.extend(self.view.iter().map(|node| (*node, Msg::Status(status))));
             (self.said, self.said_at) = (Some(status), now.mono);
@@ -507,12 +518,13 @@ impl Copy {
             Msg::Refuse { ballot, promised } => self.on_refuse(now, ballot, promised, fx),
             Msg::Pull { ballot, have, no, after } => self.on_pull(from, ballot, have, no, after, fx),
             Msg::Pulled { ballot, no, records, after } => self.on_pulled(now, from, ballot, no, records, after, fx),
-            Msg::Join { ballot, branch, session, heads, staged, promised } => {
+            Msg::Join { ballot, branch, session, heads, staged, promised, stand_in } => {
                 self.hear(promised);
                 if self.lead().is_some_and(|lead| lead.ballot == ballot && lead.branch == branch) {
-                    self.on_join(now, from, session, (heads, staged), promised, fx);
+                    self.on_join(now, from, session, (heads, staged, stand_in), promised, fx);
                 }
             }
+            Msg::Leave { ballot, session } => self.on_leave(now, from, ballot, session, fx),
             Msg::Stage { ballot, nonce, pass } => self.on_stage(from, ballot, nonce, pass, fx),
             Msg::Staged { nonce, records, upto, after, left } => {
                 self.on_staged(now, from, nonce, records, upto, after, left, fx);
@@ -575,14 +587,15 @@ impl Copy {
         self.ticked = now.mono;
         match &self.role {
             Role::Idle { since, wait } => {
-                if let Some((leader, lead)) = self.foreign_lead() {
+                if let Some((leader, lead)) = self.foreign_lead().filter(|(node, _)| self.may_follow(*node)) {
                     self.follow(now, leader, lead, fx);
                 } else if now.mono >= *since + *wait + self.patience() && self.may_open(now) {
                     self.open(now, fx);
                 }
             }
             Role::Promised { at } => {
-                if let Some((leader, lead)) = self.foreign_lead().filter(|(_, l)| l.ballot >= self.meta.promised) {
+                let known = |(node, lead): &(NodeId, Lead)| lead.ballot >= self.meta.promised && self.may_follow(*node);
+                if let Some((leader, lead)) = self.foreign_lead().filter(known) {
                     self.follow(now, leader, lead, fx);
                 } else if now.mono - *at > self.config.timing.promise_wait {
                     self.rest(now);
@@ -607,7 +620,9 @@ impl Copy {
         if mutant!(self, RestartedWaits) && !new && self.sessions == 0 {
             return false;
         }
-        entitled && stable && now.mono >= self.config.opens_after
+        // A stand-in leads only where nobody else could.
+        let alone = !self.config.stand_in || (!self.whole && !self.sees_a_copy());
+        entitled && stable && alone && now.mono >= self.config.opens_after
     }
 
     /// How long to leave the opening to better placed copies in view: first those whose clock is right and that were in sync, of those the
@@ -619,6 +634,7 @@ impl Copy {
             (!mine.barred, mine.was_in_sync, mine.weight > 0, std::cmp::Reverse(place(self.config.me)), mine.weight);
         let better = self.statuses.iter().filter(|(node, s)| {
             self.view.contains(node)
+                && !s.stand_in
                 && (!s.barred, s.was_in_sync, s.weight > 0, std::cmp::Reverse(place(**node)), s.weight, **node)
                     > (me.0, me.1, me.2, me.3, me.4, self.config.me)
         });

@@ -58,8 +58,8 @@ impl Copy {
         self.sessions += 1;
         let session = self.config.incarnation << 32 | self.sessions;
         let (heads, staged, promised) = (self.store.heads().clone(), self.staged_heads(), self.meta.promised);
-        fx.sends
-            .push((leader, Msg::Join { ballot: lead.ballot, branch: lead.branch, session, heads, staged, promised }));
+        let (ballot, branch, stand_in) = (lead.ballot, lead.branch, self.config.stand_in);
+        fx.sends.push((leader, Msg::Join { ballot, branch, session, heads, staged, promised, stand_in }));
         if lead.ballot < promised {
             // Not to be followed; but it learns of the higher ballot, and opens anew.
             return self.rest(now);
@@ -110,7 +110,7 @@ impl Copy {
     /// The session is broken: ask anew, at once if the leader still leads.
     fn rejoin(&mut self, now: Now, fx: &mut Effects) {
         self.step_down(now, fx);
-        if let Some((leader, lead)) = self.foreign_lead() {
+        if let Some((leader, lead)) = self.foreign_lead().filter(|(node, _)| self.may_follow(*node)) {
             self.follow(now, leader, lead, fx);
         }
     }
@@ -181,6 +181,7 @@ impl Copy {
         let inbox: Vec<_> = std::mem::take(&mut f.inbox).into_values().flatten().collect();
         let mut puts = if f.over_staged { self.merge_staged() } else { Vec::new() };
         puts.extend(inbox);
+        self.stagings.clear();
         let Role::Following(f) = &mut self.role else { return };
         if outcomes_stay {
             puts.retain(|(key, _)| key.first() != Some(&(crate::Space::Outcome as u8)));

@@ -51,6 +51,9 @@ impl Copy {
     /// Begins to forget when there is something to forget and everybody is there, and goes on step by step.
     pub(crate) fn mind_floor(&mut self, now: Now, fx: &mut Effects) {
         let Role::Leading(l) = &self.role else { return };
+        if self.config.stand_in {
+            return;
+        }
         let due = match l.forgetting.level {
             None => self.store.is_forgettable(l.branch),
             // Who was away for a moment, or reads on from a place that it has kept, shall still be told what was deleted.
@@ -221,6 +224,7 @@ mod tests {
             heads: Heads::default(),
             staged: Heads::default(),
             promised: Ballot::default(),
+            stand_in: false,
         };
         let chunks = |sent: Vec<Msg>| sent.into_iter().filter(|m| matches!(m, Msg::Sync { .. })).count();
         assert_eq!(chunks(feed(&mut copy, start, say(3, join))), 0);
@@ -240,11 +244,26 @@ mod tests {
         let lead = copy.lead().expect("it leads");
         let (ballot, branch) = (lead.ballot, lead.branch);
         // It has lost its session, and so is dropped, and let in again a while later.
-        let join =
-            Msg::Join { ballot, branch, session: 9, heads: old.clone(), staged: Heads::default(), promised: ballot };
+        let join = Msg::Join {
+            ballot,
+            branch,
+            session: 9,
+            heads: old.clone(),
+            staged: Heads::default(),
+            promised: ballot,
+            stand_in: false,
+        };
         feed(&mut copy, start + 63_100, say(2, join));
         let sent = feed(&mut copy, start + 66_000, Input::Tick);
-        let join = Msg::Join { ballot, branch, session: 10, heads: old, staged: Heads::default(), promised: ballot };
+        let join = Msg::Join {
+            ballot,
+            branch,
+            session: 10,
+            heads: old,
+            staged: Heads::default(),
+            promised: ballot,
+            stand_in: false,
+        };
         let sent = [sent, feed(&mut copy, start + 66_000, say(2, join))].concat();
         let chunk = sent.into_iter().find_map(|m| if let Msg::Sync { chunk, .. } = m { Some(chunk) } else { None });
         let chunk = chunk.expect("it is let in");

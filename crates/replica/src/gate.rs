@@ -68,6 +68,8 @@ pub enum Reply {
     Rows(Vec<Rows>),
     /// To a read: not here, ask whoever leads.
     NotLeading,
+    /// To a read: there is only a stand-in here, which does not know. The copies are on the other side of a cut.
+    Elsewhere,
 }
 
 /// Something worth telling a person, a metric or a subscriber.
@@ -81,6 +83,8 @@ pub enum Notice {
     InSync(BTreeSet<NodeId>),
     /// This copy follows, in step with its leader.
     Following(NodeId),
+    /// This stand-in has given away what it took, and keeps nothing: it can go.
+    Left,
     /// A value cannot be read from the disc: this copy says nothing more.
     ValueLost,
     /// An opening merged what islands had written apart.

@@ -30,13 +30,15 @@ impl Copy {
     /// Once a window: if all of many writes came from one node, whose copy is in step, it is asked to take over.
     pub(crate) fn mind_writers(&mut self, now: Now, fx: &mut Effects) {
         let timing = self.config.timing;
+        // While islands meet there will be an opening anyway.
+        let rival = self.foreign_lead();
         let Role::Leading(l) = &mut self.role else { return };
         if now.mono - l.writers.since < timing.writers_window {
             return;
         }
         let windows = l.writers.windows + 1;
         let seen = std::mem::replace(&mut l.writers, Writers { since: now.mono, windows, ..Writers::default() });
-        let many = !seen.mixed && seen.writes >= timing.writes_min && windows > WINDOWS_MIN;
+        let many = rival.is_none() && !seen.mixed && seen.writes >= timing.writes_min && windows > WINDOWS_MIN;
         if let Some(node) = seen.only.filter(|_| many && self.view_is_stable(now)) {
             fx.sends.extend(self.invitation(node));
         }

@@ -28,7 +28,7 @@ pub enum Progress {
     /// There is no other island in view.
     #[default]
     Alone,
-    /// So many records are here.
+    /// So many parts have come.
     Staging(u64),
     /// Nearly everything is.
     Staged,
@@ -46,6 +46,8 @@ pub(crate) struct Staging {
     seen: Heads,
     /// The pass under way: up to where, from where on.
     pass: Option<(Heads, Option<(Version, Bytes)>)>,
+    /// That leader has forgotten what this copy may still hold: what is staged of it would not tell.
+    beyond: bool,
     nonce: u64,
     asked: Option<Instant>,
     /// When a pass was last over.
@@ -69,6 +71,10 @@ impl Copy {
     /// May it fetch what others have? Only what is in step has anything to add to; values that are to lie on disc would have
     /// to be in RAM meanwhile.
     fn may_stage(&self) -> bool {
+        // One that stands in would fetch the whole of it.
+        if self.config.stand_in {
+            return false;
+        }
         if self.config.min_in_sync == MinInSync::Majority {
             // Conflicts go by sides there, and who may open by lists of members that would have to be looked for in what is staged.
             return false;
@@ -83,11 +89,11 @@ impl Copy {
         if rivals.is_empty() {
             return Progress::Alone;
         }
-        let complete = |node: &NodeId| self.stagings.get(node).is_some_and(|s| s.upto.is_some());
+        let complete = |node: &NodeId| self.stagings.get(node).is_some_and(|s| s.upto.is_some() || s.beyond);
         if !self.may_stage() || rivals.keys().all(complete) {
             return Progress::Staged;
         }
-        Progress::Staging(self.stagings.values().map(|s| (s.records.len() + s.loose.len()) as u64).sum())
+        Progress::Staging(self.stage_nonce)
     }
 
     /// How many records are staged, and about how many there are to stage.
@@ -100,8 +106,17 @@ impl Copy {
 
     /// Fetches from every other leader in view, and drops what is of no use any more.
     pub(crate) fn tend_heal(&mut self, now: Now, fx: &mut Effects) {
-        if !self.may_stage() {
+        let in_step = match &self.role {
+            Role::Leading(l) => l.ready,
+            Role::Following(f) => f.joined,
+            _ => false,
+        };
+        if !in_step {
+            // What is staged has been offered, or counted: it stays as it is.
             return;
+        }
+        if !self.may_stage() {
+            return self.stagings.clear();
         }
         let rivals = self.rivals();
         let (heads, statuses, left) = (self.store.heads(), &self.statuses, &self.left);
@@ -109,7 +124,9 @@ impl Copy {
             let leads = statuses.get(node).and_then(|status| status.lead);
             let gone = left.get(node).is_some_and(|at| now.mono - *at > KEPT_FOR) && !statuses.contains_key(node);
             let known = s.upto.as_ref().is_some_and(|upto| upto.within(heads));
-            leads.is_none_or(|lead| lead.ballot == s.ballot) && !gone && !known
+            // What was not complete when its source stopped leading never will be.
+            let over = s.upto.is_none() && statuses.contains_key(node) && leads.is_none();
+            leads.is_none_or(|lead| lead.ballot == s.ballot) && !gone && !known && !over
         });
         for (node, lead) in rivals {
             let fresh = || Staging {
@@ -120,6 +137,7 @@ impl Copy {
                 loose: BTreeMap::new(),
                 seen: Heads::default(),
                 pass: None,
+                beyond: false,
                 nonce: 0,
                 asked: None,
                 done: Instant(0),
@@ -129,7 +147,7 @@ impl Copy {
             let s = self.stagings.entry(node).or_insert_with(fresh);
             let due = match s.asked {
                 Some(at) => now.mono - at > timing.append_timeout,
-                None => s.upto.is_none() || now.mono - s.done > timing.retry,
+                None => !s.beyond && (s.upto.is_none() || now.mono - s.done > Span(timing.retry.0 * 2)),
             };
             if due {
                 // What was under way is lost, or its source is another process now.
@@ -144,8 +162,8 @@ impl Copy {
         let Some(s) = self.stagings.get_mut(&node) else { return };
         let mut have = self.store.heads().clone();
         have.join(&s.seen);
-        s.nonce += 1;
-        s.asked = Some(now.mono);
+        self.stage_nonce += 1;
+        (s.nonce, s.asked) = (self.stage_nonce, Some(now.mono));
         let pass =
             Pass { have, upto: s.pass.as_ref().map(|(upto, _)| upto.clone()), after: s.pass.clone().and_then(|p| p.1) };
         fx.sends.push((node, Msg::Stage { ballot: s.ballot, nonce: s.nonce, pass }));
@@ -183,6 +201,13 @@ impl Copy {
             return;
         };
         s.asked = None;
+        let floor = records.iter().find(|(key, _)| *key == crate::key::floor());
+        let floor = floor.and_then(|(_, r)| crate::key::decode::<crate::Floor>(r.value.as_ref()?));
+        s.beyond |= floor.is_some_and(|floor| floor.is_beyond(self.store.heads(), &upto));
+        if s.beyond {
+            (s.records, s.loose, s.upto, s.pass) = Default::default();
+            return;
+        }
         s.of = s.of.max(left.saturating_add(s.records.len() as u64));
         s.loose.extend(records);
         let short = s.pass.is_none() || hasty;
@@ -195,7 +220,7 @@ impl Copy {
         s.done = now.mono;
         if short {
             // Whatever was there as of the pass before, and has not changed since, was in its parts; the rest is in this one.
-            s.records.append(&mut s.loose);
+            s.records.extend(std::mem::take(&mut s.loose));
             s.upto = Some(s.seen.clone());
             self.tick(now, fx);
         } else {
@@ -205,6 +230,9 @@ impl Copy {
 
     /// What is staged of a copy that has promised these heads, if that copy is still where it was but for its own branch.
     pub(crate) fn staged_of(&self, node: NodeId, heads: &Heads) -> Option<Heads> {
+        if self.config.min_in_sync == MinInSync::Majority {
+            return None;
+        }
         let s = self.stagings.get(&node)?;
         let upto = s.upto.as_ref()?;
         let same = heads.clone().without(s.branch).within(upto) && upto.within(heads);
@@ -213,7 +241,8 @@ impl Copy {
 
     /// Those of whom everything is staged, and who are not among these.
     pub(crate) fn staged_of_others(&self, others: impl Fn(&NodeId) -> bool) -> Vec<(NodeId, Heads)> {
-        let all = self.stagings.iter().filter(|(node, _)| !others(node));
+        let may = self.config.min_in_sync != MinInSync::Majority;
+        let all = self.stagings.iter().filter(|(node, _)| may && !others(node));
         all.filter_map(|(node, s)| Some((*node, s.upto.clone()?))).collect()
     }
 
@@ -228,7 +257,7 @@ impl Copy {
     pub(crate) fn staged_heads(&self) -> Heads {
         let mut all = Heads::default();
         // A delta whose values go to disc as they come lies beneath whatever is in RAM.
-        let may = !self.store.lets_go();
+        let may = !self.store.lets_go() && self.config.min_in_sync != MinInSync::Majority;
         self.stagings.values().filter_map(|s| s.upto.as_ref().filter(|_| may)).for_each(|upto| all.join(upto));
         all
     }
@@ -259,7 +288,7 @@ impl Copy {
     pub(crate) fn all_staged(&self) -> bool {
         let holds = |node: &NodeId| self.view.contains(node);
         let others = self.statuses.iter().filter(|(node, s)| holds(node) && (s.was_in_sync || s.lead.is_some()));
-        self.progress() == Progress::Staged && others.into_iter().all(|(_, s)| s.heal == Progress::Staged)
+        self.progress() == Progress::Staged && others.into_iter().all(|(_, s)| !matches!(s.heal, Progress::Staging(_)))
     }
 
     /// How far everybody is together: as long as it grows, a heal gets on.

@@ -46,6 +46,15 @@ pub enum MemberStatus {
     Leaving,
     /// Has no copy any more.
     Left,
+    /// Took writes where no copy was: no member, and gone when the copies have them.
+    StandIn,
+}
+
+impl MemberStatus {
+    /// Does it hold a copy that counts?
+    pub fn is_member(self) -> bool {
+        matches!(self, MemberStatus::Joining | MemberStatus::In | MemberStatus::Leaving)
+    }
 }
 
 fn prefixed(space: Space, rest: &[u8]) -> BytesMut {
@@ -60,6 +69,11 @@ pub(crate) fn space_of(key: &[u8]) -> Option<Space> {
     use Space::*;
     let all = [User, Member, Ledger, Session, Outcome, Closed, Branch, Set, Floor, Heals];
     all.into_iter().find(|s| key.first() == Some(&(*s as u8)))
+}
+
+/// May a tombstone lie under this key? Users delete records, and operators rows of the ledger.
+pub(crate) fn is_deletable(key: &[u8]) -> bool {
+    matches!(space_of(key), Some(Space::User | Space::Ledger))
 }
 
 pub(crate) fn in_space(space: Space, rest: &[u8]) -> Bytes {

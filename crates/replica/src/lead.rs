@@ -133,6 +133,10 @@ pub(crate) struct Leading {
     returns: BTreeMap<NodeId, (Instant, Span)>,
     /// Since when another leader has been in view, and nothing more was staged.
     pub rival_since: Option<Instant>,
+    /// Since when another leader has been in view.
+    rival_met: Option<Instant>,
+    /// Conflicts were decided by which side was opened last.
+    pub by_side: bool,
     /// How long it waits before it opens anew, so that not all fragments do so at once.
     rival_turn: Option<Span>,
     /// How far all together are with staging.
@@ -176,6 +180,8 @@ impl Leading {
             reads: Reads::default(),
             returns: BTreeMap::new(),
             rival_since: None,
+            rival_met: None,
+            by_side: false,
             rival_turn: None,
             rival_far: None,
             swept: Instant(0),
@@ -466,7 +472,7 @@ impl Copy {
 
     /// A node is a member before it is seeded.
     pub(crate) fn add_member(&mut self, now: Now, node: NodeId, fx: &mut Effects) {
-        let known = matches!(self.members().get(&node), Some(s) if *s != MemberStatus::Left);
+        let known = !matches!(self.members().get(&node), None | Some(MemberStatus::Left));
         if self.lead().is_some() && !known && self.may_grow() {
             let record = self.next_record(now, Some(key::encode(&MemberStatus::Joining)));
             self.append(now, vec![(key::member(node), record)], true, fx);
@@ -527,12 +533,13 @@ impl Copy {
         let (staged, far) = (self.all_staged(), self.staged_by_all());
         let Role::Leading(l) = &mut self.role else { return };
         let Some((node, theirs)) = rival.filter(|_| stable) else {
-            (l.rival_since, l.rival_turn) = (None, None);
+            (l.rival_since, l.rival_turn, l.rival_met) = (None, None, None);
             return;
         };
         // Both sides go on serving until what each lacks is here, or nothing moves any more.
         let far = if staged { u64::MAX } else { far };
-        if l.rival_far.replace(far) != Some(far) {
+        let met = *l.rival_met.get_or_insert(now.mono);
+        if l.rival_far.replace(far) != Some(far) && now.mono - met < self.config.timing.heal_wait_max {
             l.rival_since = None;
         }
         let since = *l.rival_since.get_or_insert(now.mono);
@@ -541,7 +548,11 @@ impl Copy {
         }
         let barred = self.statuses.get(&node).is_some_and(|s| s.barred);
         let (me, it) = (std::cmp::Reverse(self.config.me), std::cmp::Reverse(node));
-        let heir = (!self.barred, mine.in_sync, me) > (!barred, theirs.in_sync, it);
+        let stands_in = self.statuses.get(&node).is_some_and(|s| s.stand_in);
+        let heir = (!self.config.stand_in, !self.barred, mine.in_sync, me) > (!stands_in, !barred, theirs.in_sync, it);
+        if self.config.stand_in && !stands_in {
+            return;
+        }
         // Fragments take turns, as chance will have it: each is opened sooner than if all were at once.
         let Role::Leading(l) = &mut self.role else { return };
         let turn = *l.rival_turn.get_or_insert_with(|| Span(self.rng.random_range(0..=spread.0)));

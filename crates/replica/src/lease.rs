@@ -126,14 +126,18 @@ impl Copy {
     /// Reads without a word to anybody, if this copy may. `now` must have been taken while this copy was borrowed: nothing
     /// changes between the look and the clock.
     pub fn read_under_lease(&self, now: Now, read: &Read) -> Option<Vec<Rows>> {
-        let eyes = self.eyes(now)?;
+        let eyes = self.eyes(now).filter(|_| !self.is_elsewhere(read))?;
         read.iter().map(|range| self.read_range(now, range, &eyes)).collect()
     }
 
     /// One key's live record, as [`Copy::read_under_lease`] reads it; `None`: this copy may not be read.
     pub fn get_under_lease(&self, now: Now, key: &[u8]) -> Option<Option<Record>> {
         let eyes = self.eyes(now)?;
-        let Some((stored, record)) = self.store.entry(&key::user(key)) else { return Some(None) };
+        let stored = key::user(key);
+        if !self.knows(&stored) {
+            return None;
+        }
+        let Some((stored, record)) = self.store.entry(&stored) else { return Some(None) };
         self.shown(now, &eyes, stored, record)
     }
 
@@ -380,6 +384,7 @@ pub(crate) mod tests {
             heads: Heads::default(),
             staged: Heads::default(),
             promised: ballot,
+            stand_in: false,
         };
         feed(&mut copy, 5002, say(join));
         let seq = copy.store().heads().seq(branch);
@@ -473,6 +478,7 @@ pub(crate) mod tests {
             barred: false,
             weight: 1,
             heal: crate::Progress::Alone,
+            stand_in: false,
         };
         let asked = feed(&mut copy, 2, say(Msg::Status(status)));
         let session = asked.iter().find_map(|m| if let Msg::Join { session, .. } = m { Some(*session) } else { None });

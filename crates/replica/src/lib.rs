@@ -27,6 +27,7 @@ mod policy;
 mod quorum;
 mod read;
 mod record;
+mod stand_in;
 mod state;
 mod store;
 mod sync;

@@ -1,5 +1,5 @@
 use crate::forget::Floor;
-use crate::kept::{Kept, is_apart};
+use crate::kept::Kept;
 use crate::key::{self, Space};
 use crate::ledger::Heal;
 use crate::open::Pulled;
@@ -143,7 +143,7 @@ impl<'a> Merge<'a> {
     /// What they knew and have not got any more was deleted, and is forgotten there.
     fn drop_forgotten(&mut self, theirs: &Heads, records: &[(Bytes, Record)]) {
         let there: BTreeSet<&Bytes> = records.iter().map(|(key, _)| key).collect();
-        let forgotten = |key: &Bytes, version| is_apart(key) && theirs.covers(version) && !there.contains(key);
+        let forgotten = |key: &Bytes, version| key::is_deletable(key) && theirs.covers(version) && !there.contains(key);
         let gone = self.store.all().filter(|(key, kept)| forgotten(key, kept.version())).map(|(key, _)| key.clone());
         self.drops.extend(gone);
         let (made, version) = (&self.made, self.version);
@@ -264,7 +264,7 @@ impl<'a> Merge<'a> {
             MergeRule::Min => by_fields(m, r, u64::min).map(Some),
             MergeRule::Sum | MergeRule::Union => {
                 let mine = (m.value.as_ref(), &self.heads);
-                state::merged(rule, mine, (r.value.as_ref(), theirs)).map(Some)
+                state::merged(rule, mine, (r.value.as_ref(), theirs))
             }
             MergeRule::Island(choice) => {
                 let (first, second) = (self.island_of(key, winner)?, self.island_of(key, loser)?);
@@ -320,8 +320,13 @@ impl<'a> Merge<'a> {
         if self.no_ledger || loser.value.is_none() || loser.version == self.version || beside.len() > KEY_BYTES_MAX {
             return;
         }
-        let record = Record { version: self.version, hlc: self.hlc, ..loser.clone() };
-        self.puts.insert(key::user(&beside), record);
+        let stored = key::user(&beside);
+        // It was put there before, and may have been changed or deleted since.
+        if self.puts.contains_key(&stored) || self.store.get(&stored).is_some() {
+            return;
+        }
+        self.made.insert(stored.clone(), (vec![loser.version], Vec::new()));
+        self.puts.insert(stored, Record { version: self.version, ..loser.clone() });
     }
 
     /// The ledger row of a losing record: a pure function of that record, but for the version that carries it.
@@ -334,9 +339,14 @@ impl<'a> Merge<'a> {
             let stood = self.made.get_mut(key).map(|(_, within)| std::mem::take(within));
             return stood.unwrap_or_default().iter().for_each(|x| self.lose(key, x));
         }
+        let at = key::ledger(&key[1..], loser.version);
+        // The same row, or an operator has dropped it.
+        if self.store.get(&at).is_some() {
+            return;
+        }
         let value = Some(key::encode(loser));
         let row = Record { version: self.version, hlc: loser.hlc, expires: None, value };
-        self.puts.insert(key::ledger(&key[1..], loser.version), row);
+        self.puts.insert(at, row);
     }
 
     /// The union of all heads, the records to put, and the keys whose records go.

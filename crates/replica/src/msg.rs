@@ -30,6 +30,8 @@ pub struct Status {
     pub weight: u64,
     /// How far it is with fetching what other islands wrote.
     pub heal: Progress,
+    /// It stands in for copies that are elsewhere.
+    pub stand_in: bool,
 }
 
 /// A part of a delta from a leader to a copy that joins.
@@ -80,7 +82,17 @@ pub enum Msg {
     /// Chunk `no` of it.
     Pulled { ballot: Ballot, no: u32, records: Vec<(Bytes, Record)>, after: Option<(base::Version, Bytes)> },
     /// Copy to leader: let me follow. `staged`: what I have beside my heads, where nobody sees it.
-    Join { ballot: Ballot, branch: BranchId, session: u64, heads: Heads, staged: Heads, promised: Ballot },
+    Join {
+        ballot: Ballot,
+        branch: BranchId,
+        session: u64,
+        heads: Heads,
+        staged: Heads,
+        promised: Ballot,
+        stand_in: bool,
+    },
+    /// Leader to a stand-in: all that you have is here; keep nothing.
+    Leave { ballot: Ballot, session: u64 },
     /// Leader to joiner: a part of what it lacked.
     Sync { ballot: Ballot, session: u64, chunk: Chunk },
     /// Joiner to leader: chunk `no` has arrived, send more.

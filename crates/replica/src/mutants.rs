@@ -75,6 +75,8 @@ pub enum Mutant {
     StagedBeyond,
     /// Tombstones and branches are forgotten while a member is missing (invariant 1).
     MissingForgotten,
+    /// A stand-in is followed by copies, and opens before them (liveness).
+    StandInPromoted,
     /// Invariant 7: every concurrent-looking pair is called a conflict, known or not.
     FalseConflicts,
 }

@@ -97,7 +97,7 @@ impl Copy {
         if let Role::Opening(o) = &self.role {
             o.answers.values().for_each(|p| in_sync.extend(&p.set));
         }
-        let member = |node: &NodeId| members.get(node).is_some_and(|s| *s != MemberStatus::Left);
+        let member = |node: &NodeId| members.get(node).is_some_and(|s| s.is_member());
         let holds = |node: &&NodeId| self.statuses.contains_key(node) || member(node) || in_sync.contains(node);
         self.view.iter().filter(|n| **n != self.config.me).filter(holds).copied().collect()
     }
@@ -327,7 +327,9 @@ impl Copy {
         puts.insert(key::set(), record(key::encode(&BTreeSet::from([me]))));
         let listed =
             |node: NodeId| puts.contains_key(&key::member(node)) || self.store.get(&key::member(node)).is_some();
-        if !self.config.founders.iter().any(|n| listed(*n)) && !listed(me) {
+        if self.config.stand_in {
+            puts.insert(key::member(me), record(key::encode(&MemberStatus::StandIn)));
+        } else if !self.config.founders.iter().any(|n| listed(*n)) && !listed(me) {
             for node in self.config.founders.iter().filter(|n| **n != me) {
                 puts.insert(key::member(*node), record(key::encode(&MemberStatus::Joining)));
             }
@@ -337,8 +339,10 @@ impl Copy {
         let mut batch = self.store.switch(&heads, Vec::new(), puts.into_iter().collect(), drops);
         self.raise_ceiling();
         batch.meta = Some(self.meta);
-        self.role =
-            Role::Leading(Box::new(Leading::new(branch, o.ballot, me, not_before, settle, self.config.in_sync_max)));
+        self.stagings.clear();
+        let mut leading = Leading::new(branch, o.ballot, me, not_before, settle, self.config.in_sync_max);
+        leading.by_side = by_ballot;
+        self.role = Role::Leading(Box::new(leading));
         self.persist(batch, true, fx);
         self.gate.push(Then::Ready(branch));
         if let Some(heal) = heal {
@@ -381,7 +385,7 @@ impl Copy {
     fn opening_waits(&self, now: Now, answers: &BTreeMap<NodeId, Promised>) -> (Instant, (Instant, BTreeSet<NodeId>)) {
         let timing = self.config.timing;
         // Not only those in sync by the newest word: an opening that was given up may have written that word, and waited.
-        let members = self.members().into_iter().filter(|(_, s)| *s != MemberStatus::Left);
+        let members = self.members().into_iter().filter(|(_, s)| s.is_member());
         let mut set: BTreeSet<NodeId> = self.known_set().into_iter().chain(members.map(|(node, _)| node)).collect();
         answers.values().for_each(|p| set.extend(&p.set));
         let absent = set.iter().filter(|n| **n != self.config.me && !answers.contains_key(n) && !self.gone.contains(n));
@@ -435,6 +439,7 @@ pub(crate) mod tests {
             eager: false,
             opens_after: Instant(0),
             open_membership: false,
+            stand_in: false,
             min_in_sync: crate::MinInSync::default(),
             in_sync_max: usize::MAX,
             policy: MergePolicy::default(),
@@ -509,8 +514,15 @@ pub(crate) mod tests {
             &mut fx,
         );
         let heard = Ballot { counter: 9, node: NodeId(2) };
-        let status =
-            Status { lead: None, heard, was_in_sync: false, barred: false, weight: 0, heal: crate::Progress::Alone };
+        let status = Status {
+            lead: None,
+            heard,
+            was_in_sync: false,
+            barred: false,
+            weight: 0,
+            heal: crate::Progress::Alone,
+            stand_in: false,
+        };
         copy.handle(at(2), Input::Msg(NodeId(2), Msg::Status(status)), &mut fx);
         copy.handle(at(5000), Input::Tick, &mut fx);
         let mark = fx.persists.last().map(|p| p.mark).expect("its own promise is durable before it asks");

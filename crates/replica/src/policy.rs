@@ -135,7 +135,7 @@ pub(crate) fn beside(key: &[u8], lost: base::Version) -> Bytes {
 
 /// The part of a key that says in which fragment it lies, where losing values are put beside winners.
 pub fn beside_whom(key: &[u8]) -> &[u8] {
-    let at = key.windows(BESIDE.len()).rposition(|w| w == BESIDE.as_bytes());
+    let at = key.windows(BESIDE.len()).position(|w| w == BESIDE.as_bytes());
     at.map_or(key, |at| &key[..at])
 }
 
@@ -201,7 +201,7 @@ mod tests {
         let lost = base::Version { branch: BranchId { node: NodeId(1), n: 2 }, seq: 3 };
         let key = beside(b"k", lost);
         assert_eq!((&key[..], beside_whom(&key)), (&b"k~conflict-0000000000000001/2:3"[..], &b"k"[..]));
-        assert_eq!(beside_whom(&beside(&key, lost)), &key[..], "of the last conflict");
+        assert_eq!(beside_whom(&beside(&key, lost)), b"k", "whatever was put beside what");
         assert_eq!(beside_whom(b"k"), b"k");
     }
 

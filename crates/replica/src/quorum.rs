@@ -55,7 +55,7 @@ impl Copy {
             let status = record.value.as_ref().and_then(|v| key::decode::<MemberStatus>(v));
             members.extend(key::node_of_member(key).zip(status));
         }
-        members.retain(|_, status| *status != MemberStatus::Left);
+        members.retain(|_, status| status.is_member());
         let promised = members.keys().filter(|node| **node == self.config.me || o.answers.contains_key(node));
         promised.count() > members.len() / 2
     }
@@ -67,7 +67,7 @@ impl Copy {
             MinInSync::Copies(n) if n <= 1 => return None,
             MinInSync::Copies(n) => n,
             MinInSync::Majority => {
-                let members = self.members().into_values().filter(|s| *s != MemberStatus::Left).count();
+                let members = self.members().into_values().filter(|s| s.is_member()).count();
                 (members / 2 + 1) as u16
             }
         };
@@ -136,7 +136,15 @@ mod tests {
         feed(
             &mut copy,
             start + 3500,
-            say(Msg::Join { ballot, branch, session: 9, heads, staged: base::Heads::default(), promised: ballot }),
+            say(Msg::Join {
+                ballot,
+                branch,
+                session: 9,
+                heads,
+                staged: base::Heads::default(),
+                promised: ballot,
+                stand_in: false,
+            }),
         );
         for at in [3501, 3502] {
             let seq = copy.store().heads().seq(branch);

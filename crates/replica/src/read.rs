@@ -41,7 +41,9 @@ impl Reads {
 
 impl Copy {
     pub(crate) fn on_read(&mut self, now: Now, ticket: Ticket, read: Read, fx: &mut Effects) {
+        let elsewhere = self.is_elsewhere(&read);
         match &mut self.role {
+            Role::Leading(l) if l.ready && elsewhere => fx.replies.push((ticket, Reply::Elsewhere)),
             Role::Leading(l) if l.ready => {
                 let left = l.word(self.config.me, now.mono);
                 l.reads.warm |= left.is_some_and(|left| left.0 < self.config.timing.lease.0 / 2);

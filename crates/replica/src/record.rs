@@ -65,6 +65,8 @@ pub struct WriteBatch {
     pub heads: Vec<Version>,
     /// Branches that are folded: of each of these nodes all up to that one, and which of them had heads of their own.
     pub folds: Vec<(BranchId, Vec<BranchId>)>,
+    /// All that there is of the copy goes first, but for its meta.
+    pub wipe: bool,
     /// Records to put.
     pub puts: Vec<(Bytes, Record)>,
     /// Keys to remove without trace.
@@ -101,6 +103,6 @@ impl WriteBatch {
     pub fn is_empty(&self) -> bool {
         let forgets = self.stage == Stage::Keep { first: true };
         let state = self.meta.is_none() && self.heads.is_empty() && self.folds.is_empty();
-        !forgets && state && self.puts.is_empty() && self.removes.is_empty()
+        !forgets && !self.wipe && state && self.puts.is_empty() && self.removes.is_empty()
     }
 }

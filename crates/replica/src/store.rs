@@ -320,7 +320,7 @@ impl Store {
         if key.first() == Some(&(Space::Floor as u8)) {
             self.floor = record.here().and_then(|r| key::decode(r.value.as_ref()?)).unwrap_or_default();
         }
-        let grave = record.is_tombstone() && is_deletable(&key);
+        let grave = record.is_tombstone() && key::is_deletable(&key);
         let more = ledger_size(&key, &record);
         self.ledger = (self.ledger.0 + more.0, self.ledger.1 + more.1);
         if let Some(old) = self.records.insert(key.clone(), record) {
@@ -388,11 +388,6 @@ impl Store {
         }
         Some((out, None))
     }
-}
-
-/// May a tombstone lie under this key? Users delete records, and operators rows of the ledger.
-fn is_deletable(key: &[u8]) -> bool {
-    matches!(key::space_of(key), Some(Space::User | Space::Ledger))
 }
 
 /// One row of the ledger, if this is one.

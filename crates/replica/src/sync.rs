@@ -37,13 +37,18 @@ impl Copy {
         now: Now,
         from: NodeId,
         session: u64,
-        (heads, staged): (Heads, Heads),
+        (heads, staged, stand_in): (Heads, Heads, bool),
         promised: Ballot,
         fx: &mut Effects,
     ) {
         let unchecked = mutant!(self, JoinUnchecked);
         let rejoin_kept = mutant!(self, RejoinKept);
+        let meeting = self.foreign_lead().is_some() && !self.all_staged();
         let Role::Leading(l) = &mut self.role else { return };
+        // Islands meet, and are not done with fetching what they lack: soon there will be an opening anyway.
+        if promised <= l.ballot && meeting && !heads.within(self.store.heads()) && !unchecked {
+            return;
+        }
         // What it holds and I do not can only be merged in an opening; and a copy bound to a higher ballot needs one.
         if promised > l.ballot || (!heads.within(self.store.heads()) && !unchecked) {
             return self.open(now, fx);
@@ -54,6 +59,9 @@ impl Copy {
             return;
         }
         *newest = session;
+        if stand_in {
+            return self.part_with(now, from, session, fx);
+        }
         if !l.may_return(from, now) {
             return;
         }
@@ -66,13 +74,14 @@ impl Copy {
         }
         match self.members().get(&from) {
             None if !self.config.open_membership => return,
-            Some(MemberStatus::Left) => return,
+            Some(MemberStatus::Left | MemberStatus::StandIn) => return,
             None => self.add_member(now, from, fx),
             Some(_) => {}
         }
         let h0 = self.store.heads().clone();
         let anew = self.store.floor().is_beyond(&heads, &h0);
-        let over = !anew && !staged.is_empty() && (staged.within(&h0) || mutant!(self, StagedBeyond));
+        let by_side = matches!(&self.role, Role::Leading(l) if l.by_side);
+        let over = !anew && !by_side && !staged.is_empty() && (staged.within(&h0) || mutant!(self, StagedBeyond));
         let mut have = if anew { Heads::default() } else { heads };
         if over {
             have.join(&staged);

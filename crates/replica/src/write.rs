@@ -1,6 +1,6 @@
 //! Conditional batches: checked against the leader's latest state, answered when what they saw is committed.
 
-use crate::batch::{Answer, Batch, Bump, Check, Outcome, Refusal, Request, Write};
+use crate::batch::{Answer, Batch, Bump, Check, Limit, Outcome, Refusal, Request, Write};
 use crate::copy::{Copy, Role};
 use crate::gate::{Effects, Reply, Ticket};
 use crate::kept::Kept;
@@ -10,7 +10,7 @@ use crate::mutant;
 use crate::policy::MergeRule;
 use crate::record::Record;
 use crate::state;
-use base::{BranchId, Now, Span, WallMs};
+use base::{BranchId, Now, Span, VALUE_BYTES_MAX, WallMs};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -135,6 +135,9 @@ impl Copy {
     fn evaluate(&mut self, now: Now, batch: &Batch) -> Result<Vec<(Bytes, Record)>, Refusal> {
         batch.validate()?;
         for (index, check) in (0..).zip(&batch.checks) {
+            if let Some(refusal) = self.check_elsewhere(check) {
+                return Err(refusal);
+            }
             if !self.holds(now.wall, check) {
                 return Err(Refusal::Check(index));
             }
@@ -160,18 +163,27 @@ impl Copy {
                 }
                 Write::Put { value, ttl_ms, .. } => (Some(value.clone()), *ttl_ms),
                 // One that has expired still needs its tombstone: another leader's clock may run behind.
-                Write::Delete { .. } | Write::Forget { .. } if gone.unwrap_or(true) => continue,
+                Write::Delete { .. } | Write::Forget { .. } if gone.unwrap_or(!self.config.stand_in) => continue,
                 Write::Delete { .. } | Write::Forget { .. } => (None, None),
                 Write::Bump { by, fields, .. } => {
                     let old = self.whole_before(&stored, put, index)?;
+                    let alone = matches!((&rule, by), (MergeRule::Sum, _) | (MergeRule::Max, Bump::Max));
+                    if old.is_none() && self.config.stand_in && !alone {
+                        return Err(Refusal::Elsewhere);
+                    }
                     let live = old.as_ref().and_then(|r| r.live(now.wall));
                     let value = match rule {
-                        MergeRule::Sum => self.bump_state(live, *by, fields),
+                        MergeRule::Sum => self.bump_state(old.as_ref().filter(|_| live.is_some()), *by, fields),
                         _ => bump(live, *by, fields),
                     };
                     (Some(value.ok_or(Refusal::NotACounter(index))?), None)
                 }
             };
+            if let Some(value) = value.as_ref().filter(|value| state && value.len() > VALUE_BYTES_MAX) {
+                // With what it takes to merge it.
+                let is = value.len() as u64;
+                return Err(Refusal::TooLarge { what: Limit::Value, is, most: VALUE_BYTES_MAX as u64 });
+            }
             let mut record = self.next_record(now, value);
             // Above what it overwrites, so that the order of stamps extends causality.
             record.hlc = record.hlc.max(over.map_or(record.hlc, |hlc| hlc.next()));
@@ -192,7 +204,7 @@ impl Copy {
     }
 
     /// A counter of which every author's part is kept.
-    fn bump_state(&self, old: Option<&Bytes>, by: Bump, with: &[u64]) -> Option<Bytes> {
+    fn bump_state(&self, old: Option<&Record>, by: Bump, with: &[u64]) -> Option<Bytes> {
         let more: Vec<u64> = match by {
             Bump::Add => with.to_vec(),
             Bump::Max => {
@@ -206,8 +218,8 @@ impl Copy {
     fn holds(&self, wall: WallMs, check: &Check) -> bool {
         let live = |k: &Bytes| self.store.get(&key::user(k)).filter(|r| r.is_live(wall));
         match check {
-            Check::Absent(k) => live(k).is_none(),
-            Check::Present(k) => live(k).is_some(),
+            Check::Absent(k) => !self.is_live(wall, k),
+            Check::Present(k) => self.is_live(wall, k),
             Check::AtVersion(k, version) => live(k).is_some_and(|r| r.version() == *version),
             Check::Count(prefix, n) => {
                 let from = key::user(prefix);

@@ -60,6 +60,7 @@ mutants! {
     d14_pending_answered PendingAnswered 3000
     r7_commit_new_set CommitNewSet 3000
     staging_kept StagingKept 3000
+    stand_in_promoted StandInPromoted 3000
     staged_early StagedEarly 1000
     staged_beyond StagedBeyond 3000
     missing_forgotten MissingForgotten 3000

@@ -24,6 +24,8 @@ const HEAD: u8 = b'h';
 const FOLD: u8 = b'f';
 /// A staged batch is complete, and is to be moved over.
 const SWITCH: u8 = b's';
+/// All records of the fragment are to be removed.
+const WIPE: u8 = b'w';
 
 /// How a record lies in its row, by the row's first byte: all of it,
 const WHOLE: u8 = 0;
@@ -163,6 +165,12 @@ impl Disc {
         let mut out = self.db.batch();
         let mut size = 0;
         for (fragment, persist) in group {
+            if persist.batch.wipe {
+                out.commit().map_err(|e| self.failed(e))?;
+                self.begin_wipe(*fragment)?;
+                self.wipe(*fragment)?;
+                (out, size) = (self.db.batch(), 0);
+            }
             let (bytes, stage) = (persist.batch.bytes(), persist.batch.stage);
             let large = bytes > PIECE_BYTES && !matches!(stage, Stage::Keep { .. });
             if large || matches!(stage, Stage::Switch | Stage::Keep { first: true }) {
@@ -350,13 +358,51 @@ impl Disc {
         out.commit().map_err(failed)
     }
 
+    /// A copy goes: first its heads, and the mark, so that a crash leaves no heads without their records.
+    fn begin_wipe(&self, fragment: FragmentId) -> Result<(), StorageError> {
+        let failed = |e| self.failed(e);
+        let mut out = self.db.batch();
+        for tag in [HEAD, FOLD] {
+            for row in self.state.prefix(with(fragment, &[&[tag]])) {
+                out.remove(&self.state, row.key().map_err(failed)?);
+            }
+        }
+        out.insert(&self.state, with(fragment, &[&[WIPE]]), []);
+        out.commit().map_err(failed)
+    }
+
+    /// Then its records, in pieces, and the mark.
+    fn wipe(&self, fragment: FragmentId) -> Result<(), StorageError> {
+        let failed = |e| self.failed(e);
+        self.clear_staging(fragment)?;
+        for space in [&self.records, &self.values] {
+            let (mut out, mut count) = (self.db.batch(), 0);
+            for row in space.prefix(prefix(fragment)) {
+                out.remove(space, row.key().map_err(failed)?);
+                count += 1;
+                if count % 4096 == 0 {
+                    out.commit().map_err(failed)?;
+                    out = self.db.batch();
+                }
+            }
+            out.commit().map_err(failed)?;
+        }
+        self.state.remove(with(fragment, &[&[WIPE]])).map_err(failed)
+    }
+
     /// After a crash: what was switched on is moved over, what was not is forgotten.
     fn finish_switches(&self) -> Result<(), StorageError> {
         let mut fragments: BTreeMap<FragmentId, bool> = BTreeMap::new();
+        let mut wiped = Vec::new();
         for row in self.state.iter() {
             let key = row.key().map_err(|e| self.failed(e))?;
-            fragments.extend(split(&key).filter(|(_, rest)| *rest == [SWITCH]).map(|(fragment, _)| (fragment, true)));
+            match split(&key) {
+                Some((fragment, [SWITCH])) => drop(fragments.insert(fragment, true)),
+                Some((fragment, [WIPE])) => wiped.push(fragment),
+                _ => {}
+            }
         }
+        wiped.into_iter().try_for_each(|fragment| self.wipe(fragment))?;
         for row in self.staging.iter() {
             let key = row.key().map_err(|e| self.failed(e))?;
             if let Some((fragment, _)) = split(&key) {
@@ -443,6 +489,35 @@ mod tests {
             let third = WriteBatch { removes: vec![Bytes::from_static(b"\x01b")], ..WriteBatch::default() };
             disc.write(&[(fragment, Persist { batch: third, mark: 2, sync: false })], true).expect("written");
             assert_eq!(disc.values.iter().count(), 1);
+        }
+    }
+
+    /// A crash in the middle of a copy's end: nothing is left but the numbers of its branches.
+    #[test]
+    fn a_copy_that_goes_leaves_its_meta_alone() {
+        for crash in [false, true] {
+            let dir = tempfile::tempdir().expect("dir");
+            let (disc, _) = Disc::open(dir.path(), 1).expect("opens");
+            let fragment = FragmentId { table: TableId(7), index: 0 };
+            let version = Version { branch: BranchId { node: NodeId(1), n: 1 }, seq: 3 };
+            let record = Record { version, hlc: Hlc(1), expires: None, value: Some("v".into()) };
+            let meta = Meta { n: 4, ..Meta::default() };
+            let puts = vec![(Bytes::from_static(b"\x01k"), record)];
+            let first = WriteBatch { heads: vec![version], puts, apart: Some(Place::first()), ..WriteBatch::default() };
+            disc.write(&[(fragment, Persist { batch: first, mark: 1, sync: false })], true).expect("written");
+            if crash {
+                disc.begin_wipe(fragment).expect("begun");
+                let meta = WriteBatch { meta: Some(meta), ..WriteBatch::default() };
+                disc.write(&[(fragment, Persist { batch: meta, mark: 2, sync: false })], true).expect("written");
+            } else {
+                let gone = WriteBatch { wipe: true, meta: Some(meta), ..WriteBatch::default() };
+                disc.write(&[(fragment, Persist { batch: gone, mark: 2, sync: false })], true).expect("written");
+            }
+            drop(disc);
+            let (disc, loaded) = Disc::open(dir.path(), 1).expect("opens");
+            let there = &loaded[&fragment];
+            assert_eq!((there.meta.n, there.store.len(), there.store.heads().is_empty()), (4, 0, true));
+            assert_eq!((disc.records.iter().count(), disc.values.iter().count(), disc.state.iter().count()), (0, 0, 1));
         }
     }
 

@@ -2,7 +2,7 @@ use super::client::{KEYS, Op, Pending, key};
 use super::world::{Node, id, index};
 use base::{BranchId, Heads, NodeId, Version};
 use bytes::Bytes;
-use replica::{Copy, Effects, MergeRule, Outcome, Record, Rows, Space, Store};
+use replica::{Copy, Effects, Floor, MergeRule, Outcome, Record, Rows, Space, Store};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How long after two nodes were last apart one may still not see the other's writes, in microseconds: three leases.
@@ -39,10 +39,18 @@ pub(crate) struct Checker {
     /// How far branches went that are folded: what a crash took beyond that never was anywhere else.
     ends: BTreeMap<BranchId, u64>,
     heads_before: Heads,
+    /// Tombstones that some copy has forgotten: every member knew them then. A stand-in, which knows nothing, cannot be in
+    /// conflict with what is forgotten.
+    forgotten: BTreeSet<usize>,
+    floor_before: Floor,
+    /// Nodes from this one on only stand in.
+    pub stand_ins_from: usize,
     /// When two nodes were last apart.
     apart: Vec<Vec<u64>>,
     /// Which nodes lost a version in a crash.
     lost: BTreeMap<Version, BTreeSet<NodeId>>,
+    /// And which gave it away on purpose.
+    wiped: BTreeMap<Version, BTreeSet<NodeId>>,
     /// Every write is on disc before it is acknowledged.
     flushed: bool,
     /// Each write takes more than half of the copies: no two sides may both acknowledge.
@@ -65,8 +73,12 @@ impl Checker {
             opened: BTreeMap::new(),
             ends: BTreeMap::new(),
             heads_before: Heads::default(),
+            forgotten: BTreeSet::new(),
+            floor_before: Floor::default(),
+            stand_ins_from: usize::MAX,
             apart: vec![vec![0; n]; n],
             lost: BTreeMap::new(),
+            wiped: BTreeMap::new(),
             flushed,
             majority: majority && flushed,
             knew_before: BTreeMap::new(),
@@ -128,6 +140,7 @@ impl Checker {
         let known = (0..KEYS).map(stored).map(|k| (k.clone(), self.knows(copy.store(), &k))).collect();
         self.knew_before = known;
         self.heads_before.clone_from(copy.store().heads());
+        self.floor_before.clone_from(copy.store().floor());
     }
 
     /// H1, H2, H3 and invariant 7 after a step, and the ground truth of what it wrote.
@@ -135,6 +148,16 @@ impl Checker {
         for v in self.heads_before.iter().filter(|v| copy.store().heads().is_folded(v.branch)) {
             let end = self.ends.entry(v.branch).or_insert(0);
             *end = v.seq.max(*end);
+        }
+        if fx.persists.iter().any(|p| p.batch.wipe) {
+            for w in self.writes.iter().filter(|w| self.heads_before.covers(w.version)) {
+                self.wiped.entry(w.version).or_default().insert(id(node));
+            }
+        }
+        if self.floor_before != *copy.store().floor() {
+            let gone = |w: &Wrote| w.value.is_none() && copy.store().floor().purged.covers(w.version);
+            let gone = self.writes.iter().enumerate().filter(|(_, w)| gone(w)).map(|(wid, _)| wid);
+            self.forgotten.extend(gone.collect::<Vec<_>>());
         }
         for persist in &fx.persists {
             self.learn(node, copy, &persist.batch.puts);
@@ -204,6 +227,10 @@ impl Checker {
             // A record that the opening itself made (field-wise max) knew all that it was made of.
             if r.version.seq == 1 {
                 knew.extend((0..wid).filter(|w| self.covered(*w, k, copy.store().heads())));
+            }
+            if node >= self.stand_ins_from {
+                let gone = self.forgotten.iter().map(|w| &self.writes[*w]).filter(|w| w.key == *k);
+                knew.extend(gone.flat_map(|w| w.knew.iter().copied()).collect::<Vec<_>>());
             }
             knew.insert(wid);
             self.knew_before.insert(k.clone(), knew.clone());
@@ -278,8 +305,7 @@ impl Checker {
             let (v, acked) = other;
             let (mine, theirs) = (self.bases.get(&branch)?, self.bases.get(&acked.branch)?);
             let related = acked.branch == branch || mine.covers(v) || theirs.covers(version);
-            let lost = self.lost.get(&v);
-            let shared = acked.set.iter().any(|n| set.contains(n) && lost.is_none_or(|lost| !lost.contains(n)));
+            let shared = acked.set.iter().any(|n| set.contains(n) && !self.is_without(*n, v));
             if v.branch == acked.branch
                 && version.branch == branch
                 && !related
@@ -340,7 +366,7 @@ impl Checker {
                 }
                 // A follower answers for itself alone: who else is in sync with its leader may be on another side by now.
                 let mine = if leads { set } else { &BTreeSet::new() };
-                if let Some(why) = self.one_side(node, branch, mine, acked, self.lost.get(&w.version)) {
+                if let Some(why) = self.one_side(node, branch, mine, acked, w.version) {
                     let w = format!("{:?} acknowledged at {} under {:?}", w.version, acked.at / 1000, acked.branch);
                     return Some(format!(
                         "invariant 2: a read at {node} under {branch:?} of key {k} missed {w}: {why}"
@@ -358,9 +384,9 @@ impl Checker {
         branch: BranchId,
         set: &BTreeSet<NodeId>,
         acked: &Acked,
-        lost: Option<&BTreeSet<NodeId>>,
+        version: Version,
     ) -> Option<&'static str> {
-        let kept = |n: &NodeId| acked.set.contains(n) && lost.is_none_or(|lost| !lost.contains(n));
+        let kept = |n: &NodeId| acked.set.contains(n) && !self.is_without(*n, version);
         let opened = |b: &BranchId| self.opened.get(b).copied().unwrap_or(0);
         let since = opened(&branch).max(opened(&acked.branch)).saturating_sub(APART_US);
         // A copy that follows is on its leader's side.
@@ -376,6 +402,23 @@ impl Checker {
         } else {
             None
         }
+    }
+
+    /// A stand-in has given away what it had: whoever holds it by now answers for it.
+    pub(crate) fn handed_over(&mut self, node: usize, nodes: &[Node]) {
+        for w in &mut self.writes {
+            let gave = self.wiped.get(&w.version).is_some_and(|from| from.contains(&id(node)));
+            if let Some(acked) = w.acked.as_mut().filter(|_| gave) {
+                acked.set.remove(&id(node));
+                let holds = |n: &Node| n.copy.as_ref().is_some_and(|c| c.store().heads().covers(w.version));
+                acked.set.extend((0..nodes.len()).filter(|n| holds(&nodes[*n])).map(id));
+            }
+        }
+    }
+
+    /// Has this node lost a version that it had, or given it away?
+    fn is_without(&self, node: NodeId, version: Version) -> bool {
+        [&self.lost, &self.wiped].into_iter().any(|all| all.get(&version).is_some_and(|nodes| nodes.contains(&node)))
     }
 
     /// Lost by the stated limits: every copy that was in sync when it was acknowledged lost it unflushed in a crash.

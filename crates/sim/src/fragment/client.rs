@@ -149,8 +149,9 @@ impl World {
             pending.request.branches.push(branch);
         }
         let ticket = (which as u64) << 16 | u64::from(pending.tries);
+        let alone = self.stand_ins && leader >= self.founders;
         let input = if pending.op == Op::Read {
-            Input::Read(ticket, everything())
+            Input::Read(ticket, if alone { vec![Range::key(key(0))] } else { everything() })
         } else {
             Input::Write(ticket, pending.request.clone())
         };
@@ -198,7 +199,9 @@ impl World {
         let last = pending.request.branches.last() == Some(&branch);
         match &outcome {
             Outcome::Failed(_) if !last => return,
-            Outcome::Failed(Refusal::Check(_) | Refusal::TooFewCopies { .. }) => self.report.failed += 1,
+            Outcome::Failed(Refusal::Check(_) | Refusal::TooFewCopies { .. } | Refusal::Elsewhere) => {
+                self.report.failed += 1;
+            }
             Outcome::Failed(_) => return,
             Outcome::Unknown => self.report.unknown += 1,
             Outcome::Done { version, .. } => {
@@ -237,6 +240,10 @@ impl World {
         let Some(copy) = self.nodes[node].copy.as_ref() else { return };
         let seen = copy.inspect();
         let Some((_, lead)) = seen.lead else { return };
+        if self.is_stand_in(node) {
+            // Of one key, and of what was written there.
+            return;
+        }
         self.report.reads += 1;
         self.pending[which].outcome = Some(Outcome::Unknown);
         let leads = copy.lead().is_some();

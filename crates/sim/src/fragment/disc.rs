@@ -16,6 +16,9 @@ pub(crate) struct Image {
 
 impl Image {
     fn apply(&mut self, batch: WriteBatch) {
+        if batch.wipe {
+            *self = Image { meta: self.meta, ..Image::default() };
+        }
         match batch.stage {
             Stage::Keep { first } => {
                 if first {
@@ -58,6 +61,10 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
+    fn wipe(&self) {
+        self.values.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     pub(crate) fn fail(&self) {
         self.broken.store(true, Ordering::Relaxed);
     }
@@ -111,6 +118,10 @@ impl Disc {
     /// The engine writes what is queued.
     pub(crate) fn work(&mut self) {
         for batch in self.queued.drain(..) {
+            if batch.wipe {
+                self.engine.wipe();
+                self.staged.clear();
+            }
             match batch.stage {
                 Stage::Keep { first } => {
                     if first {

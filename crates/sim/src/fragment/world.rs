@@ -122,7 +122,9 @@ pub(crate) struct World {
     /// Requests come in bursts.
     pub bursts: bool,
     /// How many of the nodes begin with copies.
-    founders: usize,
+    pub founders: usize,
+    /// The rest are never given one: they stand in where there is none.
+    pub stand_ins: bool,
     /// What happens when, where nothing is left to chance.
     pub schedule: Option<Schedule>,
     pub check: Checker,
@@ -173,7 +175,7 @@ impl World {
         let mut world = World::of(n, rng, options);
         world.at(1_500_000, Event::Fault);
         world.at(300_000, Event::Client);
-        if world.founders < n {
+        if world.founders < n && !world.stand_ins {
             let at = world.rng.random_range(500_000..2_000_000);
             world.at(at, Event::Invite);
         }
@@ -202,6 +204,7 @@ impl World {
         let apart = rng.random_bool(0.3);
         let late = if rng.random_bool(0.3) { rng.random_range(1..=2) } else { 0 };
         let founders = n.saturating_sub(late).max(1);
+        let stand_ins = founders < n && rng.random_bool(0.5) && min_in_sync != MinInSync::Majority;
         let nodes = (0..n).map(|_| Node::starting(&mut rng)).collect();
         let mut world = World {
             options,
@@ -227,6 +230,7 @@ impl World {
             apart,
             bursts,
             founders,
+            stand_ins,
             schedule: None,
             check: Checker::new(n, sync && !ram, min_in_sync == MinInSync::Majority),
             report: Report::default(),
@@ -234,6 +238,9 @@ impl World {
             subscriber: Subscriber::default(),
             tickets: BTreeMap::new(),
         };
+        if world.stand_ins {
+            world.check.stand_ins_from = world.founders;
+        }
         world.trace(|| {
             let kind = format!(
                 "wild {wild}, ram {ram}, sync {sync}, {}, apart {apart}, {min_in_sync:?}, at most {in_sync_max}",
@@ -252,6 +259,7 @@ impl World {
         let mut world = World::of(3, StdRng::seed_from_u64(1), options);
         (world.loss, world.wild, world.ram, world.sync, world.rule) = (0, false, false, true, MergeRule::Latest);
         (world.founders, world.faults, world.load) = (3, false, false);
+        world.stand_ins = false;
         (world.min_in_sync, world.in_sync_max) = (MinInSync::default(), usize::MAX);
         (world.unordered, world.apart) = (false, false);
         world.check = Checker::new(3, true, false);
@@ -266,7 +274,8 @@ impl World {
     }
 
     pub(crate) fn boot(&mut self, node: usize, meta: Meta, store: Store) {
-        let all = (0..self.founders).map(id).collect();
+        let stand_in = self.is_stand_in(node);
+        let all = if stand_in { vec![id(node)] } else { (0..self.founders).map(id).collect() };
         let timing = Timing {
             tick: Span::ms(50),
             stable_view: Span::ms(300),
@@ -277,6 +286,7 @@ impl World {
             writes_min: 2,
             promise_wait: Span::ms(800),
             settle: Span::ms(150),
+            heal_wait_max: Span::ms(2000),
             heal_spread: Span::ms(50),
             forget_after: Span::ms(100),
             sync_timeout: Span::ms(700),
@@ -298,6 +308,7 @@ impl World {
             sync: self.sync && !self.ram,
             eager: true,
             opens_after: Instant(0),
+            stand_in,
             open_membership: false,
             min_in_sync: self.min_in_sync,
             in_sync_max: self.in_sync_max,
@@ -361,7 +372,7 @@ impl World {
 
     /// Does every copy hold the same entries, and the leader know it?
     fn is_level(&self) -> bool {
-        let copies = || self.nodes.iter().filter_map(|n| n.copy.as_ref());
+        let copies = || self.copies();
         let committed = copies().filter_map(|c| c.inspect().committed).all(|(last, commit)| last == commit);
         let heads: BTreeSet<_> = copies().map(|c| format!("{:?}", c.store().heads())).collect();
         committed && heads.len() == 1
@@ -525,6 +536,7 @@ impl World {
                     }
                     return self.crash(node);
                 }
+                replica::Notice::Left => self.check.handed_over(node, &self.nodes),
                 replica::Notice::Merged(heal) => self.report.conflicts += heal.conflicts,
                 _ => {}
             }
@@ -582,13 +594,30 @@ impl World {
         match reply {
             Reply::Write(answer) => self.answered(request, node, answer),
             Reply::Rows(rows) => self.read_answered(request, node, &rows, since),
-            Reply::NotLeading => {}
+            Reply::NotLeading | Reply::Elsewhere => {}
         }
+    }
+
+    /// Is it a node that is to hold no copy?
+    pub(crate) fn is_stand_in(&self, node: usize) -> bool {
+        self.stand_ins && node >= self.founders
+    }
+
+    /// The copies that count.
+    fn copies(&self) -> impl Iterator<Item = &Copy> {
+        let all = self.nodes.iter().enumerate().filter(|(node, _)| !self.is_stand_in(*node));
+        all.filter_map(|(_, n)| n.copy.as_ref())
     }
 
     /// After the quiet phase: one leader, all copies in sync, all alike, everything accounted for.
     fn finish(&mut self) {
-        let copies: Vec<&Copy> = self.nodes.iter().filter_map(|n| n.copy.as_ref()).collect();
+        let copies: Vec<&Copy> = self.copies().collect();
+        let holders = copies.len();
+        let idle = self.nodes.iter().enumerate().filter(|(node, _)| self.is_stand_in(*node));
+        if let Some((node, _)) = idle.into_iter().find(|(_, n)| n.copy.as_ref().is_some_and(|c| !c.store().is_empty()))
+        {
+            return self.fail(format!("liveness: {node} stands in for copies that are all there"));
+        }
         let leaders: Vec<&&Copy> = copies.iter().filter(|c| c.inspect().role == RoleName::Leading).collect();
         let [leader] = leaders[..] else {
             let roles: Vec<RoleName> = copies.iter().map(|c| c.inspect().role).collect();
@@ -596,7 +625,7 @@ impl World {
         };
         let seen = leader.inspect();
         let Some((last, commit)) = seen.committed else { return };
-        if seen.in_sync.len() != self.nodes.len().min(self.in_sync_max) || last != commit {
+        if seen.in_sync.len() != holders.min(self.in_sync_max) || last != commit {
             let roles: Vec<_> = copies.iter().map(|c| (c.inspect().role, c.inspect().lead)).collect();
             let at = format!("in sync at rest {:?}, {commit} of {last} committed, {roles:?}", seen.in_sync);
             return self.fail(format!("liveness: {at}"));
