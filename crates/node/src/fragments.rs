@@ -5,7 +5,8 @@ use crate::frame::Frame;
 use crate::io::{Effect, Notice, OpId};
 use crate::node::{Node, Origin};
 use crate::schema::{self, Durability, Storage, TableDef, sys_fragment};
-use base::{FragmentId, Instant, NodeId, Now, Span};
+use base::{FragmentId, Instant, NodeId, Now, Span, Version};
+use bytes::Bytes;
 use membership::RosterEntry;
 use replica::{Config, Copy, Effects, Input, Lead, MemberStatus, Meta, Msg, Reply, Space, Store, Stored, Ticket};
 use std::collections::{BTreeMap, BTreeSet};
@@ -144,6 +145,13 @@ impl Node {
         let before = (self.roster.len(), std::mem::take(&mut self.tables));
         let unreadable;
         (self.roster, self.tables, unreadable) = read.unwrap_or_default();
+        let nameless = self.copies.with(sys_fragment(), |sys| nameless(sys, &self.tables)).unwrap_or_default();
+        self.nameless.clear();
+        for (def, key, lost) in nameless {
+            self.nameless.insert(def.name.clone(), (key, lost));
+            self.tables.insert(def.name.clone(), def);
+        }
+        self.read_cluster();
         if unreadable != self.unreadable {
             self.unreadable = unreadable;
             self.say_unreadable = true;
@@ -355,6 +363,23 @@ fn rendezvous(fragment: FragmentId, node: NodeId) -> u64 {
     let parts = [fragment.table.0, u64::from(fragment.index), node.0];
     let hash = blake3::hash(&parts.map(u64::to_be_bytes).concat());
     u64::from_be_bytes(*hash.as_bytes().first_chunk().unwrap_or(&[0; 8]))
+}
+
+/// Tables that lost their names to others when islands met: the ledger keeps their definitions, and they go under names of their
+/// own.
+fn nameless(sys: &Copy, tables: &BTreeMap<String, TableDef>) -> Vec<(TableDef, Bytes, Version)> {
+    let mut all = Vec::new();
+    for row in sys.ledger().filter(|row| row.key.starts_with(schema::TABLE_PREFIX)) {
+        let Some(mut def) = row.lost.value.and_then(|v| wire::decode::<TableDef>(&v).ok()) else { continue };
+        // The same table, but for options: nothing is hidden.
+        let known = tables.values().any(|other| other.id == def.id);
+        let twice = all.iter().any(|(other, ..): &(TableDef, Bytes, Version)| other.id == def.id);
+        if !known && !twice {
+            def.name = format!("{}~conflict-{:04x}", def.name, def.id.0 >> 48);
+            all.push((def, row.key, row.lost.version));
+        }
+    }
+    all
 }
 
 type Described = (BTreeMap<NodeId, RosterEntry>, BTreeMap<String, TableDef>, usize);

@@ -41,6 +41,8 @@ pub enum Frame {
     Rows(u64, Option<Vec<Rows>>),
     /// To a read: only a stand-in is here, and does not know.
     Elsewhere(u64),
+    /// The number of my cluster.
+    Cluster(u64),
     /// I am stopping, on purpose.
     Bye,
     /// There is a rumour that you are gone: are you there?

@@ -113,6 +113,8 @@ pub enum Notice {
     WrongProtocol(SocketAddr, u16),
     /// So many records of the system table make no sense to this program: another version wrote them.
     Unreadable(usize),
+    /// A node of a cluster that was formed apart from this one, with the same secret: the two become one.
+    FormedApart(NodeId, String),
     /// Values that lost conflicts take so many bytes here: more than anybody would leave unread.
     Ledger(u64),
     /// Another node has our node id: a data directory was copied.

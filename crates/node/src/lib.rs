@@ -3,6 +3,7 @@
 //! `handle(now, input, effects)`, `deadline()`, `status()`. It owns no socket, thread, clock or file; sealing and opening
 //! datagrams is arithmetic and happens here, with nonces from the node's own seeded generator.
 
+mod cluster;
 mod copies;
 mod follow;
 mod fragments;

@@ -6,7 +6,8 @@ use crate::io::{Effect, Input, LinkId, Notice, OpId};
 use crate::peers::Peers;
 use crate::schema::{self, TableDef, TableOptions, sys_fragment, sys_table};
 use crate::vitals::Asking;
-use base::{FragmentId, Instant, NodeId, Now, Span};
+use base::{FragmentId, Instant, NodeId, Now, Span, Version};
+use bytes::Bytes;
 use discovery::Discovery;
 use membership::{Identity, Island, RosterEntry, RosterStatus, Swim, island};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -106,6 +107,11 @@ pub struct Node {
     pub(crate) unreadable: usize,
     pub(crate) say_unreadable: bool,
     pub(crate) sys_edition: u64,
+    /// The number of this cluster, and whether peers are to be told of it.
+    pub(crate) cluster: Option<u64>,
+    pub(crate) say_cluster: bool,
+    /// Tables that lost their names when islands met: by the names they go under, the rows of the ledger that keep them.
+    pub(crate) nameless: BTreeMap<String, (Bytes, Version)>,
     /// It was said that the ledger is large.
     ledger_said: bool,
     creating: BTreeMap<OpId, (String, TableOptions, bool)>,
@@ -160,6 +166,9 @@ impl Node {
             unreadable: 0,
             say_unreadable: false,
             sys_edition: 0,
+            cluster: None,
+            say_cluster: false,
+            nameless: BTreeMap::new(),
             ledger_said: false,
             creating: BTreeMap::new(),
             ready: false,
@@ -397,6 +406,8 @@ impl Node {
         }
         self.ledger_said = ledger >= LEDGER_WARN_BYTES;
         self.mind_clock(now, out);
+        self.name_cluster(now, out);
+        self.tell_cluster(out);
         self.enter_roster(now, out);
         self.mark_lost(now, out);
         self.tend_members(now, !matches!(island, Island::Partitioned(_)), out);
@@ -486,9 +497,14 @@ impl Node {
     }
 
     /// A record of the system table as this node's copy has it.
-    fn sys_record(&self, key: &[u8]) -> Option<replica::Record> {
+    pub(crate) fn sys_record(&self, key: &[u8]) -> Option<replica::Record> {
         let stored = [&[replica::Space::User as u8][..], key].concat();
         self.copies.with(sys_fragment(), |c| c.store().find(&stored))?
+    }
+
+    pub(crate) fn next_internal(&mut self) -> OpId {
+        self.internal += 1;
+        self.internal
     }
 
     fn put_internal(
@@ -499,8 +515,7 @@ impl Node {
         checks: Vec<Check>,
         out: &mut Vec<Effect>,
     ) -> OpId {
-        self.internal += 1;
-        let op = self.internal;
+        let op = self.next_internal();
         let value = wire::encode(entry).unwrap_or_default();
         let writes = vec![Write::Put { key: schema::node_key(node), value, ttl_ms: None }];
         let batch = Batch { checks, writes, sync: true };
@@ -550,6 +565,7 @@ impl Node {
             Frame::Changes(number, changes) => self.changes_told(number, changes, out),
             Frame::AskVitals(number) => out.extend(self.peers.link(from).map(|l| Effect::Vitals(Some(l), number))),
             Frame::Vitals(number, vitals) => self.vitals_told(from, number, vitals, out),
+            Frame::Cluster(number) => self.cluster_told(from, number, out),
             Frame::Bye => {
                 self.peers.bye(from);
                 self.update_view(now, out);
@@ -569,7 +585,7 @@ impl Node {
 
     // ---- local clients ----
 
-    fn on_op(&mut self, now: Now, op: OpId, what: Op, out: &mut Vec<Effect>) {
+    pub(crate) fn on_op(&mut self, now: Now, op: OpId, what: Op, out: &mut Vec<Effect>) {
         if self.stopping.is_some() && op & INTERNAL == 0 {
             return self.reply(op, OpReply::Error(ClientError::Stopping), out);
         }
@@ -643,6 +659,11 @@ impl Node {
     fn drop_table(&mut self, now: Now, op: OpId, name: String, out: &mut Vec<Effect>) {
         if !self.tables.contains_key(&name) {
             return self.reply(op, OpReply::Error(ClientError::NoTable(name)), out);
+        }
+        if let Some((key, lost)) = self.nameless.get(&name).cloned() {
+            // It is there as long as the ledger keeps it.
+            let batch = Batch { writes: vec![Write::Forget { key, lost }], sync: true, ..Batch::default() };
+            return self.on_op(now, op, Op::Write(sys_fragment(), batch, Span::ms(10_000)), out);
         }
         let key = schema::table_key(&name);
         let count = Write::Bump { key: schema::dropped_key(&name), by: replica::Bump::Add, fields: vec![1] };

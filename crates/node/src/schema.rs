@@ -191,6 +191,8 @@ pub fn sys_table() -> TableDef {
     TableDef { id: TableId(0), name: "sys".into(), options, founders: vec![Vec::new()] }
 }
 
+/// Holds a number that the cluster was given when it was formed.
+pub(crate) const CLUSTER_KEY: &[u8] = b"cluster";
 pub(crate) const NODE_PREFIX: &[u8] = b"node/";
 pub(crate) const TABLE_PREFIX: &[u8] = b"table/";
 

@@ -44,6 +44,7 @@ impl Node {
                 self.copies.later(fragment, replica::Input::Met(node));
             }
         }
+        self.tell_cluster_to(link, out);
         if restarted {
             // What its process before asked for is not answered to this one, which numbers anew.
             self.origins.retain(|_, origin| !matches!(origin, Origin::Remote(asker, _) if *asker == node));

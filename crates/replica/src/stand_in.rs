@@ -222,7 +222,7 @@ mod tests {
         copy.append(at(start), vec![(key::member(NodeId(3)), record)], true, &mut fx);
         let lead = copy.lead().expect("it leads");
         let (ballot, branch) = (lead.ballot, lead.branch);
-        let mut ask = |copy: &mut Copy, session| {
+        let ask = |copy: &mut Copy, session| {
             let heads = base::Heads::default();
             let join = Msg::Join {
                 ballot,

@@ -602,6 +602,9 @@ fn log(notice: &Notice) {
                 "islands met: records taken over, entries given"
             )
         }
+        Notice::FormedApart(_, name) => tracing::warn!(
+            "{name} belongs to a cluster that was formed apart from this one, with the same secret: the two become one"
+        ),
         Notice::Ledger(bytes) => tracing::warn!(
             "values that lost conflicts take {} MiB here: look at `tombolo conflicts`, and drop what is not needed with --forget",
             bytes >> 20

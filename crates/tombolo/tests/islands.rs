@@ -246,3 +246,105 @@ fn all_nodes_killed_at_once_under_load_keep_what_they_acknowledged() {
         assert_eq!(all.get(&key), Some(&key));
     }
 }
+
+/// Two copies on five nodes, cut three to two: some fragments have no copy on the smaller side.
+#[test]
+fn an_island_without_a_copy_takes_writes_and_says_what_it_does_not_know() {
+    need_namespaces!();
+    let (scratch, net) = (Scratch::new(), Net::new(5));
+    let nodes = cluster(&scratch, &net, 5);
+    nodes[0].tell(&["table", "create", "t", "--copies", "2", "--fragments", "10"]);
+    nodes[0].in_sync(2, 40);
+    let key = |i: usize| format!("k{i}");
+    for i in 0..40 {
+        assert!(put(&nodes[i % 5], &key(i), "before"));
+    }
+    net.split(&[4, 5]);
+    partitioned(&nodes[..3], 2);
+    partitioned(&nodes[3..], 3);
+    // Every key can be written on both sides.
+    let mut written = Written::new();
+    for i in 0..40 {
+        for (node, side) in [(&nodes[1], "left"), (&nodes[4], "right")] {
+            wait_or(|| format!("{side} takes {}: {}", key(i), node.log()), 20, || put(node, &key(i), side));
+            written.entry(key(i)).or_default().push(side.into());
+        }
+        assert_eq!(nodes[3].tell(&["get", "t", &key(i)]), "right", "what was written here is read here");
+    }
+    // What was not written here is not called absent: it is here, or elsewhere.
+    let mut elsewhere = 0;
+    for i in 0..40 {
+        let out = nodes[4].ask(&["get", "t", &format!("other{i}")]);
+        match out.status.code() {
+            Some(1) => {}
+            Some(3) => {
+                elsewhere += 1;
+                says(&out, 3, &["unavailable here", "on the other side of a cut"]);
+                let absent = nodes[3].ask(&["put", "t", &format!("other{i}"), "x", "--if-absent"]);
+                says(&absent, 3, &["on the other side of a cut"]);
+            }
+            other => panic!("exit status {other:?}"),
+        }
+    }
+    assert!(elsewhere > 0, "each fragment has a copy on both sides: {}", nodes[4].tell(&["table", "info", "t"]));
+    net.join(4);
+    net.join(5);
+    nodes.iter().for_each(|n| n.sees(5, 30));
+    let met = |n: &Node| {
+        n.ask(&["scan", "t"]).status.success() && rows(n).len() == 40 && rows(n).values().all(|v| v != "before")
+    };
+    wait_or(
+        || format!("they meet: {}", nodes[4].log()),
+        40,
+        || nodes.iter().all(met) && rows(&nodes[0]) == rows(&nodes[4]),
+    );
+    // Nobody stands in any more, and nothing is elsewhere.
+    wait("stand-ins go", 30, || {
+        let info = nodes[4].tell(&["table", "info", "t", "--json"]);
+        nodes[4].ask(&["get", "t", "other1"]).status.code() == Some(1) && info.contains("\"index\":9")
+    });
+    account(&nodes, &written);
+}
+
+/// Two clusters that were formed apart, with one secret and a table of the same name.
+#[test]
+fn clusters_that_were_formed_apart_become_one() {
+    need_namespaces!();
+    let (scratch, net) = (Scratch::new(), Net::new(4));
+    net.split(&[3, 4]);
+    let mut nodes: Vec<Node> =
+        (1..=4u8).map(|i| Node::new(&scratch, &format!("n{i}"), Some(net.host(i)), &[])).collect();
+    nodes.iter_mut().for_each(Node::start);
+    nodes.iter().for_each(|n| n.sees(2, 40));
+    let mut written = Written::new();
+    for (node, side) in [(&nodes[0], "left"), (&nodes[2], "right")] {
+        node.tell(&["table", "create", "t", "--fragments", "2"]);
+        write(node, side, 10, &mut written);
+    }
+    nodes[0].tell(&["table", "create", "mine", "--copies", "1"]);
+    nodes[2].tell(&["table", "create", "mine", "--copies", "1", "--fragments", "4"]);
+    assert!(nodes[0].ask(&["put", "mine", "k", "left"]).status.success());
+    assert!(nodes[2].ask(&["put", "mine", "k", "right"]).status.success());
+    net.join(3);
+    net.join(4);
+    nodes.iter().for_each(|n| n.sees(4, 40));
+    wait_or(
+        || format!("they become one: {}", nodes[0].log()),
+        30,
+        || rows(&nodes[0]).len() == 30 && nodes.iter().all(|n| rows(n) == rows(&nodes[0])),
+    );
+    account(&nodes, &written);
+    wait("they say so", 10, || nodes.iter().any(|n| n.log().contains("formed apart")));
+    // Two tables of one name and two shapes: both are there.
+    let tables = nodes[1].tell(&["table", "list"]);
+    let other = tables.lines().find_map(|l| l.split_whitespace().find(|w| w.starts_with("mine~conflict-")));
+    let other = other.unwrap_or_else(|| panic!("the other table is gone: {tables}")).trim_end_matches(',');
+    wait("both serve", 20, || {
+        let get = |table: &str| String::from_utf8_lossy(&nodes[3].ask(&["get", table, "k"]).stdout).into_owned();
+        let both = [get("mine"), get(other)];
+        both.contains(&"left".into()) && both.contains(&"right".into())
+    });
+    nodes[1].tell(&["table", "drop", other]);
+    wait("it is gone", 10, || !nodes[3].tell(&["table", "list"]).contains(other));
+    assert!(nodes[3].tell(&["table", "list"]).contains("mine"));
+}
