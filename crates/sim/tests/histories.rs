@@ -20,11 +20,11 @@ fn a_round_that_was_given_up_is_told_again() {
 }
 
 #[test]
-fn histories_1_to_1500_are_clean() {
-    clean(1, 1500);
+fn histories_1_to_3000_are_clean() {
+    clean(1, 3000);
 }
 
 #[test]
-fn histories_1500_to_3000_are_clean() {
-    clean(1500, 3000);
+fn histories_3000_to_6000_are_clean() {
+    clean(3000, 6000);
 }
