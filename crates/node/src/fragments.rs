@@ -2,10 +2,11 @@
 
 use crate::copies::Task;
 use crate::frame::Frame;
+use crate::graves::Grave;
 use crate::io::{Effect, Notice, OpId};
 use crate::node::{Node, Origin};
 use crate::schema::{self, Durability, Storage, TableDef, sys_fragment};
-use base::{FragmentId, Instant, NodeId, Now, Span, Version};
+use base::{FragmentId, Instant, NodeId, Now, Span, TableId, Version};
 use bytes::Bytes;
 use membership::RosterEntry;
 use replica::{Config, Copy, Effects, Input, Lead, MemberStatus, Meta, Msg, Reply, Space, Store, Stored, Ticket};
@@ -151,6 +152,12 @@ impl Node {
             self.nameless.insert(def.name.clone(), (key, lost));
             self.tables.insert(def.name.clone(), def);
         }
+        self.graves = self.copies.with(sys_fragment(), buried).unwrap_or_default();
+        for (grave, shown) in self.graves.values() {
+            // What turned up of it is a table again, of another name.
+            let def = TableDef { name: grave.name(), ..grave.def.clone() };
+            self.tables.extend(shown.then(|| (def.name.clone(), def)));
+        }
         self.read_cluster();
         if unreadable != self.unreadable {
             self.unreadable = unreadable;
@@ -161,7 +168,7 @@ impl Node {
             // A newcomer shall hold what it is to hold soon, not at the next round.
             self.chores_at = now.mono;
         }
-        let known: BTreeSet<_> = self.tables.values().map(|def| def.id).collect();
+        let known: BTreeSet<_> = self.tables.values().map(|def| def.id).chain(self.graves.keys().copied()).collect();
         // A table that vanishes may come back when islands meet: its branches must not be numbered anew.
         let keep = |fragment: FragmentId| fragment == sys_fragment() || known.contains(&fragment.table);
         for (fragment, stored, fx) in self.copies.take_out(now, keep) {
@@ -226,6 +233,16 @@ impl Node {
     /// Makes every copy that is on disc, that I am a founder of, or that I was invited to hold, as its table becomes known.
     pub(crate) fn make_copies(&mut self, now: Now, live: bool) {
         let mut make = Vec::new();
+        let graves =
+            self.graves.values().filter(|(_, shown)| !shown).map(|(grave, _)| grave.def.clone()).collect::<Vec<_>>();
+        for def in &graves {
+            // A copy of it that is on disc has others to meet; nobody gets a new one.
+            for (fragment, founders) in def.all().zip(&def.founders) {
+                if self.holds_stored(fragment) && !self.copies.contains(fragment) {
+                    make.push((fragment, def.clone(), founders.clone()));
+                }
+            }
+        }
         for def in self.tables.values() {
             for (fragment, founders) in def.all().zip(&def.founders) {
                 let mine = founders.contains(&self.config.me)
@@ -380,6 +397,19 @@ fn nameless(sys: &Copy, tables: &BTreeMap<String, TableDef>) -> Vec<(TableDef, B
         }
     }
     all
+}
+
+/// Tables that were dropped, and whether something of them has turned up since.
+fn buried(sys: &Copy) -> BTreeMap<TableId, (Grave, bool)> {
+    let value = |kept: &replica::Kept| kept.here().and_then(|r| r.value.clone());
+    let users = sys.store().space(Space::User).filter(|(key, _)| key[1..].starts_with(schema::GRAVE_PREFIX));
+    let graves = users.filter_map(|(_, kept)| wire::decode::<Grave>(&value(kept)?).ok());
+    let shown = |id| {
+        sys.store()
+            .find(&[&[Space::User as u8], &schema::saved_key(id)[..]].concat())
+            .is_some_and(|r| r.value.is_some())
+    };
+    graves.map(|grave| (grave.def.id, (grave.clone(), shown(grave.def.id)))).collect()
 }
 
 type Described = (BTreeMap<NodeId, RosterEntry>, BTreeMap<String, TableDef>, usize);

@@ -9,6 +9,7 @@ mod follow;
 mod fragments;
 mod frame;
 mod gateway;
+mod graves;
 mod io;
 mod node;
 mod packets;

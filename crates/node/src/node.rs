@@ -2,11 +2,12 @@ use crate::copies::{Copies, Task, Window};
 use crate::follow::Questions;
 use crate::frame::{Frame, Hello, PROTOCOL};
 use crate::gateway::{ClientError, Gateway, Next, Op, OpReply, What};
+use crate::graves::Grave;
 use crate::io::{Effect, Input, LinkId, Notice, OpId};
 use crate::peers::Peers;
 use crate::schema::{self, TableDef, TableOptions, sys_fragment, sys_table};
 use crate::vitals::Asking;
-use base::{FragmentId, Instant, NodeId, Now, Span, Version};
+use base::{FragmentId, Instant, NodeId, Now, Span, TableId, Version};
 use bytes::Bytes;
 use discovery::Discovery;
 use membership::{Identity, Island, RosterEntry, RosterStatus, Swim, island};
@@ -111,6 +112,8 @@ pub struct Node {
     pub(crate) cluster: Option<u64>,
     pub(crate) say_cluster: bool,
     /// Tables that lost their names when islands met: by the names they go under, the rows of the ledger that keep them.
+    /// Tables that were dropped, and whether something of them has turned up.
+    pub(crate) graves: BTreeMap<TableId, (Grave, bool)>,
     pub(crate) nameless: BTreeMap<String, (Bytes, Version)>,
     /// It was said that the ledger is large.
     ledger_said: bool,
@@ -168,6 +171,7 @@ impl Node {
             sys_edition: 0,
             cluster: None,
             say_cluster: false,
+            graves: BTreeMap::new(),
             nameless: BTreeMap::new(),
             ledger_said: false,
             creating: BTreeMap::new(),
@@ -406,6 +410,7 @@ impl Node {
         }
         self.ledger_said = ledger >= LEDGER_WARN_BYTES;
         self.mind_clock(now, out);
+        self.tend_graves(now, out);
         self.name_cluster(now, out);
         self.tell_cluster(out);
         self.enter_roster(now, out);
@@ -655,20 +660,17 @@ impl Node {
         }
     }
 
-    /// The table's name goes; its records stay on disc until forgetting is built. A later table of that name is another.
+    /// The table's name goes; its records stay on disc. A later table of that name is another.
     fn drop_table(&mut self, now: Now, op: OpId, name: String, out: &mut Vec<Effect>) {
-        if !self.tables.contains_key(&name) {
+        let Some(def) = self.tables.get(&name).cloned() else {
             return self.reply(op, OpReply::Error(ClientError::NoTable(name)), out);
-        }
+        };
         if let Some((key, lost)) = self.nameless.get(&name).cloned() {
             // It is there as long as the ledger keeps it.
             let batch = Batch { writes: vec![Write::Forget { key, lost }], sync: true, ..Batch::default() };
             return self.on_op(now, op, Op::Write(sys_fragment(), batch, Span::ms(10_000)), out);
         }
-        let key = schema::table_key(&name);
-        let count = Write::Bump { key: schema::dropped_key(&name), by: replica::Bump::Add, fields: vec![1] };
-        let batch =
-            Batch { checks: vec![Check::Present(key.clone())], writes: vec![Write::Delete { key }, count], sync: true };
+        let batch = self.burial(&name, &def);
         self.on_op(now, op, Op::Write(sys_fragment(), batch, Span::ms(10_000)), out);
     }
 

@@ -210,6 +210,18 @@ pub(crate) fn dropped_key(name: &str) -> Bytes {
     [b"dropped/", name.as_bytes()].concat().into()
 }
 
+/// What is remembered of a table that was dropped.
+pub(crate) const GRAVE_PREFIX: &[u8] = b"grave/";
+
+pub(crate) fn grave_key(id: TableId) -> Bytes {
+    [GRAVE_PREFIX, format!("{:016x}", id.0).as_bytes()].concat().into()
+}
+
+/// Something turned up of a table that was dropped.
+pub(crate) fn saved_key(id: TableId) -> Bytes {
+    [b"saved/", format!("{:016x}", id.0).as_bytes()].concat().into()
+}
+
 pub(crate) fn table_key(name: &str) -> Bytes {
     [TABLE_PREFIX, name.as_bytes()].concat().into()
 }

@@ -307,6 +307,7 @@ impl Copy {
             Input::Write(ticket, request) => self.on_write(now, ticket, request, fx),
             Input::Read(ticket, read) => self.on_read(now, ticket, read, fx),
             Input::Warm => self.warm(now, fx),
+            Input::Dropped(number) => self.mark_dropped(now, number, fx),
             Input::AddMember(node) => self.add_member(now, node, fx),
             Input::Full(full) => self.full = full,
             Input::Barred(barred) => {

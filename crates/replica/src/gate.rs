@@ -38,6 +38,8 @@ pub enum Input {
     Read(Ticket, Read),
     /// This copy is being read ([`Copy::read_under_lease`](crate::Copy::read_under_lease)): get or renew its leases.
     Warm,
+    /// Leader: the table was dropped in this island, for the so-manieth time.
+    Dropped(u64),
     /// Leader: take this node in as a copy.
     AddMember(NodeId),
     /// The disc is nearly full, or no longer.

@@ -33,6 +33,8 @@ pub enum Space {
     Floor = 9,
     /// The history of its heals.
     Heals = 10,
+    /// Up to where its records went with its table, which was dropped.
+    Dropped = 11,
 }
 
 /// A copy's standing in the fragment's own list of copies.
@@ -67,7 +69,7 @@ fn prefixed(space: Space, rest: &[u8]) -> BytesMut {
 /// The space of a stored key.
 pub(crate) fn space_of(key: &[u8]) -> Option<Space> {
     use Space::*;
-    let all = [User, Member, Ledger, Session, Outcome, Closed, Branch, Set, Floor, Heals];
+    let all = [User, Member, Ledger, Session, Outcome, Closed, Branch, Set, Floor, Heals, Dropped];
     all.into_iter().find(|s| key.first() == Some(&(*s as u8)))
 }
 
@@ -90,6 +92,10 @@ pub(crate) fn set() -> Bytes {
 
 pub(crate) fn floor() -> Bytes {
     in_space(Space::Floor, &[])
+}
+
+pub(crate) fn dropped() -> Bytes {
+    in_space(Space::Dropped, &[])
 }
 
 pub(crate) fn heals() -> Bytes {

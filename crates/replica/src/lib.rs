@@ -9,6 +9,7 @@
 mod batch;
 mod changes;
 mod copy;
+mod dropped;
 mod follow;
 mod forget;
 mod gate;

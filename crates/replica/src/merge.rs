@@ -1,3 +1,4 @@
+use crate::dropped::Mark;
 use crate::forget::Floor;
 use crate::kept::Kept;
 use crate::key::{self, Space};
@@ -200,6 +201,11 @@ impl<'a> Merge<'a> {
             Some(Space::Floor) => {
                 let floor = |x: &Record| x.value.as_ref().and_then(|v| key::decode::<Floor>(v)).unwrap_or_default();
                 let value = Some(key::encode(&floor(&m).joined(&floor(&r))));
+                let both = Record { version: self.version, hlc: self.hlc, expires: None, value };
+                return self.take(side, key, both);
+            }
+            Some(Space::Dropped) => {
+                let value = Some(key::encode(&Mark::read(&m).joined(&Mark::read(&r))));
                 let both = Record { version: self.version, hlc: self.hlc, expires: None, value };
                 return self.take(side, key, both);
             }

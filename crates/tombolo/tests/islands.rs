@@ -348,3 +348,48 @@ fn clusters_that_were_formed_apart_become_one() {
     wait("it is gone", 10, || !nodes[3].tell(&["table", "list"]).contains(other));
     assert!(nodes[3].tell(&["table", "list"]).contains("mine"));
 }
+
+/// Dropped on one side of a cut, written on the other: what was acknowledged turns up under a name of its own.
+#[test]
+fn what_is_written_to_a_table_that_the_other_side_drops_is_not_lost() {
+    need_namespaces!();
+    let (scratch, net) = (Scratch::new(), Net::new(2));
+    let nodes = cluster(&scratch, &net, 2);
+    for table in ["t", "idle"] {
+        nodes[0].tell(&["table", "create", table, "--fragments", "2"]);
+        wait("it serves", 20, || nodes[0].ask(&["put", table, "before", "b"]).status.success());
+    }
+    nodes[0].in_sync(2, 30);
+    net.cut(2);
+    partitioned(&nodes, 1);
+    wait("it serves", 20, || put(&nodes[1], "after", "a"));
+    nodes[0].tell(&["table", "drop", "t"]);
+    nodes[0].tell(&["table", "drop", "idle"]);
+    net.join(2);
+    nodes.iter().for_each(|n| n.sees(2, 30));
+    let shown = |n: &Node| -> Vec<String> {
+        let list = n.tell(&["status", "--json"]);
+        list.split("\"name\":\"")
+            .skip(1)
+            .filter_map(|l| l.split('"').next())
+            .filter(|w| w.contains("~dropped-"))
+            .map(String::from)
+            .collect()
+    };
+    wait_or(
+        || format!("it turns up: {}\n{}", nodes[1].status(), nodes[1].log()),
+        30,
+        || nodes.iter().all(|n| shown(n).len() == 1),
+    );
+    let name = shown(&nodes[0])[0].clone();
+    assert!(name.starts_with("t~dropped-"), "{name}");
+    wait("what was written is there", 20, || {
+        nodes.iter().all(|n| String::from_utf8_lossy(&n.ask(&["get", &name, "after"]).stdout) == "a")
+    });
+    assert!(!nodes[0].ask(&["get", "t", "after"]).status.success(), "the table itself is gone");
+    // A table of the old name is another one; and what turned up can be dropped, too.
+    nodes[1].tell(&["table", "create", "t", "--fragments", "2"]);
+    wait("the new one is empty", 20, || nodes[0].ask(&["get", "t", "after"]).status.code() == Some(1));
+    nodes[1].tell(&["table", "drop", &name]);
+    wait("it is gone", 20, || nodes.iter().all(|n| shown(n).is_empty()));
+}
