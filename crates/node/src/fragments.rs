@@ -99,6 +99,7 @@ impl Node {
     pub(crate) fn on_copy_msg(&mut self, from: NodeId, fragment: FragmentId, msg: Msg, out: &mut Vec<Effect>) {
         if let Msg::Status(status) = &msg
             && !status.stand_in
+            && (status.weight > 0 || status.lead.is_some())
         {
             self.holders.entry(fragment).or_default().insert(from);
         }
@@ -110,7 +111,7 @@ impl Node {
             Msg::Status(status) => {
                 let leads = self.routes.entry(fragment).or_default();
                 match status.lead {
-                    Some(lead) => leads.insert(from, lead),
+                    Some(lead) => leads.insert(from, (!status.stand_in, lead)),
                     None => leads.remove(&from),
                 };
             }
@@ -132,7 +133,9 @@ impl Node {
             return leader;
         }
         let leads = self.routes.get(&fragment)?.iter();
-        leads.map(|(node, lead)| (*node, *lead)).max_by_key(|(_, lead)| lead.ballot)
+        // A copy before one that stands in for it.
+        let first = leads.max_by_key(|(_, (copy, lead))| (*copy, lead.ballot));
+        first.map(|(node, (_, lead))| (*node, *lead))
     }
 
     /// Reads the system table anew if it has changed, and makes the copies that this node is to hold.
@@ -171,10 +174,7 @@ impl Node {
         let known: BTreeSet<_> = self.tables.values().map(|def| def.id).chain(self.graves.keys().copied()).collect();
         // A table that vanishes may come back when islands meet: its branches must not be numbered anew.
         let keep = |fragment: FragmentId| fragment == sys_fragment() || known.contains(&fragment.table);
-        for (fragment, stored, fx) in self.copies.take_out(now, keep) {
-            self.stored.insert(fragment, stored);
-            self.late.push((fragment, fx));
-        }
+        self.take_out(now, keep);
         self.make_copies(now, true);
     }
 
@@ -201,7 +201,12 @@ impl Node {
         if left.is_empty() {
             return;
         }
-        for (fragment, stored, fx) in self.copies.take_out(now, |fragment| !left.contains(&fragment)) {
+        self.take_out(now, |fragment| !left.contains(&fragment));
+    }
+
+    /// Takes copies out that are not to be kept. Numbers of branches and sessions go on where they ended.
+    fn take_out(&mut self, now: Now, keep: impl Fn(FragmentId) -> bool) {
+        for (fragment, stored, fx) in self.copies.take_out(now, keep) {
             self.stored.insert(fragment, stored);
             self.late.push((fragment, fx));
         }
@@ -209,7 +214,8 @@ impl Node {
 
     /// Where this island has no copy of a fragment, one of its nodes stands in: the same one by everybody's reckoning.
     pub(crate) fn stand_in(&mut self, now: Now) {
-        if self.whole || now.mono - self.view_at < STAND_IN_AFTER {
+        let looking = now.mono - self.started < self.config.discover_delay;
+        if self.whole || looking || now.mono - self.view_at < STAND_IN_AFTER {
             return;
         }
         let here: Vec<NodeId> = self.view.iter().copied().chain([self.config.me]).collect();
@@ -219,13 +225,16 @@ impl Node {
             for (fragment, founders) in def.all().zip(&def.founders) {
                 let held = |node: &NodeId| self.holders.get(&fragment).is_some_and(|all| all.contains(node));
                 let copies = here.iter().any(|node| founders.contains(node) || held(node));
-                let led = self.lead_of(fragment).is_some() || self.copies.contains(fragment);
+                // One that was never filled is none.
+                let holds = |c: &Copy| !c.store().heads().is_empty();
+                let led = self.lead_of(fragment).is_some() || self.copies.with(fragment, holds).unwrap_or(false);
                 if !copies && !led && chosen(fragment) == Some(self.config.me) {
                     make.push((fragment, def.clone()));
                 }
             }
         }
         for (fragment, def) in make {
+            self.take_out(now, |other| other != fragment);
             self.make_copy(now, fragment, &def, Vec::new(), (true, true));
         }
     }
@@ -298,7 +307,7 @@ impl Node {
         copy.handle(now, self.sight(now), &mut fx);
         copy.handle(now, Input::Full(self.full), &mut fx);
         copy.handle(now, Input::Barred(self.barred), &mut fx);
-        for (node, lead) in self.routes.remove(&fragment).unwrap_or_default() {
+        for (node, (is_copy, lead)) in self.routes.remove(&fragment).unwrap_or_default() {
             let (heard, barred) = (lead.ballot, false);
             let status = replica::Status {
                 lead: Some(lead),
@@ -307,7 +316,7 @@ impl Node {
                 barred,
                 weight: 0,
                 heal: replica::Progress::Alone,
-                stand_in: false,
+                stand_in: !is_copy,
             };
             copy.handle(now, Input::Msg(node, Msg::Status(status)), &mut fx);
         }

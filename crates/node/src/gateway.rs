@@ -16,8 +16,10 @@ const OPS_MAX: usize = 20_000;
 const ATTEMPT_WAIT: Span = Span::ms(2_000);
 /// How often those that wait for an answer are held against the clock.
 const LOOK_EVERY: Span = Span::ms(250);
-/// Pause before another attempt after "not I" or "busy".
-const BACKOFF: Span = Span::ms(30);
+/// Pause before another attempt after "not I" or "busy"; it doubles. A lead that changes hands takes some milliseconds.
+const BACKOFF: Span = Span::ms(4);
+/// The longest of those pauses.
+const BACKOFF_MAX: Span = Span::ms(32);
 /// The longest pause of a write that is refused for want of copies; it doubles.
 const TOO_FEW_BACKOFF_MAX: Span = Span::ms(500);
 
@@ -118,10 +120,20 @@ pub(crate) struct Pending {
     /// To whom, since when.
     pub attempt: Option<(NodeId, Instant)>,
     pub not_before: Instant,
+    /// The last pause.
+    pause: Span,
     /// It was tried at a copy beside it, which follows.
     pub read_here: bool,
     /// Too few copies were in sync when it was last tried, under another number; and how long it waits before the next.
     pub too_few: Option<(Refusal, Span)>,
+}
+
+impl Pending {
+    /// It is with nobody, and waits for a while.
+    fn pause(&mut self, now: Instant) {
+        self.pause = Span(self.pause.0 * 2).clamp(BACKOFF, BACKOFF_MAX);
+        (self.attempt, self.not_before) = (None, now + self.pause);
+    }
 }
 
 pub(crate) enum What {
@@ -172,8 +184,17 @@ impl Gateway {
         let number = self.next;
         self.next += 1;
         let deadline = now + wait;
-        let pending =
-            Pending { op, fragment, what, deadline, attempt: None, not_before: now, read_here: false, too_few: None };
+        let pending = Pending {
+            op,
+            fragment,
+            what,
+            deadline,
+            attempt: None,
+            not_before: now,
+            pause: Span(0),
+            read_here: false,
+            too_few: None,
+        };
         self.pending.insert(number, pending);
         self.idle.insert(number);
         Some(number)
@@ -208,7 +229,7 @@ impl Gateway {
                 Next::Moved(fragment, from, branch)
             }
             Answer::NotLeading | Answer::Busy => {
-                (pending.attempt, pending.not_before) = (None, now + BACKOFF);
+                pending.pause(now);
                 self.idle.insert(number);
                 Next::Retry
             }
@@ -236,8 +257,11 @@ impl Gateway {
             Some(rows) => self.end(number, OpReply::Rows(rows)),
             None => {
                 // The leader is asked at once for what the copy beside could not answer.
-                let wait = if pending.read_here { Span(0) } else { BACKOFF };
-                (pending.attempt, pending.not_before) = (None, now + wait);
+                if pending.read_here {
+                    (pending.attempt, pending.not_before) = (None, now);
+                } else {
+                    pending.pause(now);
+                }
                 self.idle.insert(number);
                 Next::Retry
             }

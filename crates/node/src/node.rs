@@ -99,7 +99,8 @@ pub struct Node {
     pub(crate) left: Vec<FragmentId>,
     /// When the view last changed.
     pub(crate) view_at: Instant,
-    pub(crate) routes: BTreeMap<FragmentId, BTreeMap<NodeId, Lead>>,
+    /// Who leads what in view, and whether that is a copy or stands in for one.
+    pub(crate) routes: BTreeMap<FragmentId, BTreeMap<NodeId, (bool, Lead)>>,
     pub(crate) origins: BTreeMap<Ticket, Origin>,
     pub(crate) late: Vec<(FragmentId, replica::Effects)>,
     pub(crate) roster: BTreeMap<NodeId, RosterEntry>,
@@ -702,7 +703,7 @@ impl Node {
         match next {
             Next::Done(op, reply) => self.finish(now, op, reply, out),
             Next::Moved(fragment, node, branch) => {
-                if let Some(lead) = self.routes.get_mut(&fragment).and_then(|leads| leads.get_mut(&node)) {
+                if let Some((_, lead)) = self.routes.get_mut(&fragment).and_then(|leads| leads.get_mut(&node)) {
                     lead.branch = branch;
                 }
             }
@@ -765,7 +766,9 @@ impl Node {
         }
         // The next internal operation is the last one.
         self.stopping = Some((now.mono, self.internal + 1));
-        if self.lead_of(sys_fragment()).is_none() {
+        // What stands in for others must be waited for: others count on it that nothing is missing.
+        let needed = self.find_copy(|_, c| c.keeps_for_others().then_some(())).is_some();
+        if needed || self.lead_of(sys_fragment()).is_none() {
             self.leaving = true;
             return;
         }

@@ -46,6 +46,10 @@ impl Copy {
             Role::Following(f) if f.joined => (f.lead.branch, f.commit),
             _ => return None,
         };
+        if self.config.stand_in {
+            // It does not know what there is.
+            return None;
+        }
         // Before its first entry is committed, nothing that the branch builds on is.
         if commit == 0 {
             return None;

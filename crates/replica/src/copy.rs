@@ -205,6 +205,8 @@ pub struct Copy {
     pub(crate) rival_seen: Option<Instant>,
     /// How many parts of stagings were asked for.
     pub(crate) stage_nonce: u64,
+    /// And how many came.
+    pub(crate) stage_parts: u64,
     /// What other islands' leaders have that this copy has not.
     pub(crate) stagings: BTreeMap<NodeId, Staging>,
     pub(crate) heard: Ballot,
@@ -273,6 +275,7 @@ impl Copy {
             entered: BTreeMap::new(),
             rival_seen: None,
             stage_nonce: 0,
+            stage_parts: 0,
             stagings: BTreeMap::new(),
             heard: meta.promised,
             gate: Gate::after(store.handed),
@@ -280,7 +283,7 @@ impl Copy {
             full: false,
             warming: AtomicBool::new(false),
             barred: false,
-            sessions: 0,
+            sessions: store.sessions,
             staging: false,
             said: None,
             said_at: Instant(0),
@@ -404,7 +407,7 @@ impl Copy {
     pub fn take_stored(&mut self) -> Stored {
         // A reader beside it may still have it in hand.
         self.role = Role::Idle { since: self.ticked, wait: Span(0) };
-        self.store.handed = self.gate.written;
+        (self.store.handed, self.store.sessions) = (self.gate.written, self.sessions);
         Stored { meta: self.meta, store: std::mem::take(&mut self.store) }
     }
 
@@ -607,6 +610,9 @@ impl Copy {
             Role::Following(_) => self.tend_following(now, fx),
         }
         self.tend_heal(now, fx);
+        if self.is_idle_stand_in() {
+            self.note(Notice::Left, fx);
+        }
         if now.mono - self.said_at > self.config.timing.probe {
             self.say(now, true, fx);
         }

@@ -93,7 +93,7 @@ impl Copy {
         if !self.may_stage() || rivals.keys().all(complete) {
             return Progress::Staged;
         }
-        Progress::Staging(self.stage_nonce)
+        Progress::Staging(self.stage_parts)
     }
 
     /// How many records are staged, and about how many there are to stage.
@@ -201,6 +201,7 @@ impl Copy {
             return;
         };
         s.asked = None;
+        self.stage_parts += 1;
         let floor = records.iter().find(|(key, _)| *key == crate::key::floor());
         let floor = floor.and_then(|(_, r)| crate::key::decode::<crate::Floor>(r.value.as_ref()?));
         s.beyond |= floor.is_some_and(|floor| floor.is_beyond(self.store.heads(), &upto));

@@ -511,6 +511,7 @@ impl Copy {
         }
         self.admit(now, fx);
         self.sweep(now, fx);
+        self.strike_stand_ins(now, fx);
         self.mind_floor(now, fx);
         self.advance(now, fx);
         self.retry_reads(now, fx);

@@ -35,8 +35,6 @@ pub enum Mutant {
     RejoinKept,
     /// Leader reads are not confirmed by the in-sync set (invariant 2).
     ReadUnconfirmed,
-    /// R4: an opener does not wait for the leases that copies gave to others (invariant 2).
-    LeaseUnawaited,
     /// A leader drops a copy that still holds a lease, and commits without it (invariant 2).
     LeaseIgnored,
     /// D15: a follower shows entries that are not committed (invariant 2).

@@ -105,6 +105,10 @@ impl Copy {
     /// Asks again whoever has not answered (a copy that entered the view meanwhile is asked too), and gives up when nothing
     /// moves.
     pub(crate) fn tend_opening(&mut self, now: Now, fx: &mut Effects) {
+        if self.config.stand_in && self.sees_a_copy() {
+            // It would fetch all that the copy has.
+            return self.rest(now);
+        }
         let electorate = self.electorate();
         let timing = self.config.timing;
         let idle = self.gate.idle();
@@ -175,6 +179,9 @@ impl Copy {
 
     /// Once everybody in view has answered: pull what is lacking, from whoever lacks least first; then open.
     fn try_open(&mut self, now: Now, fx: &mut Effects) {
+        if self.config.stand_in && self.sees_a_copy() {
+            return self.rest(now);
+        }
         let electorate = self.electorate();
         let durable = self.gate.idle() && self.store.is_settled();
         let no_pull = mutant!(self, NoPull);
@@ -395,7 +402,7 @@ impl Copy {
         // One that holds nothing made no durable promise, and may have come to hold something since.
         let promised = |n: &NodeId| answers.get(n).is_some_and(|p| !p.heads.is_empty());
         let returned = |n: NodeId| n == self.config.me || promised(&n);
-        let held = leases.filter(|(holder, _)| !holder.is_some_and(returned) && !mutant!(self, LeaseUnawaited));
+        let held = leases.filter(|(holder, _)| !holder.is_some_and(returned));
         let not_before = left.chain(held.map(|(_, until)| until)).max();
         let awaited = answers.keys().copied().collect();
         (not_before.unwrap_or(now.mono), (now.mono + timing.settle, awaited))
@@ -472,6 +479,30 @@ pub(crate) mod tests {
         assert_eq!(promised(old, 1400), Some(vec![(None, Span::ms(610))]));
         assert_eq!(promised(old, 2100), Some(vec![]));
         assert_eq!(promised(Meta::default(), 1400), Some(vec![]), "one that is new gave nothing");
+    }
+
+    /// R4: a lease that a copy gave under an older leader still holds, and its holder may be read.
+    #[test]
+    fn an_opener_is_silent_until_leases_that_copies_gave_to_others_have_run_out() {
+        for holder in [Some(NodeId(3)), None] {
+            let mut copy = copy(at(0), Meta::default());
+            let view = Input::View {
+                view: [NodeId(2)].into(),
+                dead: [].into(),
+                gone: [].into(),
+                flapping: [].into(),
+                whole: false,
+            };
+            crate::lease::tests::feed(&mut copy, 1, view);
+            let asked = crate::lease::tests::feed(&mut copy, 5000, Input::Tick);
+            let ballot = asked.iter().find_map(|m| if let Msg::Prepare { ballot } = m { Some(*ballot) } else { None });
+            let (heads, floor, set) = Default::default();
+            let leases = vec![(holder, Span::ms(900))];
+            let promise = Msg::Promise { ballot: ballot.expect("it opens"), heads, floor, set, leases };
+            crate::lease::tests::feed(&mut copy, 5001, Input::Msg(NodeId(2), promise));
+            let Role::Leading(l) = &copy.role else { panic!("it leads") };
+            assert_eq!([5600, 5900, 5902].map(|ms| l.answers(at(ms), &copy.view)), [false, false, true]);
+        }
     }
 
     /// One node that comes and goes faster than the view calms down keeps nobody from opening.

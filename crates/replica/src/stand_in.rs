@@ -8,7 +8,7 @@ use crate::batch::{Check, Range, Read, Refusal};
 use crate::copy::{Copy, Role};
 use crate::gate::{Effects, Notice};
 use crate::key::{self, MemberStatus, Space};
-use crate::msg::Msg;
+use crate::msg::{Msg, Status};
 use crate::mutant;
 use crate::record::WriteBatch;
 use crate::store::Store;
@@ -26,7 +26,34 @@ impl Store {
 impl Copy {
     /// Is a copy in view that is no stand-in?
     pub(crate) fn sees_a_copy(&self) -> bool {
-        self.statuses.iter().any(|(node, s)| self.view.contains(node) && !s.stand_in)
+        // One that was never filled knows nothing, either.
+        let copy = |s: &Status| !s.stand_in && (s.weight > 0 || s.lead.is_some());
+        self.statuses.iter().any(|(node, s)| self.view.contains(node) && copy(s))
+    }
+
+    /// Does it hold what others lack, in their place?
+    pub fn keeps_for_others(&self) -> bool {
+        self.config.stand_in && !self.store.heads().is_empty()
+    }
+
+    /// A stand-in that was given nothing, where nobody needs one: it can go.
+    pub(crate) fn is_idle_stand_in(&self) -> bool {
+        let idle = matches!(self.role, Role::Idle { .. } | Role::Promised { .. });
+        self.config.stand_in && idle && self.store.heads().is_empty() && (self.whole || self.sees_a_copy())
+    }
+
+    /// Leaders of everybody strike out nodes that stood in, and have nothing of it any more: `ram` copies that were restarted.
+    pub(crate) fn strike_stand_ins(&mut self, now: Now, fx: &mut Effects) {
+        if self.lead().is_none() || !self.whole || self.config.stand_in || !self.view_is_stable(now) {
+            return;
+        }
+        let idle = |node: &NodeId| self.statuses.get(node).is_none_or(|s| !s.stand_in && s.weight == 0);
+        let members = self.members().into_iter().filter(|(_, s)| *s == MemberStatus::StandIn).map(|(node, _)| node);
+        let gone: Vec<NodeId> = members.filter(|node| self.view.contains(node) && idle(node)).collect();
+        for node in gone {
+            let record = self.next_record(now, Some(key::encode(&MemberStatus::Left)));
+            self.append(now, vec![(key::member(node), record)], true, fx);
+        }
     }
 
     /// May this copy follow that leader? A copy does not follow those who stand in for it: it opens, and takes what they have.
@@ -51,8 +78,8 @@ impl Copy {
 
     /// Must somebody else be asked for some of this?
     pub(crate) fn is_elsewhere(&self, read: &Read) -> bool {
-        let known = |range: &Range| range.is_point() && self.knows(&range.bounds().0);
-        self.config.stand_in && !read.iter().all(|r| r.space != Space::User || known(r))
+        let known = |range: &Range| range.is_point() && range.space == Space::User && self.knows(&range.bounds().0);
+        self.config.stand_in && !read.iter().all(known)
     }
 
     /// A check that cannot be decided here.

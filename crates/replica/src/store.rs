@@ -34,6 +34,8 @@ pub struct Store {
     apart: Option<Apart>,
     /// The mark of the last batch that a copy before handed to the disc.
     pub(crate) handed: u64,
+    /// And how often it had asked to join.
+    pub(crate) sessions: u64,
     /// Nothing of it goes to disc: what it is told to apply is not handed on.
     pub(crate) volatile: bool,
 }

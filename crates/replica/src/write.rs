@@ -155,6 +155,9 @@ impl Copy {
             let rule = self.config.policy.rule(write.key()).clone();
             let state = state::is_state(&rule);
             let (value, ttl) = match write {
+                Write::Put { .. } if state && self.config.stand_in && put.is_none() && kept.is_none() => {
+                    return Err(Refusal::Elsewhere);
+                }
                 Write::Put { value, ttl_ms, .. } if state => {
                     let old = self.whole_before(&stored, put, index)?;
                     let old = old.as_ref().and_then(|r| r.live(now.wall));
@@ -167,7 +170,7 @@ impl Copy {
                 Write::Delete { .. } | Write::Forget { .. } => (None, None),
                 Write::Bump { by, fields, .. } => {
                     let old = self.whole_before(&stored, put, index)?;
-                    let alone = matches!((&rule, by), (MergeRule::Sum, _) | (MergeRule::Max, Bump::Max));
+                    let alone = matches!((&rule, by), (MergeRule::Sum, Bump::Add) | (MergeRule::Max, Bump::Max));
                     if old.is_none() && self.config.stand_in && !alone {
                         return Err(Refusal::Elsewhere);
                     }

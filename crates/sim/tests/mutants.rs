@@ -41,7 +41,6 @@ mutants! {
     r6_rejoin_kept RejoinKept 3000
     join_unchecked JoinUnchecked 100
     read_unconfirmed ReadUnconfirmed 1000
-    r4_lease_unawaited LeaseUnawaited 3000
     lease_ignored LeaseIgnored 3000
     d15_pending_shown PendingShown 1000
     expiry_by_follower ExpiryByFollower 1000

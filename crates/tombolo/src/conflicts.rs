@@ -1,7 +1,7 @@
 //! `tombolo conflicts` and `tombolo heals`: what islands wrote apart, and when they met.
 
 use crate::cli::Conflicts;
-use crate::commands::{FAILED, Usage, ask, ask_on, connect, done};
+use crate::commands::{FAILED, UNAVAILABLE, Usage, ask, ask_on, connect, done};
 use crate::control::{Ask, Conflict, Told};
 use crate::text;
 use anyhow::Result;
@@ -70,6 +70,11 @@ async fn all(
                 let ask = Ask::Conflicts { table: def.name.clone(), index: fragment.index, from: start, limit: PAGE };
                 let (rows, next) = match ask_on(stream, &ask).await? {
                     Told::Conflicts(rows, next) => (rows, next),
+                    // Only a stand-in is here: other fragments may have something to tell.
+                    Told::Failed(UNAVAILABLE, text) => {
+                        eprintln!("tombolo: {text}");
+                        (Vec::new(), None)
+                    }
                     other => return Ok(Some(other)),
                 };
                 from = next;

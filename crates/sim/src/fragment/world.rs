@@ -536,7 +536,9 @@ impl World {
                     }
                     return self.crash(node);
                 }
-                replica::Notice::Left => self.check.handed_over(node, &self.nodes),
+                replica::Notice::Left if fx.persists.iter().any(|p| p.batch.wipe) => {
+                    self.check.handed_over(node, &self.nodes);
+                }
                 replica::Notice::Merged(heal) => self.report.conflicts += heal.conflicts,
                 _ => {}
             }
