@@ -105,7 +105,8 @@ fn size(n: usize) -> NonZeroUsize {
     NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN)
 }
 
-/// A node cut off is declared down after a probe, its indirect probes and the suspicion: under 3 s.
+/// A node cut off is declared down after a probe, its indirect probes and the suspicion: under 3 s. The suspicion is short, since
+/// whoever is declared down is asked over its link before anybody acts on it.
 fn config() -> Config {
     let every = |ms, n| Some(PeriodicParams { frequency: Duration::from_millis(ms), num_members: size(n) });
     Config {
@@ -113,7 +114,7 @@ fn config() -> Config {
         probe_rtt: Duration::from_millis(250),
         num_indirect_probes: size(3),
         max_transmissions: NonZeroU8::new(10).unwrap_or(NonZeroU8::MIN),
-        suspect_to_down_after: Duration::from_millis(1200),
+        suspect_to_down_after: Duration::from_millis(700),
         remove_down_after: Some(Duration::from_secs(48 * 3600)),
         max_packet_size: size(DATAGRAM_BYTES_MAX - ENVELOPE_BYTES),
         notify_down_members: true,

@@ -206,6 +206,14 @@ impl Node {
 
     /// Takes copies out that are not to be kept. Numbers of branches and sessions go on where they ended.
     fn take_out(&mut self, now: Now, keep: impl Fn(FragmentId) -> bool) {
+        let going: Vec<FragmentId> = self.copies.ids().into_iter().filter(|fragment| !keep(*fragment)).collect();
+        for fragment in going {
+            // What its copy had heard of others is all that this node knows.
+            let lead = self.copies.with(fragment, Copy::leader).flatten();
+            if let Some((node, lead)) = lead.filter(|(node, _)| *node != self.config.me) {
+                self.routes.entry(fragment).or_default().insert(node, (true, lead));
+            }
+        }
         for (fragment, stored, fx) in self.copies.take_out(now, keep) {
             self.stored.insert(fragment, stored);
             self.late.push((fragment, fx));

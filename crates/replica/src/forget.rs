@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// How many tombstones one entry takes: a large one would hold up everything else.
-const GRAVES_MAX: usize = 4096;
+const GRAVES_MAX: usize = 1024;
 
 /// How far a fragment has forgotten.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -404,7 +404,9 @@ impl Copy {
         let returned = |n: NodeId| n == self.config.me || promised(&n);
         let held = leases.filter(|(holder, _)| !holder.is_some_and(returned));
         let not_before = left.chain(held.map(|(_, until)| until)).max();
-        let awaited = answers.keys().copied().collect();
+        // One that stands in is on its way out.
+        let follows = |node: &&NodeId| !self.statuses.get(node).is_some_and(|s| s.stand_in);
+        let awaited = answers.keys().filter(follows).copied().collect();
         (not_before.unwrap_or(now.mono), (now.mono + timing.settle, awaited))
     }
 

@@ -16,6 +16,9 @@ use std::ops::{Bound, RangeBounds};
 /// How many hash tables share the records. Each grows by itself, so that no put waits until all records have moved.
 const SHARDS: usize = 64;
 
+/// A hash table with less room than this is left as it is when it empties.
+const SPARSE_MIN: usize = 1024;
+
 /// SipHash behind a seed that whoever chooses keys does not know: nobody can make them collide on purpose.
 #[derive(Clone, Copy, Default, Debug)]
 struct Seeded(u64);
@@ -118,6 +121,11 @@ impl Table {
         let (hash, shard) = self.place(key);
         let there = self.shards.get_mut(shard)?.find_entry(hash, |(k, _)| k == key).ok()?;
         let ((_, old), _) = there.remove();
+        let (seed, table) = (self.seed, &mut self.shards[shard]);
+        // What was large once does not stay so.
+        if table.capacity() > SPARSE_MIN && table.len() < table.capacity() / 8 {
+            table.shrink_to(table.len() * 2, |(k, _)| seed.hash_one(&k[..]));
+        }
         self.len -= 1;
         let size = live_size(key, Some(&old));
         self.live = (self.live.0 - size.0, self.live.1 - size.1);

@@ -29,7 +29,7 @@ fn unknown_options_tables_keys_and_policies() {
     says(&node.ask(&["put", "t", "ready", "2", "--ttl", "soon"]), 2, &["soon", "30s"]);
     says(&node.ask(&["table", "create", "t"]), 1, &["\"t\"", "there already"]);
     says(&node.ask(&["table", "create", "a b"]), 2, &["a b"]);
-    says(&node.ask(&["table", "create", "u", "--on-conflict", "sum"]), 2, &["sum", "latest and max"]);
+    says(&node.ask(&["table", "create", "u", "--on-conflict", "most"]), 2, &["most", "latest, max, min"]);
     says(&node.ask(&["table", "create", "u", "--storage", "tape"]), 2, &["tape", "disc, disc_only and ram"]);
     says(&node.ask(&["fs", "info", "nowhere"]), 1, &["nowhere", "fs list"]);
     // What holds, holds: versions, ttl.
