@@ -96,7 +96,14 @@ impl Node {
     }
 
     /// A message for a copy, which this node may hold or not.
-    pub(crate) fn on_copy_msg(&mut self, from: NodeId, fragment: FragmentId, msg: Msg, out: &mut Vec<Effect>) {
+    pub(crate) fn on_copy_msg(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        fragment: FragmentId,
+        msg: Msg,
+        out: &mut Vec<Effect>,
+    ) {
         if let Msg::Status(status) = &msg
             && !status.stand_in
             && (status.weight > 0 || status.lead.is_some())
@@ -111,7 +118,11 @@ impl Node {
             Msg::Status(status) => {
                 let leads = self.routes.entry(fragment).or_default();
                 match status.lead {
-                    Some(lead) => leads.insert(from, (!status.stand_in, lead)),
+                    Some(lead) => {
+                        let since =
+                            leads.get(&from).filter(|(_, old, _)| old.ballot == lead.ballot).map(|(.., since)| *since);
+                        leads.insert(from, (!status.stand_in, lead, since.unwrap_or(now.mono)))
+                    }
                     None => leads.remove(&from),
                 };
             }
@@ -127,15 +138,23 @@ impl Node {
         }
     }
 
+    /// Whoever says that it does not lead is asked no more, until it says that it does.
+    pub(crate) fn mind_not_leading(&mut self, from: NodeId, number: u64, said: bool) {
+        let fragment = self.gateway.pending.get(&number).map(|p| p.fragment).filter(|_| said);
+        if let Some(leads) = fragment.and_then(|fragment| self.routes.get_mut(&fragment)) {
+            leads.remove(&from);
+        }
+    }
+
     /// Who leads a fragment, as far as this node knows.
     pub(crate) fn lead_of(&self, fragment: FragmentId) -> Option<(NodeId, Lead)> {
         if let Some(leader) = self.copies.with(fragment, Copy::leader) {
             return leader;
         }
         let leads = self.routes.get(&fragment)?.iter();
-        // A copy before one that stands in for it.
-        let first = leads.max_by_key(|(_, (copy, lead))| (*copy, lead.ballot));
-        first.map(|(node, (_, lead))| (*node, *lead))
+        // Of two that meet the one that was there first: the other does not know yet what this island has been shown.
+        let first = leads.min_by_key(|(_, (_, lead, since))| (*since, std::cmp::Reverse(lead.ballot)));
+        first.map(|(node, (_, lead, _))| (*node, *lead))
     }
 
     /// Reads the system table anew if it has changed, and makes the copies that this node is to hold.
@@ -211,7 +230,7 @@ impl Node {
             // What its copy had heard of others is all that this node knows.
             let lead = self.copies.with(fragment, Copy::leader).flatten();
             if let Some((node, lead)) = lead.filter(|(node, _)| *node != self.config.me) {
-                self.routes.entry(fragment).or_default().insert(node, (true, lead));
+                self.routes.entry(fragment).or_default().insert(node, (true, lead, now.mono));
             }
         }
         for (fragment, stored, fx) in self.copies.take_out(now, keep) {
@@ -315,7 +334,7 @@ impl Node {
         copy.handle(now, self.sight(now), &mut fx);
         copy.handle(now, Input::Full(self.full), &mut fx);
         copy.handle(now, Input::Barred(self.barred), &mut fx);
-        for (node, (is_copy, lead)) in self.routes.remove(&fragment).unwrap_or_default() {
+        for (node, (is_copy, lead, _)) in self.routes.remove(&fragment).unwrap_or_default() {
             let (heard, barred) = (lead.ballot, false);
             let status = replica::Status {
                 lead: Some(lead),

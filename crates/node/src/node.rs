@@ -99,8 +99,8 @@ pub struct Node {
     pub(crate) left: Vec<FragmentId>,
     /// When the view last changed.
     pub(crate) view_at: Instant,
-    /// Who leads what in view, and whether that is a copy or stands in for one.
-    pub(crate) routes: BTreeMap<FragmentId, BTreeMap<NodeId, (bool, Lead)>>,
+    /// Who leads what in view, whether that is a copy or stands in for one, and since when it is known.
+    pub(crate) routes: BTreeMap<FragmentId, BTreeMap<NodeId, (bool, Lead, Instant)>>,
     pub(crate) origins: BTreeMap<Ticket, Origin>,
     pub(crate) late: Vec<(FragmentId, replica::Effects)>,
     pub(crate) roster: BTreeMap<NodeId, RosterEntry>,
@@ -533,7 +533,7 @@ impl Node {
 
     fn on_frame(&mut self, now: Now, from: NodeId, frame: Frame, out: &mut Vec<Effect>) {
         match frame {
-            Frame::Copy(fragment, msg) => self.on_copy_msg(from, fragment, msg, out),
+            Frame::Copy(fragment, msg) => self.on_copy_msg(now, from, fragment, msg, out),
             Frame::Invite(fragment) => {
                 if self.invited.insert(fragment) {
                     self.make_copies(now, true);
@@ -554,6 +554,7 @@ impl Node {
                 }
             }
             Frame::Answer(number, answer) => {
+                self.mind_not_leading(from, number, answer == replica::Answer::NotLeading);
                 let next = self.gateway.answered(now.mono, from, number, answer);
                 self.next(now, next, out);
             }
@@ -562,6 +563,7 @@ impl Node {
                 self.next(now, next, out);
             }
             Frame::Rows(number, rows) => {
+                self.mind_not_leading(from, number, rows.is_none());
                 let next = self.gateway.rows(now.mono, number, rows);
                 self.next(now, next, out);
             }
@@ -703,7 +705,7 @@ impl Node {
         match next {
             Next::Done(op, reply) => self.finish(now, op, reply, out),
             Next::Moved(fragment, node, branch) => {
-                if let Some((_, lead)) = self.routes.get_mut(&fragment).and_then(|leads| leads.get_mut(&node)) {
+                if let Some((_, lead, _)) = self.routes.get_mut(&fragment).and_then(|leads| leads.get_mut(&node)) {
                     lead.branch = branch;
                 }
             }
