@@ -3,7 +3,7 @@
 use crate::copy::Copy;
 use crate::key::{self, Space};
 use crate::record::Record;
-use base::{NodeId, Span, Version, WallMs};
+use base::{NodeId, Span, WallMs};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -87,14 +87,10 @@ impl Copy {
     }
 }
 
-/// The ledger's key of a losing version, without its space.
-pub fn ledger_key(user_key: &[u8], lost: Version) -> Bytes {
-    key::ledger(user_key, lost).slice(1..)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base::Version;
 
     #[test]
     fn a_history_is_bounded_and_the_same_from_either_side() {

@@ -43,7 +43,7 @@ pub use gate::{Effects, Input, Notice, Persist, Reply, Ticket};
 pub use heal::Progress;
 pub use kept::{Kept, Place, Values, is_apart};
 pub use key::{MemberStatus, Space};
-pub use ledger::{Heal, LedgerRow, ledger_key};
+pub use ledger::{Heal, LedgerRow};
 pub use msg::{Chunk, Lead, Msg, Pass, Status};
 pub use mutants::Mutant;
 pub use policy::{Choice, Functions, MergeFunction, MergePolicy, MergeRule, NoRule, beside_whom};
