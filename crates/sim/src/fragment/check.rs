@@ -2,7 +2,7 @@ use super::client::{KEYS, Op, Pending, key};
 use super::world::{Node, id, index};
 use base::{BranchId, Heads, NodeId, Version};
 use bytes::Bytes;
-use replica::{Copy, Effects, Floor, MergeRule, Outcome, Record, Rows, Space, Store};
+use replica::{Copy, Effects, MergeRule, Outcome, Record, Rows, Space, Store};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How long after two nodes were last apart one may still not see the other's writes, in microseconds: three leases.
@@ -39,12 +39,6 @@ pub(crate) struct Checker {
     /// How far branches went that are folded: what a crash took beyond that never was anywhere else.
     ends: BTreeMap<BranchId, u64>,
     heads_before: Heads,
-    /// Tombstones that some copy has forgotten: every member knew them then. A stand-in, which knows nothing, cannot be in
-    /// conflict with what is forgotten.
-    forgotten: BTreeSet<usize>,
-    floor_before: Floor,
-    /// Nodes from this one on only stand in.
-    pub stand_ins_from: usize,
     /// When two nodes were last apart.
     apart: Vec<Vec<u64>>,
     /// Which nodes lost a version in a crash.
@@ -73,9 +67,6 @@ impl Checker {
             opened: BTreeMap::new(),
             ends: BTreeMap::new(),
             heads_before: Heads::default(),
-            forgotten: BTreeSet::new(),
-            floor_before: Floor::default(),
-            stand_ins_from: usize::MAX,
             apart: vec![vec![0; n]; n],
             lost: BTreeMap::new(),
             wiped: BTreeMap::new(),
@@ -91,17 +82,19 @@ impl Checker {
 
     /// What a store knows of a key: the record's causes, and those of every ledger row.
     fn knows(&self, store: &Store, stored: &Bytes) -> BTreeSet<usize> {
+        self.knows_with(store, stored, store.get(stored).map(|r| r.version()))
+    }
+
+    /// The same, were this version shown.
+    fn knows_with(&self, store: &Store, stored: &Bytes, shown: Option<Version>) -> BTreeSet<usize> {
         let mut known = BTreeSet::new();
         let mut add = |version: Version| {
             if let Some(w) = self.by_version.get(&(version, stored.clone())) {
                 known.extend(&self.writes[*w].knew);
             }
         };
-        match store.get(stored) {
-            Some(record) => add(record.version()),
-            // Whatever is there must have known the tombstones that are forgotten.
-            None => self.forgotten(store, stored).for_each(&mut add),
-        }
+        // What is forgotten can be in conflict with nothing: a stand-in, which never knew it, writes after it.
+        self.forgotten(store, stored).chain(shown).for_each(&mut add);
         let prefix = &stored[1..];
         for (k, _) in
             store.space(Space::Ledger).filter(|(k, _)| k.len() == 25 + prefix.len() && k[1..].starts_with(prefix))
@@ -140,7 +133,6 @@ impl Checker {
         let known = (0..KEYS).map(stored).map(|k| (k.clone(), self.knows(copy.store(), &k))).collect();
         self.knew_before = known;
         self.heads_before.clone_from(copy.store().heads());
-        self.floor_before.clone_from(copy.store().floor());
     }
 
     /// H1, H2, H3 and invariant 7 after a step, and the ground truth of what it wrote.
@@ -153,11 +145,6 @@ impl Checker {
             for w in self.writes.iter().filter(|w| self.heads_before.covers(w.version)) {
                 self.wiped.entry(w.version).or_default().insert(id(node));
             }
-        }
-        if self.floor_before != *copy.store().floor() {
-            let gone = |w: &Wrote| w.value.is_none() && copy.store().floor().purged.covers(w.version);
-            let gone = self.writes.iter().enumerate().filter(|(_, w)| gone(w)).map(|(wid, _)| wid);
-            self.forgotten.extend(gone.collect::<Vec<_>>());
         }
         for persist in &fx.persists {
             self.learn(node, copy, &persist.batch.puts);
@@ -227,10 +214,6 @@ impl Checker {
             // A record that the opening itself made (field-wise max) knew all that it was made of.
             if r.version.seq == 1 {
                 knew.extend((0..wid).filter(|w| self.covered(*w, k, copy.store().heads())));
-            }
-            if node >= self.stand_ins_from {
-                let gone = self.forgotten.iter().map(|w| &self.writes[*w]).filter(|w| w.key == *k);
-                knew.extend(gone.flat_map(|w| w.knew.iter().copied()).collect::<Vec<_>>());
             }
             knew.insert(wid);
             self.knew_before.insert(k.clone(), knew.clone());
@@ -342,17 +325,9 @@ impl Checker {
                 // What was once shown must be there for ever, acknowledged or not.
                 self.writes[*wid].acked.get_or_insert(Acked { at: now, branch, set: set.clone(), told: false });
             }
-            let mut known = match shown {
-                Some(version) => {
-                    self.by_version.get(&(version, stored.clone())).map(|w| self.writes[*w].knew.clone())?
-                }
-                // Deleted or never there: what the copy knows is the best that can be said.
-                None => self.knows(store, &stored),
-            };
-            for (l, _) in store.space(Space::Ledger).filter(|(l, _)| stored_of_ledger(l) == stored) {
-                let w = self.by_version.get(&(ledger_version(l), stored.clone()));
-                known.extend(w.map(|w| self.writes[*w].knew.clone()).unwrap_or_default());
-            }
+            // Deleted or never there: what the copy knows is the best that can be said.
+            let shown = shown.or_else(|| store.get(&stored).map(|r| r.version()));
+            let mut known = self.knows_with(store, &stored, shown);
             let missed = |(wid, w): &(usize, &Wrote)| {
                 w.key == stored && !known.contains(wid) && w.acked.as_ref().is_some_and(|a| a.at < since)
             };

@@ -238,9 +238,6 @@ impl World {
             subscriber: Subscriber::default(),
             tickets: BTreeMap::new(),
         };
-        if world.stand_ins {
-            world.check.stand_ins_from = world.founders;
-        }
         world.trace(|| {
             let kind = format!(
                 "wild {wild}, ram {ram}, sync {sync}, {}, apart {apart}, {min_in_sync:?}, at most {in_sync_max}",
