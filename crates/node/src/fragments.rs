@@ -252,9 +252,8 @@ impl Node {
             for (fragment, founders) in def.all().zip(&def.founders) {
                 let held = |node: &NodeId| self.holders.get(&fragment).is_some_and(|all| all.contains(node));
                 let copies = here.iter().any(|node| founders.contains(node) || held(node));
-                // One that was never filled is none.
-                let holds = |c: &Copy| !c.store().heads().is_empty();
-                let led = self.lead_of(fragment).is_some() || self.copies.with(fragment, holds).unwrap_or(false);
+                // One that was never filled is none; one that is about to open must not be made anew all the time.
+                let led = self.lead_of(fragment).is_some() || self.copies.with(fragment, Copy::serves).unwrap_or(false);
                 if !copies && !led && chosen(fragment) == Some(self.config.me) {
                     make.push((fragment, def.clone()));
                 }
@@ -303,8 +302,9 @@ impl Node {
         (live, stand_in): (bool, bool),
     ) {
         let stored = self.stored.remove(&fragment);
+        // Whoever is to stand in now was chosen because nobody has been in view for long enough.
+        let eager = live && (stored.is_none() || stand_in) && fragment != sys_fragment();
         let stand_in = stand_in || stored.as_ref().is_some_and(|s| s.store.stands_in(self.config.me));
-        let eager = live && stored.is_none() && fragment != sys_fragment();
         let stored = stored.unwrap_or_else(|| Stored { meta: Meta::default(), store: Store::new(self.seed()) });
         let config = Config {
             fragment,

@@ -15,6 +15,8 @@ const DOUBT_WAIT: Span = Span::ms(700);
 const CALM: Span = Span::ms(60_000);
 /// So often within that time, and it comes and goes.
 const FLAPS_MIN: u32 = 2;
+/// Where one is said to be gone, so many others are asked once: a wire that is cut seldom takes one node alone.
+const BESIDE_MAX: usize = 16;
 /// How often it is asked while it is said to be gone.
 const ASK_AGAIN: Span = Span::ms(2_000);
 
@@ -57,6 +59,8 @@ pub(crate) struct Peer {
     /// What SWIM last said. `None`: it never heard of it, and the link alone counts. `false`: it answers for itself, asked
     /// again and again.
     swim: Option<bool>,
+    /// Another was said to be gone: it is asked once.
+    beside: bool,
     question: Option<Question>,
     /// When to ask next.
     ask_at: Instant,
@@ -73,6 +77,11 @@ impl Peer {
     fn in_view(&self, now: Instant) -> bool {
         let linked = !self.links.is_empty() || (!self.refused && now - self.unlinked < RELINK_WAIT);
         linked && !self.bye
+    }
+
+    /// It has to answer for itself.
+    fn is_doubted(&self) -> bool {
+        self.swim == Some(false) || self.beside
     }
 }
 
@@ -99,6 +108,7 @@ impl Peers {
             links: Vec::new(),
             unlinked: Instant(0),
             swim: None,
+            beside: false,
             question: None,
             ask_at: Instant(0),
             refused: false,
@@ -120,7 +130,8 @@ impl Peers {
             peer.swim = Some(true);
         }
         let doubled = !peer.links.is_empty();
-        (peer.hello, peer.refused, peer.bye, peer.question) = (hello, false, false, None);
+        (peer.hello, peer.refused, peer.bye) = (hello, false, false);
+        (peer.question, peer.beside) = (None, false);
         peer.links.push(Link { id: link, dialled, addr });
         let keep = peer.links.iter().rfind(|l| l.dialled == (me < node)).or(peer.links.last());
         let (keep, addr) = keep.map_or((link, addr), |l| (l.id, l.addr));
@@ -167,7 +178,7 @@ impl Peers {
     pub(crate) fn up(&mut self, node: NodeId) {
         self.up.insert(node);
         if let Some(peer) = self.all.get_mut(&node) {
-            (peer.swim, peer.question) = (Some(true), None);
+            (peer.swim, peer.question, peer.beside) = (Some(true), None, false);
         }
     }
 
@@ -175,8 +186,12 @@ impl Peers {
     /// its link alone.
     pub(crate) fn doubt(&mut self, now: Instant, node: NodeId) {
         self.up.remove(&node);
-        if let Some(peer) = self.all.get_mut(&node).filter(|p| p.swim == Some(true)) {
-            (peer.swim, peer.ask_at) = (Some(false), now);
+        let Some(peer) = self.all.get_mut(&node).filter(|p| p.swim == Some(true)) else { return };
+        (peer.swim, peer.ask_at) = (Some(false), now);
+        let (before, after): (Vec<_>, Vec<_>) = self.all.iter_mut().partition(|(other, _)| **other <= node);
+        let others = after.into_iter().chain(before).filter(|(_, p)| p.swim == Some(true) && !p.links.is_empty());
+        for (_, peer) in others.take(BESIDE_MAX) {
+            (peer.beside, peer.ask_at) = (true, now);
         }
     }
 
@@ -185,7 +200,7 @@ impl Peers {
         let asked = |p: &&mut Peer| p.question.as_ref().is_some_and(|q| q.number == number);
         if let Some(peer) = self.all.get_mut(&node).filter(asked) {
             // SWIM says a thing once: as long as it does not take it back, the peer is asked again.
-            (peer.question, peer.ask_at) = (None, now + ASK_AGAIN);
+            (peer.question, peer.ask_at, peer.beside) = (None, now + ASK_AGAIN, false);
         }
     }
 
@@ -193,12 +208,12 @@ impl Peers {
     pub(crate) fn tend(&mut self, now: Instant) -> (Vec<(LinkId, u64)>, Vec<Gone>) {
         self.ticked = now;
         let (mut ask, mut gone) = (Vec::new(), Vec::new());
-        for (node, peer) in self.all.iter_mut().filter(|(_, p)| p.swim == Some(false)) {
+        for (node, peer) in self.all.iter_mut().filter(|(_, p)| p.is_doubted()) {
             let Some(link) = peer.links.last() else { continue };
             match &peer.question {
                 Some(question) if now - question.asked >= DOUBT_WAIT => {
                     // Out of view at once: its time to come back was this.
-                    (peer.question, peer.unlinked) = (None, Instant(0));
+                    (peer.question, peer.unlinked, peer.beside) = (None, Instant(0), false);
                     gone.push((*node, peer.links.drain(..).map(|l| l.id).collect::<Vec<_>>()));
                 }
                 None if now >= peer.ask_at => {
@@ -276,7 +291,7 @@ impl Peers {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let waiting = self.all.values().filter(|p| p.links.is_empty() && !p.refused && !p.bye);
         let relinked = waiting.map(|p| p.unlinked + RELINK_WAIT);
-        let doubted = self.all.values().filter(|p| p.swim == Some(false) && !p.links.is_empty());
+        let doubted = self.all.values().filter(|p| p.is_doubted() && !p.links.is_empty());
         let asked = doubted.map(|p| p.question.as_ref().map_or(p.ask_at, |q| q.asked + DOUBT_WAIT));
         // What was due before they were last looked after has been done.
         relinked.chain(asked).filter(|at| *at > self.ticked).min()
@@ -350,6 +365,26 @@ mod tests {
         assert!(peers.flapping(at(170)).is_empty());
         peers.bye(NodeId(2));
         assert!(!peers.left(at(171), NodeId(2)) && peers.flapping(at(171)).is_empty(), "it said goodbye");
+    }
+
+    #[test]
+    fn where_one_is_said_to_be_gone_others_are_asked_once() {
+        let mut peers = Peers::default();
+        let at = |ms: u64| Instant(ms * 1_000_000 + 1);
+        for n in 2..40 {
+            peers.linked(NodeId(1), n, true, addr(), hello(n, 1));
+            peers.up(NodeId(n));
+        }
+        peers.doubt(at(0), NodeId(30));
+        let (asked, _) = peers.tend(at(0));
+        let links: Vec<u64> = asked.iter().map(|(link, _)| *link).collect();
+        assert_eq!(links, (2..9).chain(30..40).collect::<Vec<_>>(), "it, and so many others");
+        for (link, number) in asked.iter().filter(|(link, _)| ![30, 31].contains(link)) {
+            peers.answered(at(100), NodeId(*link), *number);
+        }
+        let gone: Vec<NodeId> = peers.tend(at(700)).1.into_iter().map(|(node, _)| node).collect();
+        assert_eq!(gone, [NodeId(30), NodeId(31)], "those that do not answer");
+        assert!(peers.tend(at(60_000)).0.is_empty() && peers.deadline().is_none(), "nobody is asked again");
     }
 
     #[test]

@@ -620,7 +620,7 @@ impl Copy {
 
     /// Holds something worth leading, or was chosen to begin; and the view has stood for long enough.
     fn may_open(&self, now: Now) -> bool {
-        let new = self.meta == Meta::default();
+        let new = self.meta == Meta::default() || self.config.stand_in;
         let first = self.config.founders.first() == Some(&self.config.me);
         let entitled = !self.store.heads().is_empty() || self.config.founders.contains(&self.config.me);
         let stable = self.view_is_stable(now) || (self.config.eager && new && first);

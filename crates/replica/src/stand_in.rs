@@ -31,6 +31,11 @@ impl Copy {
         self.statuses.iter().any(|(node, s)| self.view.contains(node) && copy(s))
     }
 
+    /// Was it made to stand in for others, or does it hold something?
+    pub fn serves(&self) -> bool {
+        self.config.stand_in || !self.store.heads().is_empty()
+    }
+
     /// Does it hold what others lack, in their place?
     pub fn keeps_for_others(&self) -> bool {
         self.config.stand_in && !self.store.heads().is_empty()
