@@ -26,3 +26,25 @@ cluster() {
 # in_sync N COPIES: waits until node N sees so many copies of the measured table in sync.
 in_sync() { until tombolo "$1" status --json 2>/dev/null | grep -q "\"name\":\"tombolo-bench\".*\"in_sync\":$2"; do sleep 0.02; done; }
 since() { echo "$(date +%s.%N) - $1" | bc; }
+# Five nodes in network namespaces, whole. `wire br1` cuts nodes 4 and 5 off, `wire br0` joins them again. Needs root and ip.
+five() {
+  tag=tombolo$$
+  trap 'finish; for n in 1 2 3 4 5 br; do ip netns del "$tag-$n" 2>/dev/null || true; done' EXIT
+  ip netns add "$tag-br"
+  for b in br0 br1; do ip -n "$tag-br" link add $b type bridge mcast_snooping 0; ip -n "$tag-br" link set $b up; done
+  echo "correct horse battery staple" >"$dir/cookie"; chmod 600 "$dir/cookie"
+  for n in 1 2 3 4 5; do
+    ip netns add "$tag-$n"
+    ip -n "$tag-br" link add "v$n" type veth peer name eth0 netns "$tag-$n"
+    ip -n "$tag-br" link set "v$n" master br0 up
+    ip -n "$tag-$n" addr add "10.76.0.$n/24" dev eth0
+    ip -n "$tag-$n" link set eth0 up; ip -n "$tag-$n" link set lo up
+    nsenter --net="/run/netns/$tag-$n" target/release/tombolo --data "$dir/$n" up --name "n$n" --cookie-file "$dir/cookie" \
+      --no-multicast --join 10.76.0.1:7474 >>"$dir/$n.log" 2>&1 &
+    pids+=($!); sleep 1
+  done
+  all whole
+}
+wire() { for n in 4 5; do ip -n "$tag-br" link set "v$n" master "$1"; done; }
+# all STATE: waits until every one of the five says so.
+all() { for n in 1 2 3 4 5; do until tombolo "$n" status --json 2>/dev/null | grep -q "\"state\":\"$1\""; do sleep 0.02; done; done; }
