@@ -5,6 +5,12 @@
 
 mod roster;
 mod swim;
+mod truth;
+mod verdict;
 
 pub use roster::{Island, RosterEntry, RosterStatus, island};
 pub use swim::{Effect, Identity, Input, Swim};
+pub use truth::{Place, Taken, Truths};
+pub use verdict::{
+    Facts, Judgement, LOST_AFTER, Mark, Patience, TRUTH_APART, Truth, Verdict, is_credible, judge, may_bury,
+};

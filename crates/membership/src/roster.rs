@@ -12,12 +12,14 @@ pub enum RosterStatus {
     Stopped,
     /// Has been out of view for a while.
     Lost,
+    /// Is on its way in: it does not know yet what the cluster is.
+    Joining,
 }
 
 impl RosterStatus {
     /// Live: expected to be in view.
     pub fn is_live(self) -> bool {
-        matches!(self, RosterStatus::Up | RosterStatus::Lost)
+        !matches!(self, RosterStatus::Stopped)
     }
 
     /// As `status` shows it.
@@ -26,6 +28,7 @@ impl RosterStatus {
             RosterStatus::Up => "up",
             RosterStatus::Stopped => "stopped",
             RosterStatus::Lost => "lost",
+            RosterStatus::Joining => "joining",
         }
     }
 }
