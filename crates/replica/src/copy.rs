@@ -312,6 +312,7 @@ impl Copy {
             Input::Warm => self.warm(now, fx),
             Input::Dropped(number) => self.mark_dropped(now, number, fx),
             Input::AddMember(node) => self.add_member(now, node, fx),
+            Input::Bury(node, force) => self.bury(now, node, force, fx),
             Input::Full(full) => self.full = full,
             Input::Barred(barred) => {
                 self.barred = barred;

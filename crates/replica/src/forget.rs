@@ -6,7 +6,7 @@
 
 use crate::copy::{Copy, Role};
 use crate::gate::Effects;
-use crate::key::{self, MemberStatus};
+use crate::key;
 use crate::mutant;
 use base::{BranchId, Heads, Instant, NodeId, Now, Version};
 use serde::{Deserialize, Serialize};
@@ -79,10 +79,17 @@ impl Copy {
     fn is_anybody_absent(&self, now: Now) -> bool {
         let Role::Leading(l) = &self.role else { return true };
         let follows = |node: &NodeId| *node == self.config.me || l.followers.get(node).is_some_and(|f| f.joined());
-        let mut members = self.members().into_iter().filter(|(_, s)| *s != MemberStatus::Left);
+        let mut members = self.members().into_iter().filter(|(_, s)| !s.is_gone());
         let mut holders = self.statuses.iter().filter(|(_, s)| s.weight > 0 || s.lead.is_some());
         let known = members.all(|(node, _)| follows(&node)) && holders.all(|(node, _)| follows(node));
         !known || !self.whole || !l.ready || !self.view_is_stable(now)
+    }
+
+    /// Does every node that belongs here hold this?
+    pub fn is_known_by_all(&self, now: Now, version: Version) -> bool {
+        let Role::Leading(l) = &self.role else { return false };
+        let seq = if version.branch == l.branch { version.seq } else { 1 };
+        self.store.heads().covers(version) && !self.is_anybody_absent(now) && l.everybody_holds(seq)
     }
 
     /// One step: so many of the oldest tombstones, or, when none are left, all branches but this one.

@@ -42,6 +42,8 @@ pub enum Input {
     Dropped(u64),
     /// Leader: take this node in as a copy.
     AddMember(NodeId),
+    /// Leader: this node does not come back; `true`: it is struck off even where a majority is asked for and not there.
+    Bury(NodeId, bool),
     /// The disc is nearly full, or no longer.
     Full(bool),
     /// This node's clock is far off those of the others (or no longer): leave leading to better ones.

@@ -35,6 +35,8 @@ pub enum Space {
     Heals = 10,
     /// Up to where its records went with its table, which was dropped.
     Dropped = 11,
+    /// What had been seen of a node's copy when the node was buried.
+    Buried = 12,
 }
 
 /// A copy's standing in the fragment's own list of copies.
@@ -50,12 +52,19 @@ pub enum MemberStatus {
     Left,
     /// Took writes where no copy was: no member, and gone when the copies have them.
     StandIn,
+    /// Its node does not come back.
+    Buried,
 }
 
 impl MemberStatus {
     /// Does it hold a copy that counts?
     pub fn is_member(self) -> bool {
         matches!(self, MemberStatus::Joining | MemberStatus::In | MemberStatus::Leaving)
+    }
+
+    /// Is nothing of it waited for any more?
+    pub fn is_gone(self) -> bool {
+        matches!(self, MemberStatus::Left | MemberStatus::Buried)
     }
 }
 
@@ -69,7 +78,7 @@ fn prefixed(space: Space, rest: &[u8]) -> BytesMut {
 /// The space of a stored key.
 pub(crate) fn space_of(key: &[u8]) -> Option<Space> {
     use Space::*;
-    let all = [User, Member, Ledger, Session, Outcome, Closed, Branch, Set, Floor, Heals, Dropped];
+    let all = [User, Member, Ledger, Session, Outcome, Closed, Branch, Set, Floor, Heals, Dropped, Buried];
     all.into_iter().find(|s| key.first() == Some(&(*s as u8)))
 }
 
@@ -104,6 +113,10 @@ pub(crate) fn heals() -> Bytes {
 
 pub(crate) fn member(node: NodeId) -> Bytes {
     in_space(Space::Member, &node.0.to_be_bytes())
+}
+
+pub(crate) fn buried(node: NodeId) -> Bytes {
+    in_space(Space::Buried, &node.0.to_be_bytes())
 }
 
 pub(crate) fn node_of_member(key: &[u8]) -> Option<NodeId> {

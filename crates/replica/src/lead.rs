@@ -479,6 +479,21 @@ impl Copy {
         }
     }
 
+    /// A node does not come back: it is no member any more, and what has been seen of its copy by now is noted. Where a majority
+    /// is asked for, only a majority says so: the buried may still be one among themselves.
+    pub(crate) fn bury(&mut self, now: Now, node: NodeId, force: bool, fx: &mut Effects) {
+        let listed = self.members().get(&node).is_some_and(|s| !s.is_gone());
+        if self.lead().is_none() || node == self.config.me || !listed || !(force || self.may_grow()) {
+            return;
+        }
+        let seen = key::encode(self.store.heads());
+        let puts = vec![
+            (key::member(node), self.next_record(now, Some(key::encode(&MemberStatus::Buried)))),
+            (key::buried(node), self.next_record(now, Some(seen))),
+        ];
+        self.append(now, puts, true, fx);
+    }
+
     /// Looks after the branch: the silent are dropped, rivals met, waits ended.
     pub(crate) fn tend_branch(&mut self, now: Now, fx: &mut Effects) {
         let timing = self.config.timing;

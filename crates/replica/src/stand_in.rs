@@ -31,6 +31,17 @@ impl Copy {
         self.statuses.iter().any(|(node, s)| self.view.contains(node) && copy(s))
     }
 
+    /// Does it take writes in others' place?
+    pub fn stands_in(&self) -> bool {
+        self.config.stand_in
+    }
+
+    /// Does it follow a leader that is no stand-in?
+    pub fn follows_a_copy(&self) -> bool {
+        let Role::Following(f) = &self.role else { return false };
+        self.statuses.get(&f.leader).is_some_and(|s| !s.stand_in)
+    }
+
     /// Was it made to stand in for others, or does it hold something?
     pub fn serves(&self) -> bool {
         self.config.stand_in || !self.store.heads().is_empty()

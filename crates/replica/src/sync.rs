@@ -74,7 +74,7 @@ impl Copy {
         }
         match self.members().get(&from) {
             None if !self.config.open_membership => return,
-            Some(MemberStatus::Left | MemberStatus::StandIn) => return,
+            Some(MemberStatus::Left | MemberStatus::StandIn | MemberStatus::Buried) => return,
             None => self.add_member(now, from, fx),
             Some(_) => {}
         }

@@ -45,6 +45,8 @@ pub(crate) struct Checker {
     lost: BTreeMap<Version, BTreeSet<NodeId>>,
     /// And which gave it away on purpose.
     wiped: BTreeMap<Version, BTreeSet<NodeId>>,
+    /// Nodes that do not come back: what they alone had goes with them.
+    pub buried: BTreeSet<NodeId>,
     /// Every write is on disc before it is acknowledged.
     flushed: bool,
     /// Each write takes more than half of the copies: no two sides may both acknowledge.
@@ -70,10 +72,21 @@ impl Checker {
             apart: vec![vec![0; n]; n],
             lost: BTreeMap::new(),
             wiped: BTreeMap::new(),
+            buried: BTreeSet::new(),
             flushed,
             majority: majority && flushed,
             knew_before: BTreeMap::new(),
         }
+    }
+
+    /// Each write is taken by a majority, and no side goes on without one.
+    pub(crate) fn is_majority(&self) -> bool {
+        self.majority
+    }
+
+    /// Somebody will insist that a side goes on without a majority.
+    pub(crate) fn insisted(&mut self, insisted: bool) {
+        self.majority &= !insisted;
     }
 
     pub(crate) fn opened(&mut self, branch: BranchId, now: u64) {
@@ -396,13 +409,13 @@ impl Checker {
         [&self.lost, &self.wiped].into_iter().any(|all| all.get(&version).is_some_and(|nodes| nodes.contains(&node)))
     }
 
-    /// Lost by the stated limits: every copy that was in sync when it was acknowledged lost it unflushed in a crash.
+    /// Lost by the stated limits: every copy that was in sync when it was acknowledged lost it unflushed in a crash, or was
+    /// buried.
     fn excused(&self, w: &Wrote) -> bool {
-        if self.flushed {
-            return false;
-        }
-        let lost = self.lost.get(&w.version);
-        w.acked.as_ref().is_some_and(|a| lost.is_some_and(|lost| a.set.is_subset(lost)))
+        let lost = self.lost.get(&w.version).filter(|_| !self.flushed);
+        let without = |node: &NodeId| self.buried.contains(node) || lost.is_some_and(|lost| lost.contains(node));
+        let taken = lost.is_some() || !self.buried.is_empty();
+        taken && w.acked.as_ref().is_some_and(|a| a.set.iter().all(without))
     }
 
     /// A crash: `n` branches of this node are on disc. A later one never left it, and its number may be used again.

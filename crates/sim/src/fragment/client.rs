@@ -99,6 +99,7 @@ impl World {
     fn follow(&mut self) {
         let node = self.rng.random_range(0..self.nodes.len());
         if self.nodes[node].paused <= self.now
+            && !self.buried.contains(&node)
             && let Some(copy) = &self.nodes[node].copy
         {
             self.subscriber.ask(copy);
@@ -223,7 +224,7 @@ impl World {
         let copy = self.nodes[node].copy.as_ref()?;
         let need = match self.min_in_sync {
             MinInSync::Copies(n) => usize::from(n),
-            MinInSync::Majority => copy.members().len() / 2 + 1,
+            MinInSync::Majority => copy.members().into_values().filter(|s| s.is_member()).count() / 2 + 1,
         };
         // Not only by the leader's own word: by what each of them has, where a crash takes nothing from it.
         let holds = |n: &&NodeId| {

@@ -77,6 +77,8 @@ pub(crate) enum Event {
     Scripted(usize),
     /// The nodes that are no founders are taken in as copies.
     Invite,
+    /// These nodes never come back.
+    Bury(BTreeSet<usize>),
 }
 
 pub(crate) struct Node {
@@ -125,6 +127,8 @@ pub(crate) struct World {
     pub founders: usize,
     /// The rest are never given one: they stand in where there is none.
     pub stand_ins: bool,
+    /// Nobody links with them any more; they go on among themselves.
+    pub buried: BTreeSet<usize>,
     /// What happens when, where nothing is left to chance.
     pub schedule: Option<Schedule>,
     pub check: Checker,
@@ -179,6 +183,15 @@ impl World {
             let at = world.rng.random_range(500_000..2_000_000);
             world.at(at, Event::Invite);
         }
+        // By chance of its own: histories without burials are what they were before there were any.
+        let mut chance = StdRng::seed_from_u64(seed ^ 0x6275_7279);
+        if n >= 3 && world.rule != MergeRule::Sum && chance.random_bool(0.15) {
+            // Of a majority that was given up nothing is promised.
+            world.check.insisted(chance.random_bool(0.3));
+            let first = chance.random_range(0..n);
+            let doomed = (0..chance.random_range(1..=(n - 1) / 2)).map(|i| (first + i) % n).collect();
+            world.at(chance.random_range(2_000_000..6_000_000), Event::Bury(doomed));
+        }
         world
     }
 
@@ -231,6 +244,7 @@ impl World {
             bursts,
             founders,
             stand_ins,
+            buried: BTreeSet::new(),
             schedule: None,
             check: Checker::new(n, sync && !ram, min_in_sync == MinInSync::Majority),
             report: Report::default(),
@@ -406,7 +420,8 @@ impl World {
             Event::Deliver { from, to, life, msg } => {
                 let lives = (self.nodes[from].life, self.nodes[to].life);
                 // Old packets outlive their sender only where the network is wild.
-                if life.1 == lives.1 && (life.0 == lives.0 || self.wild) {
+                let linked = self.are_of_one_side(from, to);
+                if linked && life.1 == lives.1 && (life.0 == lives.0 || self.wild) {
                     self.step(to, Input::Msg(id(from), msg));
                 }
             }
@@ -431,6 +446,7 @@ impl World {
             Event::Retry(request) => self.retry(request),
             Event::Ghost(leader, request) => self.ghost(leader, request),
             Event::Invite => self.invite(),
+            Event::Bury(doomed) => self.bury(doomed),
             Event::Scripted(step) => self.scripted(step),
             _ => {}
         }
@@ -449,6 +465,40 @@ impl World {
         self.at(700_000, Event::Invite);
     }
 
+    /// Nodes are buried where the others have a copy that leads; from then on each leader strikes them off its list.
+    fn bury(&mut self, doomed: BTreeSet<usize>) {
+        let leads = |n: &Node| n.copy.as_ref().is_some_and(|c| c.lead().is_some() && !c.stands_in());
+        let leaders: Vec<usize> =
+            (0..self.nodes.len()).filter(|n| !doomed.contains(n) && leads(&self.nodes[*n])).collect();
+        // Where a majority is asked for, those who stay must be one, or somebody must have insisted.
+        let force = !self.check.is_majority();
+        let stays = |(node, s): &(NodeId, replica::MemberStatus)| s.is_member() && !doomed.contains(&index(*node));
+        let most = |c: &Copy| {
+            let members = c.members();
+            members.clone().into_iter().filter(stays).count() * 2 > members.values().filter(|s| s.is_member()).count()
+        };
+        let enough = force || self.nodes.iter().filter_map(|n| n.copy.as_ref()).all(most);
+        if self.buried.is_empty() && self.faults && enough && !leaders.is_empty() {
+            self.trace(|| format!("{doomed:?} are buried"));
+            self.buried.clone_from(&doomed);
+            self.check.buried = doomed.iter().map(|node| id(*node)).collect();
+            // What it was told by those is not known to the rest.
+            self.subscriber = Subscriber::default();
+            self.views();
+        }
+        if !self.buried.is_empty() {
+            for leader in leaders {
+                doomed.iter().for_each(|node| self.step(leader, Input::Bury(id(*node), force)));
+            }
+        }
+        self.at(300_000, Event::Bury(doomed));
+    }
+
+    /// May they have a link?
+    fn are_of_one_side(&self, a: usize, b: usize) -> bool {
+        self.buried.contains(&a) == self.buried.contains(&b)
+    }
+
     fn tick(&mut self, node: usize) {
         let now = self.clock(node);
         let due = self.nodes[node].copy.as_ref().and_then(Copy::deadline).unwrap_or(now.mono + Span::ms(50));
@@ -465,6 +515,7 @@ impl World {
             return;
         }
         let both = |a: usize, b: usize| self.wired[a][b] && self.wired[b][a] && self.nodes[b].copy.is_some();
+        let both = |a: usize, b: usize| both(a, b) && self.are_of_one_side(a, b);
         let sees = |b: &usize| *b != node && both(node, *b) && self.suspects[node][*b] <= self.now;
         let view: BTreeSet<usize> = (0..self.nodes.len()).filter(sees).collect();
         let later = (0..self.nodes.len()).map(|b| self.suspects[node][b]).filter(|t| *t > self.now).min();
@@ -482,7 +533,8 @@ impl World {
             self.nodes[node].view = view.clone();
             // Who comes and goes is told as it may be.
             let flapping = if self.rng.random_bool(0.3) { missing.iter().map(|b| id(*b)).collect() } else { [].into() };
-            let whole = view.len() + 1 == self.nodes.len();
+            let missed = if self.buried.contains(&node) { 0 } else { self.buried.len() };
+            let whole = view.len() + 1 == self.nodes.len() - missed;
             let view = view.into_iter().map(id).collect();
             self.step(node, Input::View { view, dead, gone, flapping, whole });
         }
@@ -567,7 +619,7 @@ impl World {
     }
 
     fn send(&mut self, from: usize, to: usize, msg: Msg) {
-        if !self.wired[from][to] || self.rng.random_range(0..100) < self.loss {
+        if !self.wired[from][to] || !self.are_of_one_side(from, to) || self.rng.random_range(0..100) < self.loss {
             return;
         }
         let slow = self.faults && self.rng.random_bool(0.02);
@@ -604,7 +656,8 @@ impl World {
 
     /// The copies that count.
     fn copies(&self) -> impl Iterator<Item = &Copy> {
-        let all = self.nodes.iter().enumerate().filter(|(node, _)| !self.is_stand_in(*node));
+        let counts = |node: usize| !self.is_stand_in(node) && !self.buried.contains(&node);
+        let all = self.nodes.iter().enumerate().filter(move |(node, _)| counts(*node));
         all.filter_map(|(_, n)| n.copy.as_ref())
     }
 
@@ -612,7 +665,8 @@ impl World {
     fn finish(&mut self) {
         let copies: Vec<&Copy> = self.copies().collect();
         let holders = copies.len();
-        let idle = self.nodes.iter().enumerate().filter(|(node, _)| self.is_stand_in(*node));
+        let idle = self.nodes.iter().enumerate();
+        let idle = idle.filter(|(node, _)| self.is_stand_in(*node) && !self.buried.contains(node));
         if let Some((node, _)) = idle.into_iter().find(|(_, n)| n.copy.as_ref().is_some_and(|c| !c.store().is_empty()))
         {
             return self.fail(format!("liveness: {node} stands in for copies that are all there"));
