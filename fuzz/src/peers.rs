@@ -33,6 +33,7 @@ fn made(keys: &Keys) -> Node {
         accept: Vec::new(),
         join: vec![addr(2)],
         discover_delay: Span::ms(100),
+        patience: Default::default(),
         timing: replica::Timing::default(),
         functions: replica::Functions::default(),
         values: None,

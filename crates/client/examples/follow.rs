@@ -24,11 +24,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         listen: None,
         advertise: None,
         join: rest.iter().map(|addr| addr.parse()).collect::<Result<_, _>>()?,
+        providers: Vec::new(),
         multicast: true,
         zone: None,
         functions: Default::default(),
         threads: None,
         discover_delay: Duration::from_secs(1),
+        patience: Default::default(),
     })?;
     println!("{data} listens on {}; Ctrl-C ends it", node.listen);
     let db = Database::new(node.clone(), Duration::from_secs(10));

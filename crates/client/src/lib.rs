@@ -7,7 +7,7 @@ mod subscribe;
 
 use base::{FragmentId, Span};
 use bytes::Bytes;
-use node::{ClientError, Op, OpReply, Status, TableDef, TableInfo, TableOptions, Vitals};
+use node::{ClientError, Op, OpReply, Status, TableDef, TableInfo, TableOptions, Vitals, Word};
 pub use replica::{Batch, Bump, Check, Heal, LedgerRow, Outcome, Range, Record, Refusal, Rows, Space, Write};
 use runtime::Handle;
 use std::collections::BTreeMap;
@@ -113,6 +113,14 @@ impl Database {
     pub async fn vitals(&self) -> Result<BTreeMap<String, Vitals>, Error> {
         match self.op(Op::Vitals).await? {
             OpReply::Vitals(all) => Ok(all),
+            _ => Err(Error::Ended),
+        }
+    }
+
+    /// What an operator says of a node, which is named by its name or its id.
+    pub async fn word(&self, node: &str, word: Word) -> Result<Outcome, Error> {
+        match self.op(Op::Word(node.into(), word)).await? {
+            OpReply::Outcome(outcome) => Ok(outcome),
             _ => Err(Error::Ended),
         }
     }

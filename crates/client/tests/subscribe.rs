@@ -21,11 +21,13 @@ fn node(dir: &Path, name: &str, join: &[&Handle]) -> Handle {
         listen: Some(([127, 0, 0, 1], 0).into()),
         advertise: None,
         join: join.iter().map(|h| h.listen).collect(),
+        providers: Vec::new(),
         multicast: false,
         zone: None,
         functions: Default::default(),
         threads: None,
         discover_delay: Duration::from_millis(500),
+        patience: Default::default(),
     };
     runtime::start(settings).unwrap()
 }

@@ -40,6 +40,8 @@ pub enum Input {
     Tick,
     /// A beacon or the roster named a node's address.
     Found(NodeId, SocketAddr),
+    /// All that a provider lists now; what it listed before and no more is looked for no longer.
+    Listed(u16, BTreeSet<SocketAddr>),
     /// A packet of this node got through. It may have been out of reach until now.
     Heard(NodeId),
     /// A packet sealed with another key came from here.
@@ -82,6 +84,8 @@ pub struct Discovery {
     me: NodeId,
     targets: BTreeMap<SocketAddr, Target>,
     linked: BTreeSet<NodeId>,
+    /// What each provider listed last.
+    listed: BTreeMap<u16, BTreeSet<SocketAddr>>,
     mine: BTreeSet<SocketAddr>,
     foreign: BTreeSet<IpAddr>,
     whole: bool,
@@ -98,6 +102,7 @@ impl Discovery {
             me,
             targets: BTreeMap::new(),
             linked: BTreeSet::new(),
+            listed: BTreeMap::new(),
             mine: BTreeSet::new(),
             foreign: BTreeSet::new(),
             whole: false,
@@ -122,6 +127,10 @@ impl Discovery {
                 if known || node == self.me {
                     return;
                 }
+            }
+            Input::Listed(provider, addrs) => {
+                addrs.iter().for_each(|addr| self.note(now, *addr, None, false));
+                self.listed.insert(provider, addrs);
             }
             Input::Heard(node) => {
                 // One of the two dials: of two links one would have to go again. An attempt under way may be waiting for an
@@ -198,7 +207,8 @@ impl Discovery {
     }
 
     fn act(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        self.targets.retain(|_, t| t.fixed || t.dialling || now - t.heard < FOUND_FOR);
+        let listed = |addr: &SocketAddr| self.listed.values().any(|all| all.contains(addr));
+        self.targets.retain(|addr, t| t.fixed || t.dialling || now - t.heard < FOUND_FOR || listed(addr));
         // A machine with several addresses is dialled at one after the other: of two links, each side might keep another.
         let dialled = self.targets.values().filter(|t| t.dialling).filter_map(|t| t.node);
         let mut busy: BTreeSet<NodeId> = dialled.chain(self.linked.iter().copied()).collect();
@@ -311,6 +321,19 @@ mod tests {
             book.handle(at(0), Input::Foreign(far), &mut Vec::new());
         }
         assert_eq!((book.targets.len(), book.foreign()), (ADDRESSES_MAX, FOREIGN_MAX));
+    }
+
+    #[test]
+    fn what_a_provider_lists_is_dialled_until_it_lists_it_no_more() {
+        let mut book = Discovery::new(at(0), NodeId(1), &[], 1);
+        book.handle(at(0), Input::Listed(0, [addr(7), addr(8)].into()), &mut Vec::new());
+        book.handle(at(0), Input::Listed(1, [addr(8)].into()), &mut Vec::new());
+        book.handle(at(0), Input::Failed(addr(7)), &mut Vec::new());
+        book.handle(at(0), Input::Failed(addr(8)), &mut Vec::new());
+        assert!(dials(&mut book, 7, 3_600_000, 3_606_000).len() >= 2, "an hour later still");
+        book.handle(at(3_610_000), Input::Listed(0, [].into()), &mut Vec::new());
+        assert_eq!(dials(&mut book, 7, 3_680_000, 3_690_000), Vec::<u64>::new());
+        assert!(!dials(&mut book, 8, 3_690_000, 3_700_000).is_empty(), "another provider lists it");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::copies::Task;
 use crate::frame::Frame;
 use crate::graves::Grave;
 use crate::io::{Effect, Notice, OpId};
+use crate::lifecycle::Lives;
 use crate::node::{Node, Origin};
 use crate::schema::{self, Durability, Storage, TableDef, sys_fragment};
 use base::{FragmentId, Instant, NodeId, Now, Span, TableId, Version};
@@ -180,6 +181,9 @@ impl Node {
             let def = TableDef { name: grave.name(), ..grave.def.clone() };
             self.tables.extend(shown.then(|| (def.name.clone(), def)));
         }
+        self.lives = self.copies.with(sys_fragment(), |sys| Lives::read(sys, now)).unwrap_or_default();
+        self.roster.retain(|node, _| !self.lives.buried.contains_key(node));
+        self.part_with_buried = !self.lives.buried.is_empty();
         self.read_cluster();
         if unreadable != self.unreadable {
             self.unreadable = unreadable;
@@ -455,7 +459,7 @@ fn described(sys: &Copy, now: Now) -> Described {
     let (mut roster, mut tables, mut unreadable) = Described::default();
     for (key, record) in sys.store().space(Space::User) {
         let (key, Some(value)) = (&key[1..], record.here().and_then(|r| r.live(now.wall))) else { continue };
-        if let Some(node) = schema::node_of_key(key) {
+        if let Some(node) = schema::node_of(schema::NODE_PREFIX, key) {
             let entry = wire::decode(value).ok().map(|entry| (node, entry));
             unreadable += usize::from(entry.is_none());
             roster.extend(entry);

@@ -1,3 +1,4 @@
+use crate::lifecycle::Burial;
 use crate::vitals::Vitals;
 use base::{FragmentId, NodeId};
 use replica::{Answer, Changes, Msg, Read, Request, Rows, Since};
@@ -5,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// The version of the conversation between nodes. Nodes of different versions do not talk, and both say so.
-pub const PROTOCOL: u16 = 3;
+pub const PROTOCOL: u16 = 4;
 
 /// The first frame each way on a new link, inside the encrypted stream.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -43,6 +44,8 @@ pub enum Frame {
     Elsewhere(u64),
     /// The number of my cluster.
     Cluster(u64),
+    /// You are buried, and are not linked with.
+    Buried(Burial),
     /// I am stopping, on purpose.
     Bye,
     /// There is a rumour that you are gone: are you there?

@@ -1,9 +1,10 @@
 //! What local clients want, carried to whoever leads the fragment: tried again until it is known what became of it.
 
+use crate::lifecycle::Word;
 use crate::schema::{BadTable, TableDef, TableOptions};
 use crate::status::{Status, TableInfo};
 use crate::vitals::Vitals;
-use base::{BranchId, FragmentId, Instant, NodeId, Span};
+use base::{BranchId, FragmentId, Instant, NAME_BYTES_MAX, NodeId, Span};
 use replica::{Answer, Batch, Changes, Outcome, Read, Refusal, Request, Rows, SessionId, Since};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,6 +45,8 @@ pub enum Op {
     TableInfo(String),
     /// What the processes of all nodes in view use.
     Vitals,
+    /// What an operator says of a node, by its name or its id.
+    Word(String, Word),
     /// What changed in a fragment.
     Changes(FragmentId, Since),
 }
@@ -103,6 +106,36 @@ pub enum ClientError {
     /// The table is there, but otherwise.
     #[error(transparent)]
     BadTable(#[from] BadTable),
+    /// No such node.
+    #[error("there is no node {0:?}; `tombolo nodes` shows those there are")]
+    NoNode(String),
+    /// Several such nodes.
+    #[error("{0:?} is more than one node; name it by its id, as `tombolo nodes` shows it")]
+    Ambiguous(String),
+    /// The node was buried.
+    #[error("{0} is buried already; that cannot be taken back")]
+    IsBuried(String),
+    /// The node is there.
+    #[error("{0} is in view, and so not gone; to take it out of the cluster, stop it first: `tombolo stop` there")]
+    InView(String),
+    /// The last copy of something might be on it.
+    #[error(
+        "{name} may hold the last copy of fragment {index} of table {table}: there is none in this island. Bring a node back that holds one, or lose it: --force"
+    )]
+    LastCopy {
+        /// The node.
+        name: String,
+        /// The fragment's table.
+        table: String,
+        /// The fragment.
+        index: u16,
+    },
+    /// The node is not what is to be taken back.
+    #[error("{0} is not {1}; nothing was changed")]
+    NotMarked(String, String),
+    /// A name that cannot be.
+    #[error("the name {0:?} must have 1 to {NAME_BYTES_MAX} printable bytes")]
+    BadName(String),
     /// Too much is under way.
     #[error("more than {OPS_MAX} operations are under way on this node; wait for some to end")]
     Overloaded,

@@ -1,8 +1,10 @@
 use crate::frame::{Frame, Hello};
 use crate::gateway::{Op, OpReply};
+use crate::lifecycle::Burial;
 use crate::vitals::Vitals;
 use base::{FragmentId, NodeId};
 use bytes::Bytes;
+use membership::Place;
 use replica::Persist;
 use std::net::SocketAddr;
 
@@ -46,6 +48,15 @@ pub enum Input {
     Durable(FragmentId, u64),
     /// A local client wants something.
     Op(OpId, Op),
+    /// A provider has answered; or could not, and why.
+    Listed {
+        /// Which of those the node was started with.
+        provider: u16,
+        /// It names every node that there should be.
+        authoritative: bool,
+        /// Where it says that nodes are.
+        places: Result<Vec<Place>, String>,
+    },
     /// A copy of this fragment is being read through a [`Window`](crate::Window), and its leases are old or missing.
     Warm(FragmentId),
     /// This machine has another address now.
@@ -117,6 +128,23 @@ pub enum Notice {
     FormedApart(NodeId, String),
     /// Values that lost conflicts take so many bytes here: more than anybody would leave unread.
     Ledger(u64),
+    /// A node was buried: its id does not come back.
+    Buried(Burial),
+    /// Others have buried this very node.
+    BuriedHere(Burial),
+    /// These were to be buried, and are not: a fragment has no copy here, and its last ones may be on them.
+    BurialHeld {
+        /// The names of the nodes.
+        names: Vec<String>,
+        /// The fragment's table.
+        table: String,
+        /// The fragment.
+        index: u16,
+    },
+    /// An answer of a provider, by its number, is not acted on: so many nodes of so many would be gone.
+    Incredible(u16, usize, usize),
+    /// A provider, by its number, fails (why), or works again.
+    Provider(u16, Option<String>),
     /// Another node has our node id: a data directory was copied.
     Twin(SocketAddr),
 }

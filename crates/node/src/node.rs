@@ -4,13 +4,14 @@ use crate::frame::{Frame, Hello, PROTOCOL};
 use crate::gateway::{ClientError, Gateway, Next, Op, OpReply, What};
 use crate::graves::Grave;
 use crate::io::{Effect, Input, LinkId, Notice, OpId};
+use crate::lifecycle::{Burial, Lives};
 use crate::peers::Peers;
 use crate::schema::{self, TableDef, TableOptions, sys_fragment, sys_table};
 use crate::vitals::Asking;
 use base::{FragmentId, Instant, NodeId, Now, Span, TableId, Version};
 use bytes::Bytes;
 use discovery::Discovery;
-use membership::{Identity, Island, RosterEntry, RosterStatus, Swim, island};
+use membership::{Identity, Island, Patience, RosterEntry, RosterStatus, Swim, Truths, island};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use replica::{Batch, Check, Lead, Outcome, SessionId, Stored, Ticket, Timing, Values, Write};
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,8 +19,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use wire::{Keys, ReplayWindow};
 
-/// A node is marked lost no earlier than this after it left the view.
-const LOST_AFTER: Span = Span::ms(10_000);
 /// How often the node looks after its slow duties.
 const CHORES: Span = Span::ms(1_000);
 /// `max_clock_skew`: a clock further off the median of the view than this leads nothing, where others can.
@@ -60,6 +59,8 @@ pub struct Config {
     pub join: Vec<SocketAddr>,
     /// How long to look for peers before taking part alone.
     pub discover_delay: Span,
+    /// How long who is waited for before it is given up.
+    pub patience: Patience,
     /// Waits of the copies.
     pub timing: Timing,
     /// What the program that embeds the node brings along to merge conflicts with.
@@ -123,8 +124,23 @@ pub struct Node {
     pub(crate) counter: u64,
     tickets: Ticket,
     internal: OpId,
-    entered: Option<OpId>,
-    out_since: BTreeMap<NodeId, Instant>,
+    pub(crate) entered: Option<OpId>,
+    /// Since when those of the roster that are not in view have been out of it.
+    pub(crate) out_since: BTreeMap<NodeId, Instant>,
+    /// What the system table says of nodes, beside the roster.
+    pub(crate) lives: Lives,
+    /// Links to buried nodes may still stand.
+    pub(crate) part_with_buried: bool,
+    /// What authoritative providers say.
+    pub(crate) truths: Truths,
+    /// Providers that fail.
+    pub(crate) failing: BTreeSet<u16>,
+    /// Who was to be buried when this was last looked at.
+    pub(crate) doomed: BTreeSet<NodeId>,
+    pub(crate) said_once: BTreeSet<&'static str>,
+    /// Others have buried this node; and those who said so.
+    pub(crate) buried_as: Option<Burial>,
+    pub(crate) shunned: BTreeSet<NodeId>,
     said: Option<(&'static str, String)>,
     pub(crate) chores_at: Instant,
     stopping: Option<(Instant, OpId)>,
@@ -182,6 +198,14 @@ impl Node {
             internal: INTERNAL,
             entered: None,
             out_since: BTreeMap::new(),
+            lives: Lives::default(),
+            part_with_buried: false,
+            truths: Truths::default(),
+            failing: BTreeSet::new(),
+            doomed: BTreeSet::new(),
+            said_once: BTreeSet::new(),
+            buried_as: None,
+            shunned: BTreeSet::new(),
             said: None,
             chores_at: now.mono,
             stopping: None,
@@ -273,6 +297,9 @@ impl Node {
                 self.config.advertise = addr;
                 self.chores_at = now.mono;
             }
+            Input::Listed { provider, authoritative, places } => {
+                self.listed(now, provider, authoritative, places, out);
+            }
             Input::Warm(fragment) => drop(self.copies.later(fragment, replica::Input::Warm)),
             Input::Forget(op) => {
                 self.creating.remove(&op);
@@ -302,6 +329,9 @@ impl Node {
             }
         }
         self.part_with_left(now);
+        if std::mem::take(&mut self.part_with_buried) {
+            self.part_with_buried(out);
+        }
         self.deliver_late(now, out);
         // Not sooner: what copies want done is carried out in the order in which they wanted it.
         if std::mem::take(&mut self.leaving) {
@@ -415,7 +445,7 @@ impl Node {
         self.name_cluster(now, out);
         self.tell_cluster(out);
         self.enter_roster(now, out);
-        self.mark_lost(now, out);
+        self.tend_roster(now, &island, out);
         self.tend_members(now, !matches!(island, Island::Partitioned(_)), out);
     }
 
@@ -452,56 +482,6 @@ impl Node {
         }
     }
 
-    /// Writes this node's own line in the roster when it is not as it should be.
-    fn enter_roster(&mut self, now: Now, out: &mut Vec<Effect>) {
-        if !self.ready || self.stopping.is_some() || self.entered.is_some() || self.lead_of(sys_fragment()).is_none() {
-            return;
-        }
-        let entry = self.entry(RosterStatus::Up);
-        if self.roster.get(&self.config.me) != Some(&entry) {
-            self.entered = Some(self.put_internal(now, self.config.me, &entry, Vec::new(), out));
-        }
-    }
-
-    fn entry(&self, status: RosterStatus) -> RosterEntry {
-        RosterEntry {
-            name: self.config.name.clone(),
-            addr: self.config.advertise,
-            zone: self.config.zone.clone(),
-            incarnation: self.config.incarnation,
-            status,
-        }
-    }
-
-    /// The leader of the system table notes who has been away for long.
-    fn mark_lost(&mut self, now: Now, out: &mut Vec<Effect>) {
-        let up = |e: &RosterEntry| e.status == RosterStatus::Up;
-        let away: Vec<NodeId> = self
-            .roster
-            .iter()
-            .filter(|(n, e)| **n != self.config.me && up(e) && !self.view.contains(n))
-            .map(|(n, _)| *n)
-            .collect();
-        self.out_since.retain(|n, _| away.contains(n));
-        for node in &away {
-            self.out_since.entry(*node).or_insert(now.mono);
-        }
-        if !self.copies.with(sys_fragment(), |c| c.lead().is_some()).unwrap_or(false) {
-            return;
-        }
-        let late = |n: &&NodeId| self.out_since.get(n).is_some_and(|since| now.mono - *since >= LOST_AFTER);
-        let late: Vec<NodeId> = away.iter().filter(late).copied().collect();
-        for node in late {
-            let Some(entry) = self.roster.get(&node).cloned() else { continue };
-            let version = self.sys_record(&schema::node_key(node)).map(|r| r.version);
-            let Some(version) = version else { continue };
-            let check = vec![Check::AtVersion(schema::node_key(node), version)];
-            self.out_since.insert(node, now.mono);
-            let entry = RosterEntry { status: RosterStatus::Lost, ..entry };
-            self.put_internal(now, node, &entry, check, out);
-        }
-    }
-
     /// A record of the system table as this node's copy has it.
     pub(crate) fn sys_record(&self, key: &[u8]) -> Option<replica::Record> {
         let stored = [&[replica::Space::User as u8][..], key].concat();
@@ -511,22 +491,6 @@ impl Node {
     pub(crate) fn next_internal(&mut self) -> OpId {
         self.internal += 1;
         self.internal
-    }
-
-    fn put_internal(
-        &mut self,
-        now: Now,
-        node: NodeId,
-        entry: &RosterEntry,
-        checks: Vec<Check>,
-        out: &mut Vec<Effect>,
-    ) -> OpId {
-        let op = self.next_internal();
-        let value = wire::encode(entry).unwrap_or_default();
-        let writes = vec![Write::Put { key: schema::node_key(node), value, ttl_ms: None }];
-        let batch = Batch { checks, writes, sync: true };
-        self.on_op(now, op, Op::Write(sys_fragment(), batch, Span::ms(5_000)), out);
-        op
     }
 
     // ---- links, packets and the view ----
@@ -574,6 +538,7 @@ impl Node {
             Frame::AskVitals(number) => out.extend(self.peers.link(from).map(|l| Effect::Vitals(Some(l), number))),
             Frame::Vitals(number, vitals) => self.vitals_told(from, number, vitals, out),
             Frame::Cluster(number) => self.cluster_told(from, number, out),
+            Frame::Buried(burial) => self.told_buried(from, burial, out),
             Frame::Bye => {
                 self.peers.bye(from);
                 self.update_view(now, out);
@@ -624,6 +589,7 @@ impl Node {
             }
             Op::Changes(fragment, since) => return self.ask_changes(now, op, fragment, since, out),
             Op::Vitals => return self.ask_vitals(now, op, out),
+            Op::Word(named, word) => return self.word(now, op, &named, word, out),
         };
         match self.gateway.begin(now.mono, op, fragment, what, wait) {
             Some(number) => self.attempt(now, number, out),
@@ -761,6 +727,10 @@ impl Node {
 
     // ---- stopping ----
 
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.is_some()
+    }
+
     /// A clean stop: first the roster learns that it is planned.
     fn stop(&mut self, now: Now, out: &mut Vec<Effect>) {
         if self.stopping.is_some() {
@@ -775,7 +745,7 @@ impl Node {
             return;
         }
         let entry = self.entry(RosterStatus::Stopped);
-        self.put_internal(now, self.config.me, &entry, Vec::new(), out);
+        self.put_entry(now, self.config.me, &entry, Vec::new(), out);
     }
 
     /// Then every branch led here ends, so that others can tell how; then goodbye.

@@ -47,7 +47,9 @@ impl Node {
     }
 
     pub(crate) fn on_datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8], out: &mut Vec<Effect>) {
-        if let Some((_, payload)) = self.opened(now, Kind::Swim, from, bytes, out) {
+        if let Some((header, payload)) = self.opened(now, Kind::Swim, from, bytes, out)
+            && !self.lives.buried.contains_key(&header.node)
+        {
             self.swim(now, membership::Input::Datagram(payload), out);
             self.update_view(now, out);
         }

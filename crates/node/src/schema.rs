@@ -194,14 +194,39 @@ pub fn sys_table() -> TableDef {
 /// Holds a number that the cluster was given when it was formed.
 pub(crate) const CLUSTER_KEY: &[u8] = b"cluster";
 pub(crate) const NODE_PREFIX: &[u8] = b"node/";
+/// What operators have said of nodes.
+pub(crate) const MARK_PREFIX: &[u8] = b"mark/";
+/// What operators have called nodes.
+pub(crate) const NAME_PREFIX: &[u8] = b"name/";
+/// Nodes that do not come back.
+pub(crate) const BURIED_PREFIX: &[u8] = b"buried/";
+/// Among whom a majority is counted.
+pub(crate) const WHOLE_KEY: &[u8] = b"whole";
 pub(crate) const TABLE_PREFIX: &[u8] = b"table/";
 
-pub(crate) fn node_key(node: NodeId) -> Bytes {
-    [NODE_PREFIX, node.to_string().as_bytes()].concat().into()
+fn key_of(prefix: &[u8], node: NodeId) -> Bytes {
+    [prefix, node.to_string().as_bytes()].concat().into()
 }
 
-pub(crate) fn node_of_key(key: &[u8]) -> Option<NodeId> {
-    let hex = std::str::from_utf8(key.strip_prefix(NODE_PREFIX)?).ok()?;
+pub(crate) fn node_key(node: NodeId) -> Bytes {
+    key_of(NODE_PREFIX, node)
+}
+
+pub(crate) fn mark_key(node: NodeId) -> Bytes {
+    key_of(MARK_PREFIX, node)
+}
+
+pub(crate) fn name_key(node: NodeId) -> Bytes {
+    key_of(NAME_PREFIX, node)
+}
+
+pub(crate) fn buried_key(node: NodeId) -> Bytes {
+    key_of(BURIED_PREFIX, node)
+}
+
+/// The node whose record under this prefix it is.
+pub(crate) fn node_of(prefix: &[u8], key: &[u8]) -> Option<NodeId> {
+    let hex = std::str::from_utf8(key.strip_prefix(prefix)?).ok()?;
     u64::from_str_radix(hex, 16).ok().map(NodeId)
 }
 

@@ -1,6 +1,7 @@
+use crate::lifecycle::Burial;
 use crate::node::Node;
 use base::{FragmentId, NodeId, Now};
-use membership::Island;
+use membership::{Island, Mark, RosterEntry};
 use replica::Copy;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,8 @@ pub struct Status {
     pub missing: Vec<String>,
     /// Every node of the roster.
     pub nodes: Vec<NodeLine>,
+    /// Nodes that do not come back.
+    pub buried: Vec<BuriedLine>,
     /// Every table.
     pub tables: Vec<TableLine>,
     /// How far this machine's clock is ahead of the median of those in view, in ms (negative: behind), if there are others.
@@ -42,8 +45,14 @@ pub struct NodeLine {
     pub name: String,
     /// Its id, in hexadecimal.
     pub id: String,
-    /// Its roster status.
+    /// Its roster status: joining, up, stopped, immortal, lost or condemned.
     pub status: String,
+    /// What this node thinks of it: present, stopped, immortal, condemned, partitioned or lost.
+    pub verdict: String,
+    /// Why, in a sentence.
+    pub why: String,
+    /// For how many seconds it has been out of this node's view, if it is.
+    pub away_s: Option<u64>,
     /// It is in view, or this node itself.
     pub reachable: bool,
     /// Its zone.
@@ -52,6 +61,21 @@ pub struct NodeLine {
     pub addr: String,
     /// Whether its datagrams get through, if it is linked with.
     pub datagrams: Option<bool>,
+}
+
+/// A node that does not come back.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BuriedLine {
+    /// What it was called.
+    pub name: String,
+    /// Its id, in hexadecimal.
+    pub id: String,
+    /// The name of the node that buried it.
+    pub by: String,
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// Why, in a sentence.
+    pub why: String,
 }
 
 /// One table.
@@ -123,7 +147,10 @@ impl Node {
             .map(|(node, entry)| NodeLine {
                 name: name(*node),
                 id: node.to_string(),
-                status: entry.status.name().into(),
+                status: self.standing(*node, entry).into(),
+                verdict: self.judged(now, *node, entry).verdict.name().into(),
+                why: self.judged(now, *node, entry).why.into(),
+                away_s: self.out_since.get(node).map(|since| (now.mono - *since).as_ms() / 1000),
                 reachable: *node == self.config.me || view.contains(node),
                 zone: entry.zone.clone(),
                 addr: entry.addr.to_string(),
@@ -142,10 +169,11 @@ impl Node {
             node: name(self.config.me),
             group: self.config.group.clone(),
             state: island.name().into(),
-            why: self.why(&island) + &self.skewed.map(skew_text).unwrap_or_default(),
+            why: self.why(&island) + &self.skewed.map(skew_text).unwrap_or_default() + &self.buried_text(),
             island: names,
             missing,
             nodes,
+            buried: self.buried_lines(),
             tables: self.tables().values().map(|def| self.table_line(def)).collect(),
             clock_ahead_ms: self.clock_ahead(now),
             foreign: self.discovery.foreign(),
@@ -153,6 +181,37 @@ impl Node {
             conflicts: self.ledger_size().0,
             conflict_bytes: self.ledger_size().1,
         }
+    }
+
+    /// What the roster says of a node, with what an operator has said of it.
+    fn standing(&self, node: NodeId, entry: &RosterEntry) -> &'static str {
+        let away = node != self.config.me && !self.view.contains(&node);
+        match self.lives.marks.get(&node).filter(|_| away) {
+            Some(Mark::Condemned { .. }) => "condemned",
+            Some(Mark::Immortal) => "immortal",
+            None => entry.status.name(),
+        }
+    }
+
+    fn buried_lines(&self) -> Vec<BuriedLine> {
+        let line = |burial: &Burial| BuriedLine {
+            name: burial.name.clone(),
+            id: burial.node.to_string(),
+            by: self.name_of(burial.by),
+            at_ms: burial.at.0,
+            why: burial.why.clone(),
+        };
+        self.lives.buried.values().map(line).collect()
+    }
+
+    fn buried_text(&self) -> String {
+        let by = |burial: &Burial| {
+            format!(
+                "; the other nodes have buried this one ({}): to join them, start on an empty data directory",
+                burial.why
+            )
+        };
+        self.buried_as.as_ref().map(by).unwrap_or_default()
     }
 
     fn healing(&self) -> Option<(u64, u64)> {
@@ -231,15 +290,14 @@ impl Node {
     pub(crate) fn name_of(&self, node: NodeId) -> String {
         let named = |node: NodeId| {
             let listed = self.roster().get(&node).map(|e| e.name.clone());
-            listed.or_else(|| self.peers.get(node).map(|p| p.hello.name.clone()))
+            let own = || (node == self.config.me).then(|| self.config.name.clone());
+            let given = self.lives.names.get(&node).cloned().or_else(own).or(listed);
+            given.or_else(|| self.peers.get(node).map(|p| p.hello.name.clone()))
         };
-        let name = if node == self.config.me { Some(self.config.name.clone()) } else { named(node) };
+        let name = named(node);
         let Some(name) = name else { return node.to_string() };
         let known = self.roster().keys().chain([&self.config.me]);
-        let twin = known.filter(|other| **other < node).any(|other| {
-            let other = if *other == self.config.me { Some(self.config.name.clone()) } else { named(*other) };
-            other.as_ref() == Some(&name)
-        });
+        let twin = known.filter(|other| **other < node).any(|other| named(*other).as_ref() == Some(&name));
         if twin { format!("{name}~{:04x}", node.0 >> 48) } else { name }
     }
 }

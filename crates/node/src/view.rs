@@ -34,6 +34,9 @@ impl Node {
             out.push(Effect::Notice(Notice::WrongProtocol(addr, hello.protocol)));
             return out.push(Effect::Close(link));
         }
+        if self.is_refused(node, link, out) {
+            return;
+        }
         let listen = reachable(hello.listen, addr);
         let identity = Identity::first(node, listen, hello.incarnation);
         let Linked { close, restarted, doubled } = self.peers.linked(self.config.me, link, dialled, listen, hello);
@@ -101,7 +104,9 @@ impl Node {
                 out.push(Effect::Notice(Notice::Flaps(*node, self.name_of(*node))));
             }
         }
-        (self.view, self.view_at) = (view, now.mono);
+        if view != self.view {
+            (self.view, self.view_at) = (view, now.mono);
+        }
         self.whole = !matches!(self.island(now), Island::Partitioned(_));
         let sight = self.sight(now);
         self.feed_all(now, &sight, out);
@@ -156,6 +161,7 @@ mod tests {
             accept: Vec::new(),
             join: Vec::new(),
             discover_delay: Span::ms(100),
+            patience: Default::default(),
             timing: replica::Timing::default(),
             functions: replica::Functions::default(),
             values: None,

@@ -7,6 +7,7 @@
 mod clock;
 mod cookie;
 mod crew;
+mod log;
 mod shell;
 
 pub use clock::Clock;

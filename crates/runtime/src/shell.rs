@@ -1,7 +1,9 @@
 use crate::Clock;
 use crate::crew::Crew;
+use crate::log::log;
 use base::{FragmentId, NodeId, Span};
 use node::{Config, Effect, Glance, Hello, Input, Node, Notice, Op, OpId, OpReply, Window};
+use providers::Provider;
 use replica::{Read, Record, Rows};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -46,12 +48,16 @@ pub struct Settings {
     pub advertise: Option<SocketAddr>,
     /// Addresses to try for ever.
     pub join: Vec<SocketAddr>,
+    /// Those who know which machines there are.
+    pub providers: Vec<Provider>,
     /// Call out and listen by multicast.
     pub multicast: bool,
     /// The zone.
     pub zone: Option<String>,
     /// How long to look for peers before taking part alone.
     pub discover_delay: Duration,
+    /// How long who is waited for before it is given up.
+    pub patience: membership::Patience,
     /// How many threads work on fragments, the node's own among them; `None`: half of the machine's processors, at most 8.
     pub threads: Option<usize>,
     /// Functions that tables may name to merge conflicts with.
@@ -89,6 +95,8 @@ enum Wake {
     Forget(OpId),
     Vitals(u64),
     Advertise(SocketAddr),
+    /// A provider's answer.
+    Listed(u16, bool, Result<Vec<membership::Place>, String>),
     Stop,
 }
 
@@ -254,6 +262,7 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
         accept: accept.clone(),
         join: settings.join,
         discover_delay: Span::ms(settings.discover_delay.as_millis() as u64),
+        patience: settings.patience,
         timing: replica::Timing::default(),
         functions: settings.functions,
         values: Some(disc.clone()),
@@ -264,7 +273,9 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
     let (wake, woken) = mpsc::unbounded_channel();
     let (packets, arrived) = mpsc::channel(QUEUE_MAX);
     let handle = Handle::new(wake.clone(), &node, clock, (listen, advertise), &identity);
+    start_providers(&settings.providers, &wake).map_err(StartError::System)?;
     let tell = wake;
+    let sources = settings.providers.iter().map(|p| p.source.to_string()).collect();
     let writer = Writer::start(disc.clone(), move |e| drop(tell.send(Wake::Disc(e)))).map_err(StartError::System)?;
     let hello = wire::encode(&node.hello()).unwrap_or_default();
     // One thread carries the sockets and the node: a frame that arrives, what it causes, and what is sent for it, wake nobody.
@@ -286,6 +297,7 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
         unlooked: 0,
         hush: Hush::default(),
         crew,
+        sources,
         failed: None,
         scratch: Vec::new(),
         roams: announce.ip().is_unspecified(),
@@ -293,6 +305,19 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
     };
     run_on_thread(runtime, shell, woken, arrived)?;
     Ok(handle)
+}
+
+/// Each provider on a thread of its own, for as long as the node is there.
+fn start_providers(all: &[Provider], wake: &mpsc::UnboundedSender<Wake>) -> std::io::Result<()> {
+    for (number, provider) in (0..).zip(all) {
+        // Not what keeps the node's inputs open.
+        let (told, heard, authoritative) = (wake.downgrade(), wake.downgrade(), provider.authoritative);
+        let tell = move |places| {
+            told.upgrade().is_some_and(|wake| wake.send(Wake::Listed(number, authoritative, places)).is_ok())
+        };
+        providers::start(provider.source.clone(), tell, move || heard.upgrade().is_some_and(|wake| !wake.is_closed()))?;
+    }
+    Ok(())
 }
 
 /// The node's thread, which carries its sockets, too.
@@ -340,6 +365,8 @@ struct Shell {
     unlooked: usize,
     hush: Hush,
     crew: Crew,
+    /// Where lists of nodes come from, by number.
+    sources: Vec<String>,
     /// Why the node must end.
     failed: Option<String>,
     /// Frames are encoded here.
@@ -418,6 +445,7 @@ impl Shell {
                 }
                 Wake::Vitals(number) => Input::Vitals(number, vitals()),
                 Wake::Advertise(addr) => Input::Advertise(addr),
+                Wake::Listed(provider, authoritative, places) => Input::Listed { provider, authoritative, places },
                 Wake::Stop => Input::Stop,
             };
             self.node.handle(now, input, out);
@@ -513,11 +541,12 @@ impl Shell {
             Notice::Foreign(..) => "foreign",
             Notice::WrongProtocol(..) => "protocol",
             Notice::Twin(_) => "twin",
+            Notice::Incredible(..) => "incredible",
             _ => "",
         };
         // What others can cause again and again is said once a minute.
         if cause.is_empty() || self.hush.may_say(cause).is_some() {
-            log(&notice);
+            log(&notice, &self.sources);
         }
         let _ = self.handle.events.send(Event::Notice(notice));
     }
@@ -555,60 +584,5 @@ impl Shell {
         self.writer.close();
         *self.handle.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.clone());
         let _ = self.handle.events.send(Event::Ended(why));
-    }
-}
-
-/// One line for people.
-fn log(notice: &Notice) {
-    match notice {
-        Notice::MemberJoin(_, name) => tracing::info!("{name} is in view"),
-        Notice::MemberLeave(_, name, true) => tracing::info!("{name} has stopped"),
-        Notice::MemberLeave(_, name, false) => tracing::warn!("{name} is out of view"),
-        Notice::Flaps(_, name) => {
-            tracing::warn!("{name} comes and goes: look at its machine, its process or its network")
-        }
-        Notice::Island(state, why) => tracing::info!("the cluster is {state}: {why}"),
-        Notice::Ready { peers } => tracing::info!("ready with {peers} peers"),
-        Notice::WrongProtocol(addr, theirs) => tracing::warn!(
-            "{addr} has our cookie but speaks version {theirs}, we {}: run the same version on all nodes",
-            node::PROTOCOL
-        ),
-        Notice::Clock(None, _) => tracing::info!("this machine's clock is in step with the others' again"),
-        Notice::Clock(Some(ahead), barred) => {
-            let lead = if *barred { "it leads no fragment that another node can lead" } else { "set it right" };
-            tracing::warn!("this machine's clock is {ahead} ms ahead of the others' (negative: behind): {lead}");
-        }
-        Notice::Unreadable(0) => {}
-        Notice::Unreadable(n) => tracing::error!(
-            "{n} nodes or tables are described in a form that this program does not read, and are left out: run the \
-                 version that wrote them"
-        ),
-        Notice::Foreign(addr, senders) => tracing::info!(
-            "packets of another cookie or group come from {addr} ({senders} senders so far); they are ignored"
-        ),
-        Notice::Twin(addr) => {
-            tracing::error!("{addr} has this node's id: a data directory was copied; remove one of the two")
-        }
-        Notice::Copy(fragment, replica::Notice::Merged(heal)) => {
-            let (records, entries, conflicts, with) = (heal.taken, heal.given, heal.conflicts, &heal.with);
-            let ms = heal.took.as_ms();
-            tracing::info!(
-                ?fragment,
-                ?with,
-                records,
-                entries,
-                conflicts,
-                ms,
-                "islands met: records taken over, entries given"
-            )
-        }
-        Notice::FormedApart(_, name) => tracing::warn!(
-            "{name} belongs to a cluster that was formed apart from this one, with the same secret: the two become one"
-        ),
-        Notice::Ledger(bytes) => tracing::warn!(
-            "values that lost conflicts take {} MiB here: look at `tombolo conflicts`, and drop what is not needed with --forget",
-            bytes >> 20
-        ),
-        Notice::Copy(fragment, notice) => tracing::debug!(?fragment, "{notice:?}"),
     }
 }

@@ -186,6 +186,7 @@ impl World {
             accept: Vec::new(),
             join: Vec::new(),
             discover_delay: Span::ms(3000),
+            patience: Default::default(),
             timing: replica::Timing::default(),
             functions: replica::Functions::default(),
             values: None,

@@ -18,7 +18,7 @@ pub(crate) struct Cli {
     /// The data directory of the node to run or to talk to [default: ~/.local/share/tombolo].
     #[arg(long, global = true, env = "TOMBOLO_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// A TOML file with the options of `up`, named alike: name, group, cookie_file, accept_cookie_file, listen, advertise, join, multicast, zone, threads.
+    /// A TOML file with the options of `up`, named alike: name, group, cookie_file, accept_cookie_file, listen, advertise, join, find, truth, multicast, zone, threads, node_timeout, stopped_timeout.
     #[arg(long, global = true, env = "TOMBOLO_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Say more; twice: everything.
@@ -65,6 +65,14 @@ pub(crate) struct Up {
     /// A node to look for, again and again; may be given several times.
     #[arg(long, env = "TOMBOLO_JOIN", value_name = "IP:PORT", value_delimiter = ',')]
     pub join: Vec<SocketAddr>,
+    /// A list of nodes to look for, read again and again: dns:NAME (addresses, or SRV records if it begins with `_`),
+    /// dns:NAME@SERVER:PORT, file:PATH (IP, IP:PORT, HOST or HOST:PORT a line) or exec:COMMAND (the same, printed); may be given several times.
+    #[arg(long, env = "TOMBOLO_FIND", value_name = "KIND:WHAT")]
+    pub find: Vec<String>,
+    /// The same, and the list names every node that there should be: whoever it leaves out for half a minute, and who is out of reach,
+    /// is given up at once, and nobody who is on it ever is.
+    #[arg(long, env = "TOMBOLO_TRUTH", value_name = "KIND:WHAT")]
+    pub truth: Vec<String>,
     /// Neither call out nor listen by multicast.
     #[arg(long, env = "TOMBOLO_NO_MULTICAST")]
     pub no_multicast: bool,
@@ -74,6 +82,12 @@ pub(crate) struct Up {
     /// How many threads work on fragments [default: half of the processors, at most 8]
     #[arg(long, env = "TOMBOLO_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
+    /// A node that is out of reach for so long is given up by the side that has the majority, and comes back only as a new one: 4h, 7d [default: 4h].
+    #[arg(long, env = "TOMBOLO_NODE_TIMEOUT", value_name = "D")]
+    pub node_timeout: Option<String>,
+    /// The same of a node that was stopped cleanly [default: never].
+    #[arg(long, env = "TOMBOLO_STOPPED_TIMEOUT", value_name = "D")]
+    pub stopped_timeout: Option<String>,
 }
 
 /// Which conflicts, and what to do with them.
@@ -119,6 +133,40 @@ pub(crate) enum Command {
         /// As a JSON array.
         #[arg(long)]
         json: bool,
+    },
+    /// Who there is: status, what is thought of each and why, when it was last seen, zone, load.
+    Nodes {
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say that a node which is away is gone for good: it is buried, others take its place, and it comes back only as a new one.
+    Condemn {
+        /// Its name or id.
+        node: String,
+        /// Even if the last copy of something may be on it.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Take a condemnation back, while the node is not buried yet.
+    Admit {
+        /// Its name or id.
+        node: String,
+    },
+    /// Say that a node is waited for without end, however long it is away.
+    Immortalize {
+        /// Its name or id.
+        node: String,
+        /// Not any more.
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Give a node another name; it keeps it when it starts again.
+    RenameNode {
+        /// Its name or id.
+        node: String,
+        /// What it is called from now on.
+        new: String,
     },
     /// Tables.
     #[command(subcommand)]

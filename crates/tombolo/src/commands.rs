@@ -3,13 +3,13 @@
 use crate::cli::{BenchCommand, Cli, Command, FsCommand, Mount};
 use crate::control::{self, Ask, Told};
 use crate::server::Server;
-use crate::{bench, bench_fs, conflicts, doctor, dump, settings, tables, text};
+use crate::{bench, bench_fs, conflicts, doctor, dump, nodes, settings, tables, text};
 use anyhow::{Context, Result, anyhow};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use clap::{ArgMatches, CommandFactory};
-use node::Status;
+use node::{Status, Word};
 use replica::{Batch, Check, Outcome, Record, Refusal, Write};
 use std::ffi::OsString;
 use std::io::{Read, Write as _};
@@ -86,6 +86,11 @@ async fn command(cli: Cli, sources: &ArgMatches) -> Result<u8> {
             conflicts::command(&data, what).await
         }
         Command::Heals { json } => conflicts::heals(&data, json).await,
+        Command::Nodes { json } => nodes::list(&data, json).await,
+        Command::Condemn { node, force } => nodes::say(&data, node, Word::Condemn(force)).await,
+        Command::Admit { node } => nodes::say(&data, node, Word::Admit).await,
+        Command::Immortalize { node, undo } => nodes::say(&data, node, Word::Immortalize(!undo)).await,
+        Command::RenameNode { node, new } => nodes::say(&data, node, Word::Rename(new)).await,
         Command::Table(command) => tables::command(&data, command).await,
         Command::Put { table, key, value, if_absent, if_version, ttl } => {
             let key = argument(key)?;

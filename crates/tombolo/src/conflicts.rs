@@ -221,7 +221,7 @@ fn value(bytes: &[u8]) -> Value {
     }
 }
 
-fn time(at: WallMs) -> String {
+pub(crate) fn time(at: WallMs) -> String {
     humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(at.0)).to_string()
 }
 

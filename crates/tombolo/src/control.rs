@@ -6,6 +6,7 @@ use bytes::Bytes;
 use node::{Status, TableDef, TableInfo, TableOptions};
 use replica::{Batch, Heal, Outcome, Record};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -52,6 +53,8 @@ pub(crate) enum Ask {
         limit: u32,
     },
     Heals,
+    Nodes,
+    Word(String, node::Word),
     DropFs(String),
     Stop,
 }
@@ -68,6 +71,7 @@ pub(crate) struct Conflict {
 #[derive(Serialize, Deserialize, Debug)]
 pub(crate) enum Told {
     Status(Box<Status>),
+    Nodes(Box<Status>, BTreeMap<String, crate::nodes::Load>),
     Tables(Vec<TableDef>),
     TableInfo(Box<TableInfo>),
     Bench(Box<crate::bench::Report>),

@@ -8,6 +8,7 @@ mod conflicts;
 mod control;
 mod doctor;
 mod dump;
+mod nodes;
 mod server;
 mod settings;
 mod tables;

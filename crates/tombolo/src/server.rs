@@ -208,6 +208,8 @@ impl Server {
                 }
                 Told::Conflicts(told, cut.or(next))
             }
+            Ask::Nodes => Told::Nodes(Box::new(db.status().await?), crate::nodes::loads(&db).await?),
+            Ask::Word(name, word) => Told::Outcome(db.word(&name, word).await?),
             Ask::Heals => Told::Heals(db.heals().await?),
             Ask::Umount(dir) if self.unmount(&dir).await => Told::Done,
             Ask::Umount(dir) => Told::Failed(FAILED, format!("{} is not a mount of this node", dir.display())),
@@ -246,8 +248,16 @@ fn is_dead(dir: &Path) -> bool {
 /// The exit status of an error.
 fn code(e: &Error) -> (u8, String) {
     let code = match e {
-        Error::Node(ClientError::NoTable(_) | ClientError::TableExists(_)) => FAILED,
-        Error::Node(ClientError::BadTable(_)) => USAGE,
+        Error::Node(
+            ClientError::NoTable(_)
+            | ClientError::TableExists(_)
+            | ClientError::NoNode(_)
+            | ClientError::IsBuried(_)
+            | ClientError::InView(_)
+            | ClientError::LastCopy { .. }
+            | ClientError::NotMarked(..),
+        ) => FAILED,
+        Error::Node(ClientError::BadTable(_) | ClientError::BadName(_) | ClientError::Ambiguous(_)) => USAGE,
         Error::Unknown(_) => crate::commands::UNKNOWN,
         _ => UNAVAILABLE,
     };

@@ -2,14 +2,20 @@
 
 use crate::cli::Up;
 use anyhow::{Context, Result, bail};
+use base::Span;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
+use membership::Patience;
+use providers::Provider;
 use runtime::Settings;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// The least that a timeout may be.
+const TIMEOUT_MIN_MS: u64 = 30_000;
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
@@ -23,9 +29,15 @@ struct File {
     advertise: Option<SocketAddr>,
     #[serde(default)]
     join: Vec<SocketAddr>,
+    #[serde(default)]
+    find: Vec<String>,
+    #[serde(default)]
+    truth: Vec<String>,
     multicast: Option<bool>,
     zone: Option<String>,
     threads: Option<NonZeroUsize>,
+    node_timeout: Option<String>,
+    stopped_timeout: Option<String>,
 }
 
 /// The user's data directory.
@@ -57,9 +69,11 @@ struct Resolved {
     listen: Option<SocketAddr>,
     advertise: Option<SocketAddr>,
     join: Vec<SocketAddr>,
+    providers: Vec<Provider>,
     multicast: bool,
     zone: Option<String>,
     threads: Option<NonZeroUsize>,
+    patience: Patience,
 }
 
 fn read(config: Option<&Path>) -> Result<File> {
@@ -67,6 +81,38 @@ fn read(config: Option<&Path>) -> Result<File> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("cannot read the config file {}", path.display()))?;
     toml::from_str(&text).with_context(|| format!("in the config file {}", path.display()))
+}
+
+/// What flags and environment say, or else the file.
+fn chosen<T>(given: Vec<T>, file: Vec<T>) -> Vec<T> {
+    if given.is_empty() { file } else { given }
+}
+
+fn providers(find: &[String], truth: &[String]) -> Result<Vec<Provider>> {
+    let named = find.iter().map(|text| (text, false)).chain(truth.iter().map(|text| (text, true)));
+    named.map(|(text, authoritative)| Ok(Provider { source: text.parse()?, authoritative })).collect()
+}
+
+fn patience(node: Option<String>, stopped: Option<String>) -> Result<Patience> {
+    let mut patience = Patience::default();
+    let span = |what: &str, text: &str| {
+        let ms = crate::text::duration_ms(text).map_err(|e| anyhow::anyhow!("{what}: {e}"))?;
+        // Less than this and a restart is taken for a death.
+        if ms < TIMEOUT_MIN_MS {
+            bail!("{what} must be at least {} s", TIMEOUT_MIN_MS / 1000)
+        }
+        Ok(Span::ms(ms))
+    };
+    if let Some(text) = node {
+        patience.node = span("node_timeout", &text)?;
+    }
+    patience.stopped = stopped.filter(|text| text != "never").map(|text| span("stopped_timeout", &text)).transpose()?;
+    Ok(patience)
+}
+
+/// The options as durations that can be read back.
+fn duration_text(span: Option<Span>) -> String {
+    span.map_or("never".into(), |span| format!("{}s", span.as_ms() / 1000))
 }
 
 fn resolve(data: &Path, file: File, up: Up) -> Result<Resolved> {
@@ -85,13 +131,15 @@ fn resolve(data: &Path, file: File, up: Up) -> Result<Resolved> {
         name,
         group,
         cookie_file: up.cookie_file.or(file.cookie_file).unwrap_or_else(runtime::default_cookie_path),
-        accept: if up.accept_cookie_file.is_empty() { file.accept_cookie_file } else { up.accept_cookie_file },
+        accept: chosen(up.accept_cookie_file, file.accept_cookie_file),
         listen: up.listen.or(file.listen),
         advertise: up.advertise.or(file.advertise),
-        join: if up.join.is_empty() { file.join } else { up.join },
+        join: chosen(up.join, file.join),
+        providers: providers(&chosen(up.find, file.find), &chosen(up.truth, file.truth))?,
         multicast: !up.no_multicast && file.multicast.unwrap_or(true),
         zone: up.zone.or(file.zone),
         threads: up.threads.or(file.threads),
+        patience: patience(up.node_timeout.or(file.node_timeout), up.stopped_timeout.or(file.stopped_timeout))?,
     })
 }
 
@@ -116,11 +164,13 @@ pub(crate) fn load(data: PathBuf, config: Option<&Path>, up: Up) -> Result<(Sett
         listen: resolved.listen,
         advertise: resolved.advertise,
         join: resolved.join,
+        providers: resolved.providers,
         multicast: resolved.multicast,
         zone: resolved.zone,
         functions: Default::default(),
         threads: resolved.threads.map(NonZeroUsize::get),
         discover_delay: Duration::from_secs(3),
+        patience: resolved.patience,
     };
     Ok((settings, cookie.fresh.then_some(NewCookie(resolved.cookie_file))))
 }
@@ -137,9 +187,13 @@ pub(crate) fn print(data: &Path, config: Option<&Path>, up: Up, sources: &ArgMat
         ("listen", file.listen.is_some()),
         ("advertise", file.advertise.is_some()),
         ("join", !file.join.is_empty()),
+        ("find", !file.find.is_empty()),
+        ("truth", !file.truth.is_empty()),
         ("multicast", file.multicast.is_some()),
         ("zone", file.zone.is_some()),
         ("threads", file.threads.is_some()),
+        ("node_timeout", file.node_timeout.is_some()),
+        ("stopped_timeout", file.stopped_timeout.is_some()),
     ];
     let resolved = resolve(data, file, up)?;
     let values = [
@@ -150,9 +204,13 @@ pub(crate) fn print(data: &Path, config: Option<&Path>, up: Up, sources: &ArgMat
         resolved.listen.map(|addr| toml_text(&addr.to_string())),
         resolved.advertise.map(|addr| toml_text(&addr.to_string())),
         Some(array(resolved.join.iter().map(ToString::to_string))),
+        Some(array(sources_of(&resolved.providers, false))),
+        Some(array(sources_of(&resolved.providers, true))),
         Some(resolved.multicast.to_string()),
         resolved.zone.as_deref().map(toml_text),
         resolved.threads.map(|n| n.to_string()),
+        Some(toml_text(&duration_text(Some(resolved.patience.node)))),
+        Some(toml_text(&duration_text(resolved.patience.stopped))),
     ];
     println!("# The data directory is {}", data.display());
     for ((name, in_file), value) in named.into_iter().zip(values) {
@@ -170,6 +228,10 @@ pub(crate) fn print(data: &Path, config: Option<&Path>, up: Up, sources: &ArgMat
         }
     }
     Ok(0)
+}
+
+fn sources_of(all: &[Provider], authoritative: bool) -> impl Iterator<Item = String> + '_ {
+    all.iter().filter(move |p| p.authoritative == authoritative).map(|p| p.source.to_string())
 }
 
 fn array(items: impl Iterator<Item = String>) -> String {

@@ -1,0 +1,78 @@
+//! What happened, as a line for people.
+
+use node::Notice;
+
+fn source(sources: &[String], number: u16) -> &str {
+    sources.get(usize::from(number)).map_or("a list of nodes", String::as_str)
+}
+
+/// One line for people.
+pub(crate) fn log(notice: &Notice, sources: &[String]) {
+    match notice {
+        Notice::MemberJoin(_, name) => tracing::info!("{name} is in view"),
+        Notice::MemberLeave(_, name, true) => tracing::info!("{name} has stopped"),
+        Notice::MemberLeave(_, name, false) => tracing::warn!("{name} is out of view"),
+        Notice::Flaps(_, name) => {
+            tracing::warn!("{name} comes and goes: look at its machine, its process or its network")
+        }
+        Notice::Island(state, why) => tracing::info!("the cluster is {state}: {why}"),
+        Notice::Ready { peers } => tracing::info!("ready with {peers} peers"),
+        Notice::WrongProtocol(addr, theirs) => tracing::warn!(
+            "{addr} has our cookie but speaks version {theirs}, we {}: run the same version on all nodes",
+            node::PROTOCOL
+        ),
+        Notice::Clock(None, _) => tracing::info!("this machine's clock is in step with the others' again"),
+        Notice::Clock(Some(ahead), barred) => {
+            let lead = if *barred { "it leads no fragment that another node can lead" } else { "set it right" };
+            tracing::warn!("this machine's clock is {ahead} ms ahead of the others' (negative: behind): {lead}");
+        }
+        Notice::Unreadable(0) => {}
+        Notice::Unreadable(n) => tracing::error!(
+            "{n} nodes or tables are described in a form that this program does not read, and are left out: run the \
+                 version that wrote them"
+        ),
+        Notice::Foreign(addr, senders) => tracing::info!(
+            "packets of another cookie or group come from {addr} ({senders} senders so far); they are ignored"
+        ),
+        Notice::Twin(addr) => {
+            tracing::error!("{addr} has this node's id: a data directory was copied; remove one of the two")
+        }
+        Notice::Copy(fragment, replica::Notice::Merged(heal)) => {
+            let (records, entries, conflicts, with) = (heal.taken, heal.given, heal.conflicts, &heal.with);
+            let ms = heal.took.as_ms();
+            tracing::info!(
+                ?fragment,
+                ?with,
+                records,
+                entries,
+                conflicts,
+                ms,
+                "islands met: records taken over, entries given"
+            )
+        }
+        Notice::Buried(burial) => tracing::warn!("{} is buried: {}", burial.name, burial.why),
+        Notice::BuriedHere(burial) => tracing::error!(
+            "the other nodes have buried this one ({}): it serves what it has on its own, and they take nothing from it. To join them, \
+             start on an empty data directory; `tombolo export` and `import` bring over what only this one has",
+            burial.why
+        ),
+        Notice::BurialHeld { names, table, index } => tracing::warn!(
+            "{} would be buried, but fragment {index} of table {table} has no copy here: the last one may be there",
+            names.join(", ")
+        ),
+        Notice::Incredible(provider, gone, of) => tracing::warn!(
+            "{} leaves out {gone} of {of} nodes: that is not believed, and nobody is given up for it",
+            source(sources, *provider)
+        ),
+        Notice::Provider(provider, Some(why)) => tracing::warn!("{}: {why}", source(sources, *provider)),
+        Notice::Provider(provider, None) => tracing::info!("{} answers again", source(sources, *provider)),
+        Notice::FormedApart(_, name) => tracing::warn!(
+            "{name} belongs to a cluster that was formed apart from this one, with the same secret: the two become one"
+        ),
+        Notice::Ledger(bytes) => tracing::warn!(
+            "values that lost conflicts take {} MiB here: look at `tombolo conflicts`, and drop what is not needed with --forget",
+            bytes >> 20
+        ),
+        Notice::Copy(fragment, notice) => tracing::debug!(?fragment, "{notice:?}"),
+    }
+}

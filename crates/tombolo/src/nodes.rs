@@ -1,0 +1,105 @@
+//! Commands about nodes: who there is and what is thought of each, and what an operator says of them.
+
+use crate::commands::{FAILED, ask, done};
+use crate::control::{Ask, Told};
+use anyhow::Result;
+use node::{NodeLine, Status, Word};
+use replica::{Outcome, Refusal};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+/// What a node's process uses.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Load {
+    /// Processor time, in thousandths of one processor.
+    pub cpu_permille: u64,
+    /// Resident memory, in MiB.
+    pub resident_mib: u64,
+}
+
+/// For how long the load is measured.
+const LOAD_FOR: Duration = Duration::from_millis(250);
+
+/// Measures what the processes in view use.
+pub(crate) async fn loads(db: &client::Database) -> Result<BTreeMap<String, Load>, client::Error> {
+    let (begun, before) = (std::time::Instant::now(), db.vitals().await?);
+    tokio::time::sleep(LOAD_FOR).await;
+    let after = db.vitals().await?;
+    let us = begun.elapsed().as_micros().max(1) as u64;
+    let load = |(name, now): (String, node::Vitals)| {
+        let used = now.cpu_us.saturating_sub(before.get(&name)?.cpu_us);
+        Some((name, Load { cpu_permille: used * 1000 / us, resident_mib: now.resident_bytes >> 20 }))
+    };
+    Ok(after.into_iter().filter_map(load).collect())
+}
+
+/// One node, as `nodes --json` prints it.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    node: &'a NodeLine,
+    #[serde(flatten)]
+    load: Option<&'a Load>,
+}
+
+/// `nodes`.
+pub(crate) async fn list(data: &Path, json: bool) -> Result<u8> {
+    let (status, loads) = match ask(data, Ask::Nodes).await? {
+        Told::Nodes(status, loads) => (status, loads),
+        other => return done(other, None),
+    };
+    if json {
+        let lines: Vec<_> = status.nodes.iter().map(|node| Line { node, load: loads.get(&node.name) }).collect();
+        println!("{}", serde_json::json!({ "nodes": lines, "buried": status.buried }));
+        return Ok(0);
+    }
+    print(&status, &loads);
+    Ok(0)
+}
+
+fn print(status: &Status, loads: &BTreeMap<String, Load>) {
+    println!(
+        "{:<20} {:<9} {:<11} {:<12} {:<10} {:>6} {:>7}  ID",
+        "NODE", "STATUS", "VERDICT", "LAST SEEN", "ZONE", "CPU", "RAM"
+    );
+    for node in &status.nodes {
+        let seen = match node.away_s {
+            None => "now".into(),
+            Some(s) => format!("{} ago", humantime::format_duration(Duration::from_secs(s))),
+        };
+        let load = loads.get(&node.name);
+        let cpu = load.map_or("-".into(), |l| format!("{} %", l.cpu_permille / 10));
+        let ram = load.map_or("-".into(), |l| format!("{} MiB", l.resident_mib));
+        let zone = node.zone.as_deref().unwrap_or("-");
+        println!(
+            "{:<20} {:<9} {:<11} {:<12} {:<10} {:>6} {:>7}  {}",
+            node.name, node.status, node.verdict, seen, zone, cpu, ram, node.id
+        );
+        if node.away_s.is_some() {
+            println!("{:<20} {}", "", node.why);
+        }
+    }
+    for burial in &status.buried {
+        println!(
+            "{:<20} {:<9} by {} on {}: {}",
+            burial.name,
+            "buried",
+            burial.by,
+            crate::conflicts::time(base::WallMs(burial.at_ms)),
+            burial.why
+        );
+    }
+}
+
+/// `condemn`, `admit`, `immortalize` and `rename-node`: what an operator says of a node.
+pub(crate) async fn say(data: &Path, name: String, word: Word) -> Result<u8> {
+    match ask(data, Ask::Word(name.clone(), word)).await? {
+        Told::Outcome(Outcome::Failed(Refusal::Check(_))) => {
+            eprintln!("tombolo: {name} is not there any more, or not so marked; nothing was changed");
+            Ok(FAILED)
+        }
+        other => done(other, None),
+    }
+}
