@@ -16,6 +16,8 @@ pub struct Status {
     pub state: String,
     /// Why.
     pub why: String,
+    /// It takes part: it has found others, or looked for them for long enough.
+    pub ready: bool,
     /// The names of those in this island.
     pub island: Vec<String>,
     /// The names of the live that are out of view.
@@ -170,6 +172,7 @@ impl Node {
             group: self.config.group.clone(),
             state: island.name().into(),
             why: self.why(&island) + &self.skewed.map(skew_text).unwrap_or_default() + &self.buried_text(),
+            ready: self.ready,
             island: names,
             missing,
             nodes,

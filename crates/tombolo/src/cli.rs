@@ -252,6 +252,11 @@ pub(crate) enum Command {
     Bench(BenchCommand),
     /// Print a script that completes commands and options in a shell: source it from the shell's start file.
     Completions { shell: clap_complete::Shell },
+    /// Write the manual's pages to a directory: tombolo.1, tombolo-up.1 and so on.
+    Man {
+        /// Made if it is not there.
+        dir: PathBuf,
+    },
     /// Stop the node of --data cleanly.
     Stop,
 }

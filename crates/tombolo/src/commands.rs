@@ -127,6 +127,12 @@ async fn command(cli: Cli, sources: &ArgMatches) -> Result<u8> {
             clap_complete::generate(shell, &mut Cli::command(), "tombolo", &mut std::io::stdout());
             Ok(0)
         }
+        Command::Man { dir } => {
+            std::fs::create_dir_all(&dir)
+                .and_then(|()| clap_mangen::generate_to(Cli::command(), &dir))
+                .with_context(|| format!("cannot write the manual to {}", dir.display()))?;
+            Ok(0)
+        }
         Command::Stop => done(ask(&data, Ask::Stop).await?, None),
     }
 }

@@ -10,6 +10,7 @@ mod doctor;
 mod dump;
 mod nodes;
 mod server;
+mod service;
 mod settings;
 mod tables;
 mod text;

@@ -3,6 +3,7 @@
 use crate::bench;
 use crate::commands::{FAILED, OTHER, UNAVAILABLE, USAGE};
 use crate::control::{self, Ask, Conflict, Told};
+use crate::service;
 use crate::settings::NewCookie;
 use anyhow::{Context, Result};
 use client::{Database, Error};
@@ -69,6 +70,7 @@ impl Server {
     /// Runs until a signal, `tombolo stop`, the last mount's end, or a failure; then stops cleanly.
     pub(crate) async fn run(self: Arc<Server>) -> Result<u8> {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        tokio::spawn(service::watch(Database::new(self.handle.clone(), LIMIT)));
         let handle = self.handle.clone();
         let ended = handle.ended();
         tokio::pin!(ended);
@@ -98,6 +100,7 @@ impl Server {
     }
 
     async fn stop(&self) {
+        service::stopping();
         let all: Vec<PathBuf> = self.mounts().keys().cloned().collect();
         for dir in all {
             self.unmount(&dir).await;
