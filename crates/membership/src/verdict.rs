@@ -65,8 +65,9 @@ pub struct Facts {
     pub away: Span,
     /// What authoritative providers say.
     pub truth: Truth,
-    /// The asking island holds more than half of the nodes of the last whole roster.
-    pub majority: bool,
+    /// For how long the asking island has held more than half of the nodes of the last whole roster, if it does. When islands
+    /// meet, one is in view before the other: who has been away for hours must not be given up in that moment.
+    pub majority: Option<Span>,
 }
 
 /// What is thought of a node.
@@ -121,6 +122,7 @@ pub fn judge(facts: &Facts, patience: &Patience) -> Judgement {
     let replace = away(patience.replace);
     let set_lost = away(LOST_AFTER) && matches!(facts.status, RosterStatus::Up | RosterStatus::Joining);
     let rest = |verdict, why| Judgement { verdict, set_lost: false, bury: false, replace: false, why };
+    let given_up = |limit: Span| away(limit) && facts.majority.is_some_and(|held| held >= limit);
     let missing = |verdict, bury, why| Judgement { verdict, set_lost, bury, replace, why };
     match (facts.mark, facts.truth) {
         _ if facts.in_view => rest(Verdict::Present, "it is in view"),
@@ -130,14 +132,14 @@ pub fn judge(facts: &Facts, patience: &Patience) -> Judgement {
         (Some(Mark::Immortal), _) => missing(Verdict::Immortal, false, "an operator said that it never expires"),
         (None, Truth::Gone) => missing(Verdict::Condemned, true, "those who list the machines say that it is gone"),
         _ if facts.status == RosterStatus::Stopped => {
-            let late = patience.stopped.is_some_and(away);
-            Judgement { bury: late && facts.majority, ..rest(Verdict::Stopped, "it said goodbye, and is waited for") }
+            let bury = patience.stopped.is_some_and(given_up);
+            Judgement { bury, ..rest(Verdict::Stopped, "it said goodbye, and is waited for") }
         }
         (None, Truth::Exists) => {
             missing(Verdict::Partitioned, false, "those who list the machines say that it exists: it is never given up")
         }
-        (None, Truth::Unknown) if facts.majority => {
-            missing(Verdict::Lost, away(patience.node), "it is out of reach, and this side has the majority")
+        (None, Truth::Unknown) if facts.majority.is_some() => {
+            missing(Verdict::Lost, given_up(patience.node), "it is out of reach, and this side has the majority")
         }
         (None, Truth::Unknown) => {
             missing(Verdict::Lost, false, "it is out of reach; this side, without a majority, gives nobody up")
@@ -165,7 +167,14 @@ mod tests {
 
     fn lost(away_ms: u64) -> Facts {
         let away = Span::ms(away_ms);
-        Facts { status: RosterStatus::Lost, mark: None, in_view: false, away, truth: Truth::Unknown, majority: true }
+        Facts {
+            status: RosterStatus::Lost,
+            mark: None,
+            in_view: false,
+            away,
+            truth: Truth::Unknown,
+            majority: Some(away),
+        }
     }
 
     /// Every cell: each status, mark, truth, majority and time away, and what each row of the table says of it.
@@ -177,7 +186,7 @@ mod tests {
         for status in [Joining, Up, Stopped, Lost] {
             for mark in [None, Some(Mark::Immortal), Some(Mark::Condemned { force: false })] {
                 for truth in [Truth::Unknown, Truth::Exists, Truth::Gone] {
-                    for majority in [false, true] {
+                    for majority in [None, Some(Span(0)), Some(Span::ms(1000 * MINUTE))] {
                         for (in_view, minutes) in
                             [(true, 0), (false, 0), (false, 1), (false, 6), (false, 120), (false, 300)]
                         {
@@ -194,14 +203,14 @@ mod tests {
                             let gone = mark.is_none() && truth == Truth::Gone;
                             let waited = if status == Stopped { minutes >= 100 } else { minutes >= 240 };
                             let unknown = truth == Truth::Unknown || status == Stopped;
-                            let late = mark.is_none() && unknown && majority && waited;
+                            let late = mark.is_none() && unknown && majority.is_some_and(|held| held.0 > 0) && waited;
                             assert_eq!(it.bury, !in_view && (operator || gone || late), "{facts:?}");
                             // A minority gives nobody up by itself, and nobody is given up who is known to exist.
                             assert!(
                                 !it.bury
                                     || operator
                                     || gone
-                                    || (majority && truth != Truth::Exists || status == Stopped)
+                                    || (majority.is_some() && truth != Truth::Exists || status == Stopped)
                             );
                             assert!(!it.bury || mark != Some(Mark::Immortal), "{facts:?}");
                             let away_for = |limit| !in_view && minutes >= limit;
@@ -214,7 +223,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(cells, 4 * 3 * 3 * 2 * 6);
+        assert_eq!(cells, 4 * 3 * 3 * 3 * 6);
     }
 
     #[test]
@@ -228,7 +237,8 @@ mod tests {
         let patience = Patience::default();
         for whole in 1..20usize {
             for here in 0..=whole {
-                let side = |n: usize| Facts { majority: n * 2 > whole, ..lost(300 * MINUTE) };
+                let held = Span::ms(300 * MINUTE);
+                let side = |n: usize| Facts { majority: (n * 2 > whole).then_some(held), ..lost(300 * MINUTE) };
                 let (a, b) = (judge(&side(here), &patience), judge(&side(whole - here), &patience));
                 assert!(!(a.bury && b.bury), "{here} of {whole}");
                 assert!(!a.bury || may_bury(whole, 0, whole - here), "what a majority buries is less than half");

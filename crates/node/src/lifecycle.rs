@@ -157,7 +157,7 @@ impl Node {
             in_view: node == self.config.me || self.view.contains(&node),
             away: since.map_or(Span(0), |since| now.mono - *since),
             truth: self.truths.of(now.mono, node),
-            majority: self.lives.whole.is_held_by(&self.here()),
+            majority: self.majority_since.map(|since| now.mono - since),
         };
         judge(&facts, &self.config.patience)
     }
@@ -165,11 +165,15 @@ impl Node {
     /// Looks after the roster: who is away and for how long, and, where the system table is led here, what follows from that.
     pub(crate) fn tend_roster(&mut self, now: Now, island: &Island, out: &mut Vec<Effect>) {
         let here = self.here();
-        let away: BTreeSet<NodeId> = self.roster.keys().copied().filter(|n| !here.contains(n)).collect();
+        // One that others hear is not away: it is this node's wire to it that is cut.
+        let is_away = |node: &NodeId| !here.contains(node) && !self.peers.hears(*node);
+        let away: BTreeSet<NodeId> = self.roster.keys().copied().filter(is_away).collect();
         self.out_since.retain(|node, _| away.contains(node));
         for node in away {
             self.out_since.entry(node).or_insert(now.mono);
         }
+        let majority = self.lives.whole.is_held_by(&here);
+        self.majority_since = self.majority_since.filter(|_| majority).or(majority.then_some(now.mono));
         self.strike_buried(now, out);
         if !self.copies.with(sys_fragment(), |c| c.lead().is_some()).unwrap_or(false) {
             self.doomed.clear();

@@ -127,6 +127,8 @@ pub struct Node {
     pub(crate) entered: Option<OpId>,
     /// Since when those of the roster that are not in view have been out of it.
     pub(crate) out_since: BTreeMap<NodeId, Instant>,
+    /// Since when this island has the majority, without a break.
+    pub(crate) majority_since: Option<Instant>,
     /// What the system table says of nodes, beside the roster.
     pub(crate) lives: Lives,
     /// Links to buried nodes may still stand.
@@ -198,6 +200,7 @@ impl Node {
             internal: INTERNAL,
             entered: None,
             out_since: BTreeMap::new(),
+            majority_since: None,
             lives: Lives::default(),
             part_with_buried: false,
             truths: Truths::default(),
@@ -251,6 +254,11 @@ impl Node {
             listen: self.config.announce,
             zone: self.config.zone.clone(),
         }
+    }
+
+    /// Whom it sees, itself left out.
+    pub fn sees(&self) -> &BTreeSet<NodeId> {
+        &self.view
     }
 
     /// The roster as last read.

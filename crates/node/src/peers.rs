@@ -174,6 +174,11 @@ impl Peers {
         }
     }
 
+    /// Does SWIM hear it, directly or through others?
+    pub(crate) fn hears(&self, node: NodeId) -> bool {
+        self.up.contains(&node)
+    }
+
     /// SWIM hears it.
     pub(crate) fn up(&mut self, node: NodeId) {
         self.up.insert(node);
