@@ -226,7 +226,10 @@ impl Checker {
             let mut knew = self.knew_before.get(k).cloned().unwrap_or_default();
             // A record that the opening itself made (field-wise max) knew all that it was made of.
             if r.version.seq == 1 {
-                knew.extend((0..wid).filter(|w| self.covered(*w, k, copy.store().heads())));
+                knew.extend(
+                    (0..wid)
+                        .filter(|w| self.writes[*w].key == *k && self.claims(copy.store(), self.writes[*w].version)),
+                );
             }
             knew.insert(wid);
             self.knew_before.insert(k.clone(), knew.clone());
@@ -237,10 +240,6 @@ impl Checker {
             }
             self.writes.push(Wrote { key: k.clone(), version: r.version, knew, value: r.value.clone(), acked: None });
         }
-    }
-
-    fn covered(&self, wid: usize, key: &Bytes, heads: &Heads) -> bool {
-        self.writes[wid].key == *key && heads.covers(self.writes[wid].version)
     }
 
     fn holds(&self, node: usize, copy: &Copy) -> Option<String> {
