@@ -117,15 +117,10 @@ impl Node {
         }
         match msg {
             Msg::Status(status) => {
+                let Some(lead) = status.lead else { return self.drop_route(fragment, from) };
                 let leads = self.routes.entry(fragment).or_default();
-                match status.lead {
-                    Some(lead) => {
-                        let since =
-                            leads.get(&from).filter(|(_, old, _)| old.ballot == lead.ballot).map(|(.., since)| *since);
-                        leads.insert(from, (!status.stand_in, lead, since.unwrap_or(now.mono)))
-                    }
-                    None => leads.remove(&from),
-                };
+                let since = leads.get(&from).filter(|(_, old, _)| old.ballot == lead.ballot).map(|(.., since)| *since);
+                leads.insert(from, (!status.stand_in, lead, since.unwrap_or(now.mono)));
             }
             // I hold nothing of it, and so have nothing that the opener could lack.
             Msg::Prepare { ballot } if !self.holds_stored(fragment) => {
@@ -142,9 +137,32 @@ impl Node {
     /// Whoever says that it does not lead is asked no more, until it says that it does.
     pub(crate) fn mind_not_leading(&mut self, from: NodeId, number: u64, said: bool) {
         let fragment = self.gateway.pending.get(&number).map(|p| p.fragment).filter(|_| said);
-        if let Some(leads) = fragment.and_then(|fragment| self.routes.get_mut(&fragment)) {
-            leads.remove(&from);
+        if let Some(fragment) = fragment {
+            self.drop_route(fragment, from);
         }
+    }
+
+    /// A node leads a fragment no more. If it was the one that is asked, its island is about to have another leader: those
+    /// that were known beside it are of other islands, and are not asked instead.
+    fn drop_route(&mut self, fragment: FragmentId, from: NodeId) {
+        let asked = self.routed(fragment).is_some_and(|(node, _)| node == from);
+        if let Some(leads) = self.routes.get_mut(&fragment) {
+            leads.remove(&from);
+            if asked && !leads.is_empty() {
+                self.route_lost.insert(fragment, self.latest);
+            }
+        }
+    }
+
+    /// The leader that is asked of those that are known by their own word alone.
+    fn routed(&self, fragment: FragmentId) -> Option<(NodeId, Lead)> {
+        let wait = self.config.timing.promise_wait;
+        let lost = self.route_lost.get(&fragment).filter(|at| self.latest - **at < wait);
+        let leads = self.routes.get(&fragment)?.iter();
+        let leads = leads.filter(|(_, (.., since))| lost.is_none_or(|at| since > at));
+        // Of two that meet the one that was there first: the other does not know yet what this island has been shown.
+        let first = leads.min_by_key(|(_, (_, lead, since))| (*since, std::cmp::Reverse(lead.ballot)));
+        first.map(|(node, (_, lead, _))| (*node, *lead))
     }
 
     /// Who leads a fragment, as far as this node knows.
@@ -152,10 +170,7 @@ impl Node {
         if let Some(leader) = self.copies.with(fragment, Copy::leader) {
             return leader;
         }
-        let leads = self.routes.get(&fragment)?.iter();
-        // Of two that meet the one that was there first: the other does not know yet what this island has been shown.
-        let first = leads.min_by_key(|(_, (_, lead, since))| (*since, std::cmp::Reverse(lead.ballot)));
-        first.map(|(node, (_, lead, _))| (*node, *lead))
+        self.routed(fragment)
     }
 
     /// Reads the system table anew if it has changed, and makes the copies that this node is to hold.
@@ -169,13 +184,16 @@ impl Node {
         let before = (self.roster.len(), std::mem::take(&mut self.tables));
         let unreadable;
         (self.roster, self.tables, unreadable) = read.unwrap_or_default();
-        let nameless = self.copies.with(sys_fragment(), |sys| nameless(sys, &self.tables)).unwrap_or_default();
+        self.graves = self.copies.with(sys_fragment(), buried).unwrap_or_default();
+        let mut nameless = self.copies.with(sys_fragment(), |sys| nameless(sys, &self.tables)).unwrap_or_default();
+        // One that was dropped goes by what has turned up of it.
+        nameless.retain(|(def, ..)| !self.graves.contains_key(&def.id));
         self.nameless.clear();
         for (def, key, lost) in nameless {
             self.nameless.insert(def.name.clone(), (key, lost));
             self.tables.insert(def.name.clone(), def);
         }
-        self.graves = self.copies.with(sys_fragment(), buried).unwrap_or_default();
+        self.note_graves();
         for (grave, shown) in self.graves.values() {
             // What turned up of it is a table again, of another name.
             let def = TableDef { name: grave.name(), ..grave.def.clone() };
@@ -232,9 +250,10 @@ impl Node {
         let going: Vec<FragmentId> = self.copies.ids().into_iter().filter(|fragment| !keep(*fragment)).collect();
         for fragment in going {
             // What its copy had heard of others is all that this node knows.
-            let lead = self.copies.with(fragment, Copy::leader).flatten();
-            if let Some((node, lead)) = lead.filter(|(node, _)| *node != self.config.me) {
-                self.routes.entry(fragment).or_default().insert(node, (true, lead, now.mono));
+            let leader = |c: &Copy| c.leader().map(|(node, lead)| (node, lead, !c.is_stand_in(node)));
+            let lead = self.copies.with(fragment, leader).flatten();
+            if let Some((node, lead, is_copy)) = lead.filter(|(node, ..)| *node != self.config.me) {
+                self.routes.entry(fragment).or_default().insert(node, (is_copy, lead, now.mono));
             }
         }
         for (fragment, stored, fx) in self.copies.take_out(now, keep) {

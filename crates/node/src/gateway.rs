@@ -311,6 +311,14 @@ impl Gateway {
         self.idle.remove(&number);
     }
 
+    /// Nobody is known to lead: it is tried again in a moment, not at every step of the node.
+    pub(crate) fn nobody(&mut self, now: Instant, number: u64) {
+        if let Some(pending) = self.pending.get_mut(&number) {
+            pending.pause(now);
+            self.idle.insert(number);
+        }
+    }
+
     pub(crate) fn end(&mut self, number: u64, reply: OpReply) -> Next {
         match self.pending.remove(&number) {
             Some(pending) => Next::Done(pending.op, reply),

@@ -29,20 +29,47 @@ impl Grave {
 }
 
 impl Node {
-    /// The writes that drop a table: its name, or, where it had been dropped before, the note that something turned up.
+    /// The writes that drop a table which goes by this name: its record; or the row of the ledger that keeps it where it lost its name;
+    /// or, where it had been dropped before, the note that something turned up.
     pub(crate) fn burial(&self, shown: &str, def: &TableDef) -> Batch {
         let (id, island) = (def.id, self.view.iter().copied().chain([self.config.me]).collect());
         let before = self.graves.get(&id).map(|(grave, _)| grave);
-        let def = before.map_or_else(|| def.clone(), |grave| grave.def.clone());
-        let grave = Grave { number: before.map_or(0, |grave| grave.number) + 1, def, island };
-        let key = if before.is_some() { schema::saved_key(id) } else { schema::table_key(shown) };
+        let kept = before.map_or_else(|| def.clone(), |grave| grave.def.clone());
+        let grave = Grave { number: before.map_or(0, |grave| grave.number) + 1, def: kept, island };
         let value = wire::encode(&grave).unwrap_or_default();
-        let mut writes =
-            vec![Write::Delete { key: key.clone() }, Write::Put { key: schema::grave_key(id), value, ttl_ms: None }];
-        if before.is_none() {
+        let mut writes = vec![Write::Put { key: schema::grave_key(id), value, ttl_ms: None }];
+        let mut checks = Vec::new();
+        let key = schema::table_key(shown);
+        let record = self.sys_record(&key).filter(|r| {
+            let named = r.value.as_ref().and_then(|v| wire::decode::<TableDef>(v).ok());
+            named.is_some_and(|named| named.id == id)
+        });
+        if let Some(record) = record {
+            // Not of another table that has come by the name meanwhile.
+            checks.push(Check::AtVersion(key.clone(), record.version));
+            writes.push(Write::Delete { key });
             writes.push(Write::Bump { key: schema::dropped_key(shown), by: replica::Bump::Add, fields: vec![1] });
+        } else if let Some((key, lost)) = self.nameless.get(shown).cloned() {
+            writes.push(Write::Forget { key, lost });
+        } else {
+            checks.push(Check::Present(schema::saved_key(id)));
+            writes.push(Write::Delete { key: schema::saved_key(id) });
         }
-        Batch { checks: vec![Check::Present(key)], writes, sync: true }
+        Batch { checks, writes, sync: true }
+    }
+
+    /// Notes, when this node of the island that dropped a table learns of it, what its copies hold: no more goes with the table.
+    pub(crate) fn note_graves(&mut self) {
+        for (id, (grave, _)) in &self.graves {
+            let known = self.dropped_at.get(id).is_some_and(|(number, _)| *number >= grave.number);
+            if known || !grave.island.contains(&self.config.me) {
+                continue;
+            }
+            let heads = |fragment| Some((fragment, self.copies.with(fragment, |c: &Copy| c.store().heads().clone())?));
+            let all = grave.def.all().filter_map(heads).collect();
+            self.dropped_at.insert(*id, (grave.number, all));
+        }
+        self.dropped_at.retain(|id, _| self.graves.contains_key(id));
     }
 
     /// What is led here of tables that were dropped: marked, if this node was of the island that dropped it; and told of, if more
@@ -52,18 +79,19 @@ impl Node {
         for (id, (grave, shown)) in &self.graves {
             for fragment in grave.def.all() {
                 let look =
-                    |c: &Copy| (c.leads_alone(), c.outlives(grave.number, now.wall), c.store().live_size().0 > 0);
+                    |c: &Copy| (c.lead().is_some(), c.outlives(grave.number, now.wall), c.store().live_size().0 > 0);
                 let Some((true, outlives, live)) = self.copies.with(fragment, look) else { continue };
-                match outlives {
-                    None if grave.island.contains(&self.config.me) => mark.push((fragment, grave.number)),
+                let noted = self.dropped_at.get(id).filter(|(number, _)| *number == grave.number);
+                match (outlives, noted.and_then(|(_, heads)| heads.get(&fragment))) {
+                    (None, Some(heads)) => mark.push((fragment, grave.number, heads.clone())),
                     // Its copies were all on this side, and everybody has met by now.
-                    None => saved.extend((live && self.whole && !shown).then_some(*id)),
-                    Some(more) => saved.extend((more && !shown).then_some(*id)),
+                    (None, None) => saved.extend((live && self.whole && !shown).then_some(*id)),
+                    (Some(more), _) => saved.extend((more && !shown).then_some(*id)),
                 }
             }
         }
-        for (fragment, number) in mark {
-            self.feed(now, fragment, Input::Dropped(number), out);
+        for (fragment, number, heads) in mark {
+            self.feed(now, fragment, Input::Dropped(number, heads), out);
         }
         saved.dedup();
         for id in saved {

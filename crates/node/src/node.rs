@@ -117,6 +117,12 @@ pub struct Node {
     /// Tables that were dropped, and whether something of them has turned up.
     pub(crate) graves: BTreeMap<TableId, (Grave, bool)>,
     pub(crate) nameless: BTreeMap<String, (Bytes, Version)>,
+    /// What copies here held of tables that this island dropped, when it did; by the number of the drop.
+    pub(crate) dropped_at: BTreeMap<TableId, (u64, BTreeMap<FragmentId, base::Heads>)>,
+    /// When the leader that was asked said that it leads no more, where others were known.
+    pub(crate) route_lost: BTreeMap<FragmentId, Instant>,
+    /// The moment of the newest input.
+    pub(crate) latest: Instant,
     /// It was said that the ledger is large.
     ledger_said: bool,
     creating: BTreeMap<OpId, (String, TableOptions, bool)>,
@@ -192,6 +198,9 @@ impl Node {
             say_cluster: false,
             graves: BTreeMap::new(),
             nameless: BTreeMap::new(),
+            dropped_at: BTreeMap::new(),
+            route_lost: BTreeMap::new(),
+            latest: now.mono,
             ledger_said: false,
             creating: BTreeMap::new(),
             ready: false,
@@ -277,6 +286,7 @@ impl Node {
 
     /// Takes one input. Call [`Node::flush`] after each burst.
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
+        self.latest = now.mono;
         match input {
             Input::Tick => self.tick(now, out),
             Input::Datagram(from, bytes) => self.on_datagram(now, from, &bytes, out),
@@ -622,12 +632,15 @@ impl Node {
             return self.reply(op, if may_exist { OpReply::Table(def) } else { error }, out);
         }
         let nodes = self.view.iter().copied().chain([self.config.me]).collect();
-        let dropped = self.sys_record(&schema::dropped_key(&name)).and_then(|r| r.value);
+        let counter = schema::dropped_key(&name);
+        let dropped = self.sys_record(&counter);
+        let counted = dropped.as_ref().map_or(Check::Absent(counter.clone()), |r| Check::AtVersion(counter, r.version));
+        let dropped = dropped.and_then(|r| r.value);
         let generation = dropped.and_then(|v| Some(u64::from_be_bytes(v[..].try_into().ok()?))).unwrap_or(0);
         let def = TableDef::new(&name, options.clone(), generation, nodes);
         let key = schema::table_key(&name);
         let value = wire::encode(&def).unwrap_or_default();
-        let checks = vec![Check::Absent(key.clone())];
+        let checks = vec![Check::Absent(key.clone()), counted];
         let batch = Batch { checks, writes: vec![Write::Put { key, value, ttl_ms: None }], sync: true };
         self.creating.insert(op, (name, options, may_exist));
         let what = What::Write { batch, branches: Vec::new() };
@@ -642,11 +655,6 @@ impl Node {
         let Some(def) = self.tables.get(&name).cloned() else {
             return self.reply(op, OpReply::Error(ClientError::NoTable(name)), out);
         };
-        if let Some((key, lost)) = self.nameless.get(&name).cloned() {
-            // It is there as long as the ledger keeps it.
-            let batch = Batch { writes: vec![Write::Forget { key, lost }], sync: true, ..Batch::default() };
-            return self.on_op(now, op, Op::Write(sys_fragment(), batch, Span::ms(10_000)), out);
-        }
         let batch = self.burial(&name, &def);
         self.on_op(now, op, Op::Write(sys_fragment(), batch, Span::ms(10_000)), out);
     }
@@ -701,10 +709,7 @@ impl Node {
             && self.copies.with(fragment, |c| c.inspect_role() == replica::RoleName::Following).unwrap_or(false);
         let lead = if here { Some((self.config.me, Lead::default())) } else { self.lead_of(fragment) };
         let Some((leader, lead)) = lead else {
-            if let Some(pending) = self.gateway.pending.get_mut(&number) {
-                pending.attempt = None;
-            }
-            return;
+            return self.gateway.nobody(now.mono, number);
         };
         let request = self.gateway.request(number, lead.branch);
         let Some(pending) = self.gateway.pending.get_mut(&number) else { return };

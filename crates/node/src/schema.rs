@@ -179,7 +179,8 @@ pub fn sys_fragment() -> FragmentId {
 
 /// The system table's definition; not a record of itself.
 pub fn sys_table() -> TableDef {
-    let policy = MergePolicy { default: MergeRule::Latest, exceptions: Vec::new() };
+    // How often tables of a name were dropped is never less than either side knew: ids are not used again.
+    let policy = MergePolicy { default: MergeRule::Latest, exceptions: vec![(0, DROPPED_PREFIX[0], MergeRule::Max)] };
     let options = TableOptions {
         copies: 64,
         fragments: 1,
@@ -230,9 +231,12 @@ pub(crate) fn node_of(prefix: &[u8], key: &[u8]) -> Option<NodeId> {
     u64::from_str_radix(hex, 16).ok().map(NodeId)
 }
 
+/// No other key of the system table begins with its first letter.
+const DROPPED_PREFIX: &[u8] = b"dropped/";
+
 /// How many tables of that name were dropped.
 pub(crate) fn dropped_key(name: &str) -> Bytes {
-    [b"dropped/", name.as_bytes()].concat().into()
+    [DROPPED_PREFIX, name.as_bytes()].concat().into()
 }
 
 /// What is remembered of a table that was dropped.

@@ -220,6 +220,8 @@ pub struct Copy {
     pub(crate) sessions: u64,
     /// Something is staged on disc.
     pub(crate) staging: bool,
+    /// When it last lost its leader, or its lead.
+    orphaned: Option<Instant>,
     said: Option<Status>,
     said_at: Instant,
     ticked: Instant,
@@ -285,6 +287,7 @@ impl Copy {
             barred: false,
             sessions: store.sessions,
             staging: false,
+            orphaned: None,
             said: None,
             said_at: Instant(0),
             ticked: now.mono,
@@ -310,7 +313,7 @@ impl Copy {
             Input::Write(ticket, request) => self.on_write(now, ticket, request, fx),
             Input::Read(ticket, read) => self.on_read(now, ticket, read, fx),
             Input::Warm => self.warm(now, fx),
-            Input::Dropped(number) => self.mark_dropped(now, number, fx),
+            Input::Dropped(number, heads) => self.mark_dropped(now, number, heads, fx),
             Input::AddMember(node) => self.add_member(now, node, fx),
             Input::Bury(node, force) => self.bury(now, node, force, fx),
             Input::Full(full) => self.full = full,
@@ -442,7 +445,21 @@ impl Copy {
             let said = self.statuses.get(&f.leader).and_then(|s| s.lead).filter(|l| l.ballot == f.lead.ballot);
             return Some((f.leader, said.unwrap_or(f.lead)));
         }
-        self.lead().map(|lead| (self.config.me, lead)).or_else(|| self.foreign_lead())
+        let other = || self.foreign_lead().filter(|(_, lead)| self.may_turn_to(lead));
+        self.lead().map(|lead| (self.config.me, lead)).or_else(other)
+    }
+
+    /// Is it a stand-in, as far as this copy knows?
+    pub fn is_stand_in(&self, node: NodeId) -> bool {
+        self.statuses.get(&node).is_some_and(|s| s.stand_in)
+    }
+
+    /// May this lead be taken for one's own? Whoever has just lost its leader, or its lead, waits for the one who opens in its
+    /// island: a leader of another island, which is about to be merged, does not know what was shown here.
+    pub(crate) fn may_turn_to(&self, lead: &Lead) -> bool {
+        let recently = |at: Instant| self.ticked - at < self.config.timing.promise_wait;
+        let promised = matches!(self.role, Role::Promised { .. }) && lead.ballot >= self.meta.promised;
+        promised || self.store.heads().seq(lead.branch) > 0 || !self.orphaned.is_some_and(recently)
     }
 
     pub(crate) fn foreign_lead(&self) -> Option<(NodeId, Lead)> {
@@ -592,7 +609,8 @@ impl Copy {
         self.ticked = now.mono;
         match &self.role {
             Role::Idle { since, wait } => {
-                if let Some((leader, lead)) = self.foreign_lead().filter(|(node, _)| self.may_follow(*node)) {
+                let ours = |(node, lead): &(NodeId, Lead)| self.may_follow(*node) && self.may_turn_to(lead);
+                if let Some((leader, lead)) = self.foreign_lead().filter(ours) {
                     self.follow(now, leader, lead, fx);
                 } else if now.mono >= *since + *wait + self.patience() && self.may_open(now) {
                     self.open(now, fx);
@@ -629,7 +647,9 @@ impl Copy {
             return false;
         }
         // A stand-in leads only where nobody else could.
-        let alone = !self.config.stand_in || (!self.whole && !self.sees_a_copy());
+        // Or where what it took lies nowhere else.
+        let needed = !self.whole || !self.store.heads().is_empty();
+        let alone = !self.config.stand_in || (needed && !self.sees_a_copy());
         entitled && stable && alone && now.mono >= self.config.opens_after
     }
 
@@ -651,6 +671,12 @@ impl Copy {
 
     /// Stops whatever it was doing and waits a random while before it opens by itself.
     pub(crate) fn rest(&mut self, now: Now) {
+        let belonged = match &self.role {
+            Role::Leading(_) => true,
+            Role::Following(f) => f.joined,
+            _ => false,
+        };
+        self.orphaned = if belonged { Some(now.mono) } else { self.orphaned };
         let most = self.config.timing.retry.0;
         let wait = Span(self.rng.random_range(0..=most));
         self.role = Role::Idle { since: now.mono, wait };

@@ -37,12 +37,12 @@ impl Mark {
 }
 
 impl Copy {
-    /// The table was dropped in this island: all that is here so far goes with it.
-    pub(crate) fn mark_dropped(&mut self, now: Now, number: u64, fx: &mut Effects) {
+    /// The table was dropped in this island, which knew so much of it then: that goes with it.
+    pub(crate) fn mark_dropped(&mut self, now: Now, number: u64, heads: Heads, fx: &mut Effects) {
         if self.lead().is_none() || self.drop_mark().is_some_and(|mark| mark.number >= number) {
             return;
         }
-        let mark = Mark { number, heads: self.store.heads().clone() };
+        let mark = Mark { number, heads };
         let record = self.next_record(now, Some(key::encode(&mark)));
         self.append(now, vec![(key::dropped(), record)], true, fx);
     }
@@ -57,11 +57,6 @@ impl Copy {
         let Role::Leading(l) = &self.role else { return None };
         let mark = self.drop_mark().filter(|mark| l.ready && mark.number >= number)?;
         Some(self.store.is_live_beyond(&mark.heads, wall))
-    }
-
-    /// Does it lead, with no other leader in view?
-    pub fn leads_alone(&self) -> bool {
-        self.lead().is_some() && self.foreign_lead().is_none()
     }
 }
 
@@ -84,13 +79,15 @@ mod tests {
         };
         put(&mut copy, 1);
         assert_eq!(copy.outlives(1, WallMs(0)), None, "nobody has said so");
-        feed(&mut copy, start, Input::Dropped(1));
+        let known = copy.store().heads().clone();
+        feed(&mut copy, start, Input::Dropped(1, known));
         assert_eq!(copy.outlives(1, WallMs(0)), Some(false));
         // Written by somebody who did not know.
         put(&mut copy, 2);
         assert_eq!(copy.outlives(1, WallMs(0)), Some(true));
         assert_eq!(copy.outlives(2, WallMs(0)), None);
-        feed(&mut copy, start, Input::Dropped(2));
+        let known = copy.store().heads().clone();
+        feed(&mut copy, start, Input::Dropped(2, known));
         assert_eq!(copy.outlives(2, WallMs(0)), Some(false), "dropped again");
     }
 

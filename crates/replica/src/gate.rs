@@ -38,8 +38,8 @@ pub enum Input {
     Read(Ticket, Read),
     /// This copy is being read ([`Copy::read_under_lease`](crate::Copy::read_under_lease)): get or renew its leases.
     Warm,
-    /// Leader: the table was dropped in this island, for the so-manieth time.
-    Dropped(u64),
+    /// Leader: the table was dropped in this island, for the so-manieth time, when this was known of it.
+    Dropped(u64, base::Heads),
     /// Leader: take this node in as a copy.
     AddMember(NodeId),
     /// Leader: this node does not come back; `true`: it is struck off even where a majority is asked for and not there.

@@ -530,6 +530,34 @@ pub(crate) mod tests {
         }
     }
 
+    /// Two islands meet; a copy that opens in one sends nobody to the leader of the other, which does not know what was shown here.
+    #[test]
+    fn whoever_has_just_led_does_not_point_to_the_leader_of_another_island() {
+        let (mut copy, start) = crate::lease::tests::leading();
+        let branch = base::BranchId { node: NodeId(3), n: 1 };
+        let ballot = Ballot { counter: 1, node: NodeId(3) };
+        let lead = Some(crate::Lead { branch, ballot, in_sync: 1 });
+        let heal = crate::Progress::Alone;
+        let status = Status { lead, heard: ballot, was_in_sync: true, barred: false, weight: 9, heal, stand_in: true };
+        let view = [2, 3].map(NodeId).into();
+        let seen = Input::View { view, dead: [].into(), gone: [].into(), flapping: [].into(), whole: false };
+        let mut fx = Effects::default();
+        copy.handle(at(start), seen, &mut fx);
+        copy.handle(at(start), Input::Msg(NodeId(3), Msg::Status(status)), &mut fx);
+        assert_eq!(copy.leader().map(|(node, _)| node), Some(NodeId(1)));
+        copy.open(at(start + 1), &mut fx);
+        assert_eq!(copy.leader(), None);
+        copy.rest(at(start + 2));
+        copy.handle(at(start + 100), Input::Tick, &mut fx);
+        assert_eq!(copy.leader(), None, "nor while it waits for the one who opens");
+        // One that it has promised is its own.
+        let mine = Ballot { counter: 99, node: NodeId(3) };
+        copy.handle(at(start + 200), Input::Msg(NodeId(3), Msg::Prepare { ballot: mine }), &mut fx);
+        let lead = Some(crate::Lead { branch, ballot: mine, in_sync: 1 });
+        copy.handle(at(start + 200), Input::Msg(NodeId(3), Msg::Status(Status { lead, ..status })), &mut fx);
+        assert_eq!(copy.leader().map(|(node, _)| node), Some(NodeId(3)));
+    }
+
     /// R3: with a ballot below one that the other side has promised, two leaders would refuse each other for ever.
     #[test]
     fn an_opener_goes_above_every_ballot_it_has_heard_of() {

@@ -150,8 +150,9 @@ impl Copy {
                 out.more = true;
                 break;
             }
-            fetched += usize::from(kept.here().is_none());
             let Some(record) = self.shown(now, eyes, stored, kept)? else { continue };
+            // One that has expired is not asked for.
+            fetched += usize::from(kept.here().is_none());
             size += record.weight(stored);
             out.rows.push((stored.slice(1..), record));
         }

@@ -129,10 +129,10 @@ impl Store {
         self.all().map(|(key, _)| key).filter(|key| !keys.contains(key)).cloned().collect()
     }
 
-    /// Does a user's key live whose record is not among these?
+    /// Does a user's key live, or a value that lost a conflict, whose record is not among these?
     pub(crate) fn is_live_beyond(&self, known: &Heads, wall: WallMs) -> bool {
-        let users = |key: &&Bytes| key::space_of(key) == Some(Space::User);
-        let beyond = Beyond::new(&self.index, known, &self.heads, None).map(|(_, key)| key).filter(users);
+        let counts = |key: &&Bytes| matches!(key::space_of(key), Some(Space::User | Space::Ledger));
+        let beyond = Beyond::new(&self.index, known, &self.heads, None).map(|(_, key)| key).filter(counts);
         beyond.filter_map(|key| self.records.get(key)).any(|kept| kept.is_live(wall))
     }
 

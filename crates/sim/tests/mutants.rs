@@ -60,7 +60,7 @@ mutants! {
     r7_commit_new_set CommitNewSet 3000
     staging_kept StagingKept 3000
     stand_in_promoted StandInPromoted 3000
-    staged_early StagedEarly 1000
+    staged_early StagedEarly 3000
     staged_beyond StagedBeyond 3000
     missing_forgotten MissingForgotten 3000
     values_leave_early ValuesLeaveEarly 100

@@ -477,7 +477,9 @@ impl World {
             let members = c.members();
             members.clone().into_iter().filter(stays).count() * 2 > members.values().filter(|s| s.is_member()).count()
         };
-        let enough = force || self.nodes.iter().filter_map(|n| n.copy.as_ref()).all(most);
+        // Copies in RAM that all restart are begun anew by those that the table began with.
+        let founded = !self.ram || (0..self.founders).any(|node| !doomed.contains(&node));
+        let enough = founded && (force || self.nodes.iter().filter_map(|n| n.copy.as_ref()).all(most));
         if self.buried.is_empty() && self.faults && enough && !leaders.is_empty() {
             self.trace(|| format!("{doomed:?} are buried"));
             self.buried.clone_from(&doomed);
