@@ -110,11 +110,11 @@ fn size(n: usize) -> NonZeroUsize {
 fn config() -> Config {
     let every = |ms, n| Some(PeriodicParams { frequency: Duration::from_millis(ms), num_members: size(n) });
     Config {
-        probe_period: Duration::from_millis(600),
+        probe_period: Duration::from_millis(500),
         probe_rtt: Duration::from_millis(250),
         num_indirect_probes: size(3),
         max_transmissions: NonZeroU8::new(10).unwrap_or(NonZeroU8::MIN),
-        suspect_to_down_after: Duration::from_millis(700),
+        suspect_to_down_after: Duration::from_millis(400),
         remove_down_after: Some(Duration::from_secs(48 * 3600)),
         max_packet_size: size(DATAGRAM_BYTES_MAX - ENVELOPE_BYTES),
         notify_down_members: true,

@@ -42,13 +42,11 @@ pub struct Patience {
     pub node: Span,
     /// A node that said goodbye is buried after so long (`stopped_timeout`); `None`: never.
     pub stopped: Option<Span>,
-    /// Who is away for so long is replaced by extra copies (`replace_after`).
-    pub replace: Span,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Patience { node: Span::ms(4 * 3_600_000), stopped: None, replace: Span::ms(5 * 60_000) }
+        Patience { node: Span::ms(4 * 3_600_000), stopped: None }
     }
 }
 
@@ -110,8 +108,6 @@ pub struct Judgement {
     pub set_lost: bool,
     /// It is to be buried, if that loses no last copy.
     pub bury: bool,
-    /// Its copies are to be made elsewhere meanwhile.
-    pub replace: bool,
     /// Why, for people.
     pub why: &'static str,
 }
@@ -119,11 +115,10 @@ pub struct Judgement {
 /// The decision table of docs/membership.md, row by row from the top.
 pub fn judge(facts: &Facts, patience: &Patience) -> Judgement {
     let away = |limit: Span| !facts.in_view && facts.away >= limit;
-    let replace = away(patience.replace);
     let set_lost = away(LOST_AFTER) && matches!(facts.status, RosterStatus::Up | RosterStatus::Joining);
-    let rest = |verdict, why| Judgement { verdict, set_lost: false, bury: false, replace: false, why };
+    let rest = |verdict, why| Judgement { verdict, set_lost: false, bury: false, why };
     let given_up = |limit: Span| away(limit) && facts.majority.is_some_and(|held| held >= limit);
-    let missing = |verdict, bury, why| Judgement { verdict, set_lost, bury, replace, why };
+    let missing = |verdict, bury, why| Judgement { verdict, set_lost, bury, why };
     match (facts.mark, facts.truth) {
         _ if facts.in_view => rest(Verdict::Present, "it is in view"),
         (Some(Mark::Condemned { .. }), _) => {
@@ -196,8 +191,8 @@ mod tests {
                             cells += 1;
                             // Whoever is there is nobody's business.
                             assert_eq!(in_view, it.verdict == Verdict::Present, "{facts:?}");
-                            let untouched = (false, false, false);
-                            assert!(!in_view || (it.set_lost, it.bury, it.replace) == untouched, "{facts:?}");
+                            let untouched = (false, false);
+                            assert!(!in_view || (it.set_lost, it.bury) == untouched, "{facts:?}");
                             // Only these may be buried.
                             let operator = matches!(mark, Some(Mark::Condemned { .. }));
                             let gone = mark.is_none() && truth == Truth::Gone;
@@ -214,8 +209,6 @@ mod tests {
                             );
                             assert!(!it.bury || mark != Some(Mark::Immortal), "{facts:?}");
                             let away_for = |limit| !in_view && minutes >= limit;
-                            let planned = it.verdict == Verdict::Stopped;
-                            assert_eq!(it.replace, away_for(5) && !planned, "{facts:?}");
                             let was_up = matches!(status, Up | Joining);
                             assert_eq!(it.set_lost, away_for(1) && was_up, "{facts:?}");
                         }

@@ -19,6 +19,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+/// To how many nodes at a time a copy says again how it stands.
+const SAID_AGAIN_TO: usize = 8;
+
 /// How long things take. The defaults are those of docs/replication.md; the simulator shortens some.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
@@ -487,6 +490,19 @@ impl Copy {
         Status { lead: self.lead(), heard: self.heard, was_in_sync, barred: self.barred, weight, heal, stand_in }
     }
 
+    /// Says it again, in case a link that broke took it along: to some of the view by turns, so that what is sent does not grow with
+    /// the number of nodes.
+    fn say_again(&mut self, now: Now, fx: &mut Effects) {
+        if self.view.len() <= SAID_AGAIN_TO {
+            return self.say(now, true, fx);
+        }
+        let status = self.status();
+        let from = self.rng.random_range(0..self.view.len());
+        let some = self.view.iter().cycle().skip(from).take(SAID_AGAIN_TO);
+        fx.sends.extend(some.map(|node| (*node, Msg::Status(status))));
+        self.said_at = now.mono;
+    }
+
     /// Tells the view what changed in a way that others act on; all of it when asked to.
     pub(crate) fn say(&mut self, now: Now, all: bool, fx: &mut Effects) {
         let status = self.status();
@@ -633,7 +649,7 @@ impl Copy {
             self.note(Notice::Left, fx);
         }
         if now.mono - self.said_at > self.config.timing.probe {
-            self.say(now, true, fx);
+            self.say_again(now, fx);
         }
     }
 

@@ -332,3 +332,70 @@ impl Fleet {
         !self.machines.iter().enumerate().any(|(o, machine)| o != m && sees(machine))
     }
 }
+
+/// What a fleet of a size, on a network of a quality, does.
+#[derive(Debug)]
+pub struct Figures {
+    /// From the first start until every node sees every other, in ms.
+    pub met_ms: u64,
+    /// Datagrams and frames sent per node and second while nothing happens.
+    pub idle: f64,
+    /// From the death of a process until nobody sees it, in ms.
+    pub death_ms: u64,
+    /// From the moment that a node's wires are cut until nobody sees it, in ms.
+    pub cut_ms: u64,
+    /// From the start of a process until it is in every node's view, and they in its, in ms.
+    pub joined_ms: u64,
+}
+
+/// Measures a fleet; `None`: what was waited for did not come.
+pub fn figures(seed: u64, nodes: usize, loss: u32) -> Option<Figures> {
+    let ms = |us: u64| us / 1000;
+    let mut fleet = Fleet::new(seed, nodes, loss, Patience::default());
+    let all = fleet.alive();
+    let met_ms = ms(fleet.until(300_000_000, |f| f.sees(&all))?);
+    fleet.run(30_000_000);
+    let before = fleet.sent;
+    fleet.run(20_000_000);
+    let idle = (fleet.sent - before) as f64 / 20.0 / nodes as f64;
+    fleet.kill(nodes - 1);
+    let death_ms = ms(fleet.until(60_000_000, |f| f.unseen(nodes - 1))?);
+    fleet.run(5_000_000);
+    let cut = nodes - 2;
+    (0..nodes).filter(|m| *m != cut).for_each(|m| {
+        fleet.wire(m, cut, false);
+        fleet.wire(cut, m, false);
+    });
+    let cut_ms = ms(fleet.until(60_000_000, |f| f.unseen(cut))?);
+    fleet.split(|_| 0);
+    fleet.run(20_000_000);
+    let late = fleet.join();
+    let started = fleet.until(2_000_000, |f| f.machines[late].tick_at > f.now + 500)?;
+    let alive = fleet.alive();
+    let joined_ms = ms(started + fleet.until(60_000_000, |f| f.sees(&alive))?);
+    Some(Figures { met_ms, idle, death_ms, cut_ms, joined_ms })
+}
+
+/// So many simulated hours with lost datagrams, a pause of two seconds each half minute, and a wire that is cut one way for some seconds
+/// as often; the nodes that were called lost meanwhile.
+pub fn false_deaths(seed: u64, nodes: usize, loss: u32, hours: u64) -> Option<BTreeSet<String>> {
+    let mut fleet = Fleet::new(seed, nodes, loss, Patience::default());
+    let all = fleet.alive();
+    fleet.until(300_000_000, |f| f.sees(&all))?;
+    let mut lost = BTreeSet::new();
+    for _ in 0..hours * 120 {
+        let (m, a, b) =
+            (fleet.rng.random_range(0..nodes), fleet.rng.random_range(0..nodes), fleet.rng.random_range(0..nodes));
+        fleet.pause(m, 2_000_000);
+        let cut = fleet.rng.random_range(1_000_000..29_000_000);
+        if a != b {
+            fleet.wire(a, b, false);
+        }
+        fleet.run(cut);
+        fleet.wire(a, b, true);
+        fleet.run(30_000_000 - cut);
+        let status = fleet.status(m)?;
+        lost.extend(status.nodes.into_iter().filter(|n| n.status == "lost").map(|n| n.name));
+    }
+    Some(lost)
+}

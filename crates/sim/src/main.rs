@@ -23,6 +23,12 @@ struct Args {
     /// Histories of tables that ask for a majority.
     #[arg(long)]
     majority: bool,
+    /// Figures of fleets of 5, 25 and 100 nodes, on networks that lose 0 and 5 per cent of the datagrams.
+    #[arg(long)]
+    fleets: bool,
+    /// So many simulated hours of 100 nodes with losses, pauses and cuts: who is called lost?
+    #[arg(long, value_name = "HOURS")]
+    false_deaths: Option<u64>,
     /// Print what happens.
     #[arg(long)]
     trace: bool,
@@ -33,6 +39,14 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if args.fleets {
+        return fleets(args.seed);
+    }
+    if let Some(hours) = args.false_deaths {
+        let lost = sim::fleet::false_deaths(args.seed, 100, 5, hours);
+        println!("{hours} hours of 100 nodes: called lost: {lost:?}");
+        return if lost.is_some_and(|lost| lost.is_empty()) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     if let Some(reach) = args.exhaustive {
         return exhaustive(reach);
     }
@@ -53,6 +67,30 @@ fn main() -> ExitCode {
         "{done} done, {failed} refused, {unknown} unknown, {reads} reads ({follower_reads} by followers), {conflicts} conflicts, {opened} openings, {handovers} handovers, {crashes} crashes"
     );
     if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn fleets(seed: u64) -> ExitCode {
+    println!(
+        "| nodes | datagrams lost | met | idle: messages a node and second | a death is seen by all | a cut | a start |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    for nodes in [5, 25, 100] {
+        for loss in [0, 5] {
+            // The worst of three.
+            let all: Option<Vec<_>> = (0..3).map(|i| sim::fleet::figures(seed + i, nodes, loss)).collect();
+            let Some(all) = all else { return ExitCode::FAILURE };
+            let worst = |of: fn(&sim::fleet::Figures) -> u64| all.iter().map(of).max().unwrap_or(0);
+            let idle = all.iter().map(|f| f.idle).fold(0.0, f64::max);
+            println!(
+                "| {nodes} | {loss} % | {} ms | {idle:.1} | {} ms | {} ms | {} ms |",
+                worst(|f| f.met_ms),
+                worst(|f| f.death_ms),
+                worst(|f| f.cut_ms),
+                worst(|f| f.joined_ms)
+            );
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 fn exhaustive(reach: u64) -> ExitCode {

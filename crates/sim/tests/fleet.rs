@@ -8,9 +8,9 @@ use sim::fleet::Fleet;
 
 const SECOND: u64 = 1_000_000;
 
-/// Burial after 60 s, copies elsewhere after 20.
+/// Burial after 60 s.
 fn hasty() -> Patience {
-    Patience { node: Span::ms(60_000), stopped: None, replace: Span::ms(20_000) }
+    Patience { node: Span::ms(60_000), stopped: None }
 }
 
 fn whole(fleet: &Fleet, nodes: &[usize]) -> bool {

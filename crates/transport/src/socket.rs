@@ -17,7 +17,16 @@ pub struct Bound {
 /// Binds the address asked for, or the default port on all addresses, or the next free one.
 pub fn bind(listen: Option<SocketAddr>) -> Result<Bound, TransportError> {
     if let Some(addr) = listen {
-        return bind_one(addr).map_err(|source| TransportError::Listen { addr, source });
+        // Of a free port for TCP the other half may be taken.
+        let tries = if addr.port() == 0 { PORTS_TRIED } else { 1 };
+        let mut bound = bind_one(addr);
+        for _ in 1..tries {
+            if !matches!(&bound, Err(e) if e.kind() == std::io::ErrorKind::AddrInUse) {
+                break;
+            }
+            bound = bind_one(addr);
+        }
+        return bound.map_err(|source| TransportError::Listen { addr, source });
     }
     // Both families through one socket, where the system has both.
     let any: [IpAddr; 2] = [Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()];
