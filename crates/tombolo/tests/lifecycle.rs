@@ -128,7 +128,8 @@ fn a_list_brings_nodes_together_and_says_who_is_gone() {
     nodes.iter().for_each(|node| node.sees(4, 30));
     nodes[3].kill();
     wait_or(|| nodes_of(&nodes[0]), 30, || line(&nodes[0], "n4").contains("partitioned"));
-    assert!(nodes_of(&nodes[1]).contains("those who list the machines say that it exists"));
+    let exists = || nodes_of(&nodes[1]).contains("those who list the machines say that it exists");
+    wait_or(|| nodes_of(&nodes[1]), 30, exists);
     // A list that would have half of them gone is wrong.
     write(&[1, 2]);
     wait("it is not believed", 60, || nodes[0].log().contains("leaves out 2 of 4 nodes"));
