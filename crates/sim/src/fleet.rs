@@ -15,7 +15,7 @@ const SILENCE_US: u64 = 3_000_000;
 
 enum Event {
     Tick(usize),
-    Input(usize, Input),
+    Input(usize, Box<Input>),
     Frame(usize, u64, Box<Frame>),
     Broken(u64),
 }
@@ -164,7 +164,7 @@ impl Fleet {
                     self.step(m, Input::Tick);
                 }
             }
-            Event::Input(m, input) => self.step(m, input),
+            Event::Input(m, input) => self.step(m, *input),
             Event::Frame(m, link, frame) => {
                 if self.links.contains_key(&link) {
                     self.step(m, Input::Frame(link, *frame));
@@ -191,7 +191,7 @@ impl Fleet {
     fn perform(&mut self, m: usize, effect: Effect) {
         match effect {
             Effect::Persist(fragment, persist) => {
-                self.at(self.now + 1000, Event::Input(m, Input::Durable(fragment, persist.mark)));
+                self.at(self.now + 1000, Event::Input(m, Box::new(Input::Durable(fragment, persist.mark))));
             }
             Effect::Frame(link, frame) => {
                 self.sent += 1;
@@ -234,7 +234,7 @@ impl Fleet {
         self.sent += 1;
         if self.wired(from, to) && self.rng.random_range(0..100) >= self.loss {
             let at = self.now + self.rng.random_range(200..2000);
-            self.at(at, Event::Input(to, input));
+            self.at(at, Event::Input(to, Box::new(input)));
         }
     }
 
@@ -242,12 +242,12 @@ impl Fleet {
         let target = self.machine_at(to).filter(|t| self.wired(m, *t) && self.wired(*t, m));
         let Some(target) = target else {
             let failed = Input::DialFailed { addr: to, refused: false };
-            return self.at(self.now + SILENCE_US, Event::Input(m, failed));
+            return self.at(self.now + SILENCE_US, Event::Input(m, Box::new(failed)));
         };
         let hello = |m: usize| self.machines[m].node.as_ref().map(Node::hello);
         let (Some(theirs), Some(mine)) = (hello(target), hello(m)) else {
             let failed = Input::DialFailed { addr: to, refused: true };
-            return self.at(self.now + 500, Event::Input(m, failed));
+            return self.at(self.now + 500, Event::Input(m, Box::new(failed)));
         };
         let (a, b) = (self.next_link + 1, self.next_link + 2);
         self.next_link += 2;
@@ -255,8 +255,8 @@ impl Fleet {
         self.links.insert(b, (target, a));
         let here = Input::Linked { link: a, dialled: true, addr: to, hello: theirs };
         let there = Input::Linked { link: b, dialled: false, addr: SocketAddr::new(addr(m).ip(), 40_000), hello: mine };
-        self.at(self.now + 1000, Event::Input(m, here));
-        self.at(self.now + 1000, Event::Input(target, there));
+        self.at(self.now + 1000, Event::Input(m, Box::new(here)));
+        self.at(self.now + 1000, Event::Input(target, Box::new(there)));
     }
 
     fn unlink(&mut self, link: u64) {
@@ -264,7 +264,7 @@ impl Fleet {
         let both = [Some((a, link)), self.links.remove(&other).map(|(b, _)| (b, other))];
         for (m, link) in both.into_iter().flatten() {
             self.arrivals.remove(&link);
-            self.at(self.now + 1001, Event::Input(m, Input::Unlinked(link)));
+            self.at(self.now + 1001, Event::Input(m, Box::new(Input::Unlinked(link))));
         }
     }
 
