@@ -287,7 +287,8 @@ impl Node {
 
     /// Leaders take the buried off their lists of copies.
     fn strike_buried(&mut self, now: Now, out: &mut Vec<Effect>) {
-        for fragment in self.copies.ids() {
+        let fragments = if self.lives.buried.is_empty() { Vec::new() } else { self.copies.ids() };
+        for fragment in fragments {
             let listed = |c: &Copy| {
                 c.lead()?;
                 let buried = |node: &NodeId| self.lives.buried.contains_key(node);
@@ -307,6 +308,9 @@ impl Node {
         for burial in self.lives.buried.values() {
             if let Some(link) = self.peers.link(burial.node) {
                 refuse(link, burial, out);
+                // Nothing that still comes through it is anybody's.
+                self.peers.unlinked(self.latest, link);
+                self.gateway.lost(burial.node);
             }
         }
     }
