@@ -36,18 +36,12 @@ pub const TRUTH_APART: Span = Span::ms(30_000);
 pub const LOST_AFTER: Span = Span::ms(10_000);
 
 /// How long what takes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Patience {
-    /// A lost node is buried after so long, by the majority (`node_timeout`).
-    pub node: Span,
+    /// A lost node is buried after so long, by the majority (`node_timeout`); `None`: never.
+    pub node: Option<Span>,
     /// A node that said goodbye is buried after so long (`stopped_timeout`); `None`: never.
     pub stopped: Option<Span>,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Patience { node: Span::ms(4 * 3_600_000), stopped: None }
-    }
 }
 
 /// What is known of a node.
@@ -122,10 +116,12 @@ pub fn judge(facts: &Facts, patience: &Patience) -> Judgement {
     match (facts.mark, facts.truth) {
         _ if facts.in_view => rest(Verdict::Present, "it is in view"),
         (Some(Mark::Condemned { .. }), _) => {
-            missing(Verdict::Condemned, true, "an operator said that it is gone for good")
+            missing(Verdict::Condemned, away(LOST_AFTER), "an operator said that it is gone for good")
         }
         (Some(Mark::Immortal), _) => missing(Verdict::Immortal, false, "an operator said that it never expires"),
-        (None, Truth::Gone) => missing(Verdict::Condemned, true, "those who list the machines say that it is gone"),
+        (None, Truth::Gone) => {
+            missing(Verdict::Condemned, away(LOST_AFTER), "those who list the machines say that it is gone")
+        }
         _ if facts.status == RosterStatus::Stopped => {
             let bury = patience.stopped.is_some_and(given_up);
             Judgement { bury, ..rest(Verdict::Stopped, "it said goodbye, and is waited for") }
@@ -133,9 +129,11 @@ pub fn judge(facts: &Facts, patience: &Patience) -> Judgement {
         (None, Truth::Exists) => {
             missing(Verdict::Partitioned, false, "those who list the machines say that it exists: it is never given up")
         }
-        (None, Truth::Unknown) if facts.majority.is_some() => {
-            missing(Verdict::Lost, given_up(patience.node), "it is out of reach, and this side has the majority")
-        }
+        (None, Truth::Unknown) if facts.majority.is_some() => missing(
+            Verdict::Lost,
+            patience.node.is_some_and(given_up),
+            "it is out of reach, and this side has the majority",
+        ),
         (None, Truth::Unknown) => {
             missing(Verdict::Lost, false, "it is out of reach; this side, without a majority, gives nobody up")
         }
@@ -176,7 +174,7 @@ mod tests {
     #[test]
     fn the_table_holds_cell_by_cell() {
         use RosterStatus::*;
-        let patience = Patience { stopped: Some(Span::ms(100 * MINUTE)), ..Patience::default() };
+        let patience = Patience { node: Some(Span::ms(240 * MINUTE)), stopped: Some(Span::ms(100 * MINUTE)) };
         let mut cells = 0;
         for status in [Joining, Up, Stopped, Lost] {
             for mark in [None, Some(Mark::Immortal), Some(Mark::Condemned { force: false })] {
@@ -199,7 +197,7 @@ mod tests {
                             let waited = if status == Stopped { minutes >= 100 } else { minutes >= 240 };
                             let unknown = truth == Truth::Unknown || status == Stopped;
                             let late = mark.is_none() && unknown && majority.is_some_and(|held| held.0 > 0) && waited;
-                            assert_eq!(it.bury, !in_view && (operator || gone || late), "{facts:?}");
+                            assert_eq!(it.bury, !in_view && ((operator || gone) && minutes >= 1 || late), "{facts:?}");
                             // A minority gives nobody up by itself, and nobody is given up who is known to exist.
                             assert!(
                                 !it.bury
@@ -227,7 +225,7 @@ mod tests {
 
     #[test]
     fn two_halves_of_one_roster_never_bury_each_other() {
-        let patience = Patience::default();
+        let patience = Patience { node: Some(Span::ms(240 * MINUTE)), stopped: None };
         for whole in 1..20usize {
             for here in 0..=whole {
                 let held = Span::ms(300 * MINUTE);

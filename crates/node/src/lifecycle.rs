@@ -179,6 +179,7 @@ impl Node {
             self.doomed.clear();
             return;
         }
+        self.pardon(now, out);
         let judged = |(node, entry): (&NodeId, &RosterEntry)| (*node, self.judged(now, *node, entry));
         let all: BTreeMap<NodeId, Judgement> = self.roster.iter().map(judged).collect();
         for (node, _) in all.iter().filter(|(_, it)| it.set_lost) {
@@ -192,6 +193,19 @@ impl Node {
             self.bury(now, doomed, out);
         }
         self.note_whole(now, island, out);
+    }
+
+    /// Whoever is back before it was buried is not condemned any more: else its next restart would end it.
+    fn pardon(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let here = self.here();
+        let marks = self.lives.marks.iter();
+        let back = marks.filter(|(node, mark)| matches!(mark, Mark::Condemned { .. }) && here.contains(node));
+        let keys: Vec<Bytes> = back.map(|(node, _)| schema::mark_key(*node)).collect();
+        for key in keys {
+            let Some(version) = self.sys_record(&key).map(|r| r.version) else { continue };
+            let checks = vec![Check::AtVersion(key.clone(), version)];
+            self.write_sys(now, Batch { checks, writes: vec![Write::Delete { key }], sync: true }, out);
+        }
     }
 
     fn set_lost(&mut self, now: Now, node: NodeId, out: &mut Vec<Effect>) {
@@ -304,14 +318,15 @@ impl Node {
     }
 
     /// Cuts the links to those that were buried, and tells them.
-    pub(crate) fn part_with_buried(&mut self, out: &mut Vec<Effect>) {
-        for burial in self.lives.buried.values() {
-            if let Some(link) = self.peers.link(burial.node) {
-                refuse(link, burial, out);
-                // Nothing that still comes through it is anybody's.
-                self.peers.unlinked(self.latest, link);
-                self.gateway.lost(burial.node);
-            }
+    pub(crate) fn part_with_buried(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let linked = |burial: &Burial| Some((burial.clone(), self.peers.link(burial.node)?));
+        let linked: Vec<(Burial, LinkId)> = self.lives.buried.values().filter_map(linked).collect();
+        for (burial, link) in linked {
+            refuse(link, &burial, out);
+            // Nothing that still comes through it is anybody's.
+            self.peers.unlinked(now.mono, link);
+            self.gateway.lost(burial.node);
+            self.discover(now, discovery::Input::Unlinked(burial.node), out);
         }
     }
 

@@ -348,7 +348,7 @@ impl Node {
         }
         self.part_with_left(now);
         if std::mem::take(&mut self.part_with_buried) {
-            self.part_with_buried(out);
+            self.part_with_buried(now, out);
         }
         self.deliver_late(now, out);
         // Not sooner: what copies want done is carried out in the order in which they wanted it.

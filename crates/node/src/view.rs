@@ -35,6 +35,10 @@ impl Node {
             return out.push(Effect::Close(link));
         }
         if self.is_refused(node, link, out) {
+            if dialled {
+                // Another may answer there one day.
+                self.discover(now, discovery::Input::Failed(addr), out);
+            }
             return;
         }
         let listen = reachable(hello.listen, addr);

@@ -10,7 +10,7 @@ const SECOND: u64 = 1_000_000;
 
 /// Burial after 60 s.
 fn hasty() -> Patience {
-    Patience { node: Span::ms(60_000), stopped: None }
+    Patience { node: Some(Span::ms(60_000)), stopped: None }
 }
 
 fn whole(fleet: &Fleet, nodes: &[usize]) -> bool {
@@ -124,6 +124,6 @@ fn an_operator_s_word_is_carried_out_by_whoever_leads() {
     fleet.until(5 * SECOND, |f| f.unseen(4)).expect("it is seen");
     fleet.say(3, 4, Word::Condemn(false));
     let rest = fleet.alive();
-    fleet.until(10 * SECOND, |f| whole(f, &rest)).expect("whole without it");
+    fleet.until(30 * SECOND, |f| whole(f, &rest)).expect("whole without it");
     assert_eq!(buried(&fleet, 2), ["m4"]);
 }

@@ -82,7 +82,7 @@ pub(crate) struct Up {
     /// How many threads work on fragments [default: half of the processors, at most 8]
     #[arg(long, env = "TOMBOLO_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
-    /// A node that is out of reach for so long is given up by the side that has the majority, and comes back only as a new one: 4h, 7d [default: 4h].
+    /// A node that is out of reach for so long is given up by the side that has the majority, and comes back only as a new one: 4h, 7d [default: never].
     #[arg(long, env = "TOMBOLO_NODE_TIMEOUT", value_name = "D")]
     pub node_timeout: Option<String>,
     /// The same of a node that was stopped cleanly [default: never].

@@ -103,9 +103,7 @@ fn patience(node: Option<String>, stopped: Option<String>) -> Result<Patience> {
         }
         Ok(Span::ms(ms))
     };
-    if let Some(text) = node {
-        patience.node = span("node_timeout", &text)?;
-    }
+    patience.node = node.filter(|text| text != "never").map(|text| span("node_timeout", &text)).transpose()?;
     patience.stopped = stopped.filter(|text| text != "never").map(|text| span("stopped_timeout", &text)).transpose()?;
     Ok(patience)
 }
@@ -209,7 +207,7 @@ pub(crate) fn print(data: &Path, config: Option<&Path>, up: Up, sources: &ArgMat
         Some(resolved.multicast.to_string()),
         resolved.zone.as_deref().map(toml_text),
         resolved.threads.map(|n| n.to_string()),
-        Some(toml_text(&duration_text(Some(resolved.patience.node)))),
+        Some(toml_text(&duration_text(resolved.patience.node))),
         Some(toml_text(&duration_text(resolved.patience.stopped))),
     ];
     println!("# The data directory is {}", data.display());

@@ -32,7 +32,7 @@ fn a_condemned_node_is_buried_and_what_it_held_is_made_elsewhere() {
     nodes[3].kill();
     wait("n4 is missed", 20, || line(&nodes[1], "n4").contains("ago"));
     nodes[1].tell(&["condemn", "n4"]);
-    wait_or(|| nodes_of(&nodes[0]), 20, || line(&nodes[0], "n4").contains("buried"));
+    wait_or(|| nodes_of(&nodes[0]), 40, || line(&nodes[0], "n4").contains("buried"));
     assert!(line(&nodes[0], "n4").contains("an operator said that it is gone for good"));
     says(&nodes[0].ask(&["condemn", "n4"]), 1, &["buried already"]);
     // It is missed no more, and its copies are made elsewhere.
@@ -78,7 +78,7 @@ fn the_last_copy_is_not_buried_by_accident() {
     let refused = nodes[0].ask(&["condemn", "n2"]);
     says(&refused, 1, &["may hold the last copy of fragment", "of table t", "--force"]);
     nodes[0].tell(&["condemn", "n2", "--force"]);
-    wait_or(|| nodes_of(&nodes[0]), 20, || line(&nodes[0], "n2").contains("buried"));
+    wait_or(|| nodes_of(&nodes[0]), 40, || line(&nodes[0], "n2").contains("buried"));
     wait("it is whole, alone", 20, || nodes[0].tell(&["status"]).contains("solo"));
 }
 
