@@ -1,7 +1,7 @@
 //! Who is there (what schemafinder and its "delirium" table were in 2008): SWIM through `foca`, the roster, and islands.
 //!
-//! Pure: datagrams in and out are bytes and node ids; sealing them and finding addresses is `node`'s business. Burial,
-//! verdicts and the rejoin guard come with the issue on membership.
+//! Pure: datagrams in and out are bytes and node ids; sealing them and finding addresses is `node`'s business. What
+//! follows from a verdict is, too.
 
 mod roster;
 mod swim;

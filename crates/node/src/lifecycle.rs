@@ -8,19 +8,15 @@ use crate::gateway::{ClientError, Op, OpReply};
 use crate::io::{Effect, LinkId, Notice, OpId};
 use crate::node::Node;
 use crate::schema::{self, sys_fragment};
-use base::{NodeId, Now, Span, WallMs};
+use base::{NAME_BYTES_MAX, NodeId, Now, PORT, Span, WallMs};
 use bytes::Bytes;
 use membership::{Facts, Island, Judgement, Mark, Place, RosterEntry, RosterStatus, Taken, judge, may_bury};
 use replica::{Batch, Check, Copy, Input, Space, Write};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Where nodes listen, unless they are told otherwise.
-const PORT: u16 = 7474;
 /// How long an operator's word may take to be written.
 const WORD_WAIT: Span = Span::ms(10_000);
-/// The most bytes of a name that operators give.
-const NAME_BYTES_MAX: usize = base::NAME_BYTES_MAX;
 
 /// A node that does not come back under its id. Nothing overrides it, and nothing removes it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -237,8 +233,13 @@ impl Node {
         }
         if let Some((table, index)) = self.without_copy() {
             doomed.retain(|node, _| self.is_forced(*node));
-            let names = self.doomed.iter().map(|node| self.name_of(*node)).collect();
-            self.say_once("held", Notice::BurialHeld { names, table, index }, out);
+            let held = self.doomed.iter().filter(|node| !self.is_forced(**node));
+            let names = held.map(|node| self.name_of(*node)).collect();
+            if !std::mem::replace(&mut self.held, true) {
+                out.push(Effect::Notice(Notice::BurialHeld { names, table, index }));
+            }
+        } else {
+            self.held = false;
         }
         if doomed.is_empty() {
             return;
@@ -384,13 +385,6 @@ impl Node {
             if let Taken::Incredible(gone, of) = taken {
                 out.push(Effect::Notice(Notice::Incredible(provider, gone, of)));
             }
-        }
-    }
-
-    /// Says something that stays true, once in a while.
-    fn say_once(&mut self, what: &'static str, notice: Notice, out: &mut Vec<Effect>) {
-        if self.said_once.insert(what) {
-            out.push(Effect::Notice(notice));
         }
     }
 

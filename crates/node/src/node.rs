@@ -145,7 +145,8 @@ pub struct Node {
     pub(crate) failing: BTreeSet<u16>,
     /// Who was to be buried when this was last looked at.
     pub(crate) doomed: BTreeSet<NodeId>,
-    pub(crate) said_once: BTreeSet<&'static str>,
+    /// It was said that burials are held up.
+    pub(crate) held: bool,
     /// Others have buried this node; and those who said so.
     pub(crate) buried_as: Option<Burial>,
     pub(crate) shunned: BTreeSet<NodeId>,
@@ -215,7 +216,7 @@ impl Node {
             truths: Truths::default(),
             failing: BTreeSet::new(),
             doomed: BTreeSet::new(),
-            said_once: BTreeSet::new(),
+            held: false,
             buried_as: None,
             shunned: BTreeSet::new(),
             said: None,

@@ -11,7 +11,7 @@ mod socket;
 
 pub use hush::Hush;
 pub use multicast::multicast_comes_back;
-pub use socket::{Bound, PORT, advertise, bind};
+pub use socket::{Bound, advertise, bind};
 
 use bytes::Bytes;
 use link::Link;

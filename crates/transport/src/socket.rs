@@ -1,8 +1,7 @@
 use crate::TransportError;
+use base::PORT;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
-/// The default port, TCP and UDP.
-pub const PORT: u16 = 7474;
 /// How many ports after it are tried when none was asked for.
 const PORTS_TRIED: u16 = 100;
 
