@@ -333,6 +333,8 @@ mod tests {
         assert!(dials(&mut book, 7, 3_600_000, 3_606_000).len() >= 2, "an hour later still");
         book.handle(at(3_610_000), Input::Listed(0, [].into()), &mut Vec::new());
         assert_eq!(dials(&mut book, 7, 3_680_000, 3_690_000), Vec::<u64>::new());
+        // It was dialled meanwhile, and that attempt is still open.
+        book.handle(at(3_690_000), Input::Failed(addr(8)), &mut Vec::new());
         assert!(!dials(&mut book, 8, 3_690_000, 3_700_000).is_empty(), "another provider lists it");
     }
 
