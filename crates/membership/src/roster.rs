@@ -44,6 +44,8 @@ pub struct RosterEntry {
     pub zone: Option<String>,
     /// Its how-manieth start.
     pub incarnation: u64,
+    /// How often it was buried before.
+    pub life: u64,
     /// Its standing.
     pub status: RosterStatus,
 }
@@ -88,7 +90,7 @@ mod tests {
     use super::*;
 
     fn entry(status: RosterStatus) -> RosterEntry {
-        RosterEntry { name: "x".into(), addr: ([127, 0, 0, 1], 1).into(), zone: None, incarnation: 1, status }
+        RosterEntry { name: "x".into(), addr: ([127, 0, 0, 1], 1).into(), zone: None, incarnation: 1, life: 0, status }
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub enum Mark {
         /// The operator was told what would be lost.
         force: bool,
     },
+    /// On its way out, by its own doing: its copies move away, and then it goes.
+    Leaving,
 }
 
 /// What authoritative providers say of a node, when their answers have settled.
@@ -36,12 +38,20 @@ pub const TRUTH_APART: Span = Span::ms(30_000);
 pub const LOST_AFTER: Span = Span::ms(10_000);
 
 /// How long what takes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Patience {
     /// A lost node is buried after so long, by the majority (`node_timeout`); `None`: never.
     pub node: Option<Span>,
     /// A node that said goodbye is buried after so long (`stopped_timeout`); `None`: never.
     pub stopped: Option<Span>,
+    /// Copies on nodes that have been lost for so long are made elsewhere, too (`replace_after`).
+    pub replace: Span,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience { node: Some(Span::ms(4 * 3_600_000)), stopped: None, replace: Span::ms(300_000) }
+    }
 }
 
 /// What is known of a node.
@@ -113,12 +123,15 @@ pub fn judge(facts: &Facts, patience: &Patience) -> Judgement {
     let rest = |verdict, why| Judgement { verdict, set_lost: false, bury: false, why };
     let given_up = |limit: Span| away(limit) && facts.majority.is_some_and(|held| held >= limit);
     let missing = |verdict, bury, why| Judgement { verdict, set_lost, bury, why };
-    match (facts.mark, facts.truth) {
+    // Whoever breaks off on its way out is missed like anybody.
+    match (facts.mark.filter(|mark| *mark != Mark::Leaving), facts.truth) {
         _ if facts.in_view => rest(Verdict::Present, "it is in view"),
         (Some(Mark::Condemned { .. }), _) => {
             missing(Verdict::Condemned, away(LOST_AFTER), "an operator said that it is gone for good")
         }
-        (Some(Mark::Immortal), _) => missing(Verdict::Immortal, false, "an operator said that it never expires"),
+        (Some(Mark::Immortal | Mark::Leaving), _) => {
+            missing(Verdict::Immortal, false, "an operator said that it never expires")
+        }
         (None, Truth::Gone) => {
             missing(Verdict::Condemned, away(LOST_AFTER), "those who list the machines say that it is gone")
         }
@@ -174,7 +187,11 @@ mod tests {
     #[test]
     fn the_table_holds_cell_by_cell() {
         use RosterStatus::*;
-        let patience = Patience { node: Some(Span::ms(240 * MINUTE)), stopped: Some(Span::ms(100 * MINUTE)) };
+        let patience = Patience {
+            node: Some(Span::ms(240 * MINUTE)),
+            stopped: Some(Span::ms(100 * MINUTE)),
+            ..Patience::default()
+        };
         let mut cells = 0;
         for status in [Joining, Up, Stopped, Lost] {
             for mark in [None, Some(Mark::Immortal), Some(Mark::Condemned { force: false })] {
@@ -225,7 +242,7 @@ mod tests {
 
     #[test]
     fn two_halves_of_one_roster_never_bury_each_other() {
-        let patience = Patience { node: Some(Span::ms(240 * MINUTE)), stopped: None };
+        let patience = Patience { node: Some(Span::ms(240 * MINUTE)), ..Patience::default() };
         for whole in 1..20usize {
             for here in 0..=whole {
                 let held = Span::ms(300 * MINUTE);

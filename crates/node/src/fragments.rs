@@ -10,13 +10,13 @@ use crate::schema::{self, Durability, Storage, TableDef, sys_fragment};
 use base::{FragmentId, Instant, NodeId, Now, Span, TableId, Version};
 use bytes::Bytes;
 use membership::RosterEntry;
-use replica::{Config, Copy, Effects, Input, Lead, MemberStatus, Meta, Msg, Reply, Space, Store, Stored, Ticket};
+use replica::{Config, Copy, Effects, Input, Lead, Meta, Msg, Reply, Space, Store, Stored, Ticket};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How long a view without any copy of a fragment must stand before somebody stands in.
 const STAND_IN_AFTER: Span = Span::ms(1_000);
-/// How soon after it became a member a node is invited to hold its copy.
-const INVITE_SOON: Span = Span::ms(50);
+/// How long everybody must have been there before a fragment without any copy is begun anew.
+const BEGIN_ANEW_AFTER: Span = Span::ms(5_000);
 
 impl Node {
     /// Feeds one copy at once and carries its effects out. What comes from peers and clients goes the other way, by
@@ -105,11 +105,14 @@ impl Node {
         msg: Msg,
         out: &mut Vec<Effect>,
     ) {
-        if let Msg::Status(status) = &msg
-            && !status.stand_in
-            && (status.weight > 0 || status.lead.is_some())
-        {
-            self.holders.entry(fragment).or_default().insert(from);
+        if let Msg::Status(status) = &msg {
+            let holders = self.holders.entry(fragment).or_default();
+            let holds = !status.stand_in && (status.weight > 0 || status.lead.is_some());
+            if holds {
+                holders.insert(from)
+            } else {
+                holders.remove(&from)
+            };
         }
         if self.copies.contains(fragment) {
             self.copies.later(fragment, Input::Msg(from, msg));
@@ -181,7 +184,7 @@ impl Node {
         }
         self.sys_edition = edition.unwrap_or_default();
         let read = self.copies.with(sys_fragment(), |sys| described(sys, now));
-        let before = (self.roster.len(), std::mem::take(&mut self.tables));
+        let before = (std::mem::take(&mut self.roster), std::mem::take(&mut self.tables));
         let unreadable;
         (self.roster, self.tables, unreadable) = read.unwrap_or_default();
         self.graves = self.copies.with(sys_fragment(), buried).unwrap_or_default();
@@ -200,15 +203,14 @@ impl Node {
             self.tables.extend(shown.then(|| (def.name.clone(), def)));
         }
         self.lives = self.copies.with(sys_fragment(), |sys| Lives::read(sys, now)).unwrap_or_default();
-        self.roster.retain(|node, _| !self.lives.buried.contains_key(node));
-        self.part_with_buried = !self.lives.buried.is_empty();
+        self.note_fates(now, &before.0);
         self.read_cluster();
         if unreadable != self.unreadable {
             self.unreadable = unreadable;
             self.say_unreadable = true;
         }
         self.set_options(&before.1);
-        if self.roster.len() != before.0 {
+        if self.roster.len() != before.0.len() {
             // A newcomer shall hold what it is to hold soon, not at the next round.
             self.chores_at = now.mono;
         }
@@ -242,6 +244,7 @@ impl Node {
         if left.is_empty() {
             return;
         }
+        self.invited.retain(|fragment| !left.contains(fragment));
         self.take_out(now, |fragment| !left.contains(&fragment));
     }
 
@@ -262,30 +265,46 @@ impl Node {
         }
     }
 
-    /// Where this island has no copy of a fragment, one of its nodes stands in: the same one by everybody's reckoning.
+    /// Where this island has no copy of a fragment, one of its nodes stands in: the same one by everybody's reckoning. Where
+    /// nobody is away who could have one, that node begins the fragment anew, with what a stand-in may have taken.
     pub(crate) fn stand_in(&mut self, now: Now) {
         let looking = now.mono - self.started < self.config.discover_delay;
-        if self.whole || looking || now.mono - self.view_at < STAND_IN_AFTER {
+        let here = self.here();
+        let all = self.roster.keys().all(|node| here.contains(node)) && self.roster.contains_key(&self.config.me);
+        let calm = if all { BEGIN_ANEW_AFTER } else { STAND_IN_AFTER };
+        if (self.whole && !all) || looking || now.mono - self.view_at < calm {
             return;
         }
-        let here: Vec<NodeId> = self.view.iter().copied().chain([self.config.me]).collect();
         let chosen = |fragment: FragmentId| here.iter().copied().max_by_key(|node| rendezvous(fragment, *node));
         let mut make = Vec::new();
-        for def in self.tables.values().filter(|def| def.options.min_in_sync != replica::MinInSync::Majority) {
+        for def in self.tables.values() {
             for (fragment, founders) in def.all().zip(&def.founders) {
                 let held = |node: &NodeId| self.holders.get(&fragment).is_some_and(|all| all.contains(node));
-                let copies = here.iter().any(|node| founders.contains(node) || held(node));
+                // What is in RAM alone may be gone from those who had it.
+                let founded = all || def.options.storage != Storage::Ram;
+                let copies = here.iter().any(|node| held(node) || (founded && founders.contains(node)));
                 // One that was never filled is none; one that is about to open must not be made anew all the time.
-                let led = self.lead_of(fragment).is_some() || self.copies.with(fragment, Copy::serves).unwrap_or(false);
-                if !copies && !led && chosen(fragment) == Some(self.config.me) {
+                let mine = |c: &Copy| c.serves() && !(all && c.stands_in());
+                let led = self.lead_of(fragment).is_some_and(|(node, _)| !all || !self.stands_in_for(fragment, node));
+                let led = led || self.copies.with(fragment, mine).unwrap_or(false);
+                let may = all || def.options.min_in_sync != replica::MinInSync::Majority;
+                if may && !copies && !led && chosen(fragment) == Some(self.config.me) {
                     make.push((fragment, def.clone()));
                 }
             }
         }
         for (fragment, def) in make {
             self.take_out(now, |other| other != fragment);
-            self.make_copy(now, fragment, &def, Vec::new(), (true, true));
+            let founders = if all { vec![self.config.me] } else { Vec::new() };
+            self.make_copy(now, fragment, &def, founders, (true, !all));
         }
+    }
+
+    /// Does this leader stand in for copies, as far as is known here?
+    fn stands_in_for(&self, fragment: FragmentId, node: NodeId) -> bool {
+        let route = self.routes.get(&fragment).and_then(|all| all.get(&node)).is_some_and(|(is_copy, ..)| !is_copy);
+        let me = node == self.config.me;
+        route || self.copies.with(fragment, |c| c.is_stand_in(node) || (me && c.stands_in())).unwrap_or(false)
     }
 
     /// Makes every copy that is on disc, that I am a founder of, or that I was invited to hold, as its table becomes known.
@@ -303,9 +322,8 @@ impl Node {
         }
         for def in self.tables.values() {
             for (fragment, founders) in def.all().zip(&def.founders) {
-                let mine = founders.contains(&self.config.me)
-                    || self.holds_stored(fragment)
-                    || self.invited.contains(&fragment);
+                let asked = founders.contains(&self.config.me) || self.invited.contains(&fragment);
+                let mine = self.holds_stored(fragment) || (asked && !self.is_leaving(self.config.me));
                 if mine && !self.copies.contains(fragment) {
                     make.push((fragment, def.clone(), founders.clone()));
                 }
@@ -327,7 +345,9 @@ impl Node {
         let stored = self.stored.remove(&fragment);
         // Whoever is to stand in now was chosen because nobody has been in view for long enough.
         let eager = live && (stored.is_none() || stand_in) && fragment != sys_fragment();
-        let stand_in = stand_in || stored.as_ref().is_some_and(|s| s.store.stands_in(self.config.me));
+        // One that begins anew is the copy from here on.
+        let anew = founders[..] == [self.config.me] && live && fragment != sys_fragment();
+        let stand_in = stand_in || (!anew && stored.as_ref().is_some_and(|s| s.store.stands_in(self.config.me)));
         let stored = stored.unwrap_or_else(|| Stored { meta: Meta::default(), store: Store::new(self.seed()) });
         let config = Config {
             fragment,
@@ -385,43 +405,6 @@ impl Node {
         }
     }
 
-    /// The simple and even placement: each fragment's leader takes in nodes until there are as many copies as wished, and
-    /// invites those that have not come yet.
-    pub(crate) fn tend_members(&mut self, now: Now, whole: bool, out: &mut Vec<Effect>) {
-        let (mut add, mut invite) = (Vec::new(), Vec::new());
-        let mut nodes: Vec<NodeId> = self.view.iter().copied().chain([self.config.me]).collect();
-        nodes.retain(|n| self.roster.contains_key(n));
-        nodes.sort_unstable();
-        for def in self.tables.values() {
-            for fragment in def.all() {
-                let seen = self.copies.with(fragment, |c| c.lead().map(|_| c.inspect()));
-                let Some(seen) = seen.flatten() else { continue };
-                let members = seen.members.iter().filter(|(_, s)| s.is_member());
-                invite.extend(
-                    members
-                        .clone()
-                        .filter(|(n, s)| **s == MemberStatus::Joining && !seen.in_sync.contains(n))
-                        .filter_map(|(n, _)| Some((self.peers.link(*n)?, fragment))),
-                );
-                if !whole || members.count() >= usize::from(def.options.copies) || nodes.is_empty() {
-                    continue;
-                }
-                let start = (def.id.0 as usize).wrapping_add(usize::from(fragment.index)) % nodes.len();
-                let order = nodes.iter().cycle().skip(start).take(nodes.len());
-                let free = |n: &NodeId| matches!(seen.members.get(n), None | Some(MemberStatus::Left));
-                add.extend(order.copied().find(free).map(|n| (fragment, n)));
-            }
-        }
-        out.extend(invite.into_iter().map(|(link, fragment)| Effect::Frame(link, Frame::Invite(fragment))));
-        if !add.is_empty() {
-            // Members before they are invited.
-            self.chores_at = now.mono + INVITE_SOON;
-        }
-        for (fragment, node) in add {
-            self.feed(now, fragment, Input::AddMember(node), out);
-        }
-    }
-
     /// Looks at every copy; the first answer ends it.
     pub fn find_copy<R>(&self, mut look: impl FnMut(FragmentId, &Copy) -> Option<R>) -> Option<R> {
         self.copies.ids().into_iter().find_map(|fragment| self.copies.with(fragment, |c| look(fragment, c))?)
@@ -435,7 +418,7 @@ impl Node {
 
 /// Highest random weight (Thaler and Ravishankar, 1998): everybody with the same view picks the same node, and one that comes or
 /// goes changes only its own.
-fn rendezvous(fragment: FragmentId, node: NodeId) -> u64 {
+pub(crate) fn rendezvous(fragment: FragmentId, node: NodeId) -> u64 {
     let parts = [fragment.table.0, u64::from(fragment.index), node.0];
     let hash = blake3::hash(&parts.map(u64::to_be_bytes).concat());
     u64::from_be_bytes(*hash.as_bytes().first_chunk().unwrap_or(&[0; 8]))

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// The version of the conversation between nodes. Nodes of different versions do not talk, and both say so.
-pub const PROTOCOL: u16 = 4;
+pub const PROTOCOL: u16 = 5;
 
 /// The first frame each way on a new link, inside the encrypted stream.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -17,6 +17,8 @@ pub struct Hello {
     pub node: NodeId,
     /// Its how-manieth start.
     pub incarnation: u64,
+    /// How often it was buried, as far as it knows.
+    pub life: u64,
     /// A label, for people.
     pub name: String,
     /// Where it takes connections; an unspecified IP means the one the connection came from.
@@ -44,8 +46,10 @@ pub enum Frame {
     Elsewhere(u64),
     /// The number of my cluster.
     Cluster(u64),
-    /// You are buried, and are not linked with.
+    /// You were buried: join as one that comes anew.
     Buried(Burial),
+    /// I was buried so often, as I know by now.
+    Life(u64),
     /// I am stopping, on purpose.
     Bye,
     /// There is a rumour that you are gone: are you there?

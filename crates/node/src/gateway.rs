@@ -113,11 +113,17 @@ pub enum ClientError {
     #[error("{0:?} is more than one node; name it by its id, as `tombolo nodes` shows it")]
     Ambiguous(String),
     /// The node was buried.
-    #[error("{0} is buried already; that cannot be taken back")]
+    #[error("{0} is buried already; if it comes back, it is taken in again with what it has")]
     IsBuried(String),
     /// The node is there.
-    #[error("{0} is in view, and so not gone; to take it out of the cluster, stop it first: `tombolo stop` there")]
+    #[error("{0} is in view, and so not gone; to take it out of the cluster: `tombolo leave {0}`")]
     InView(String),
+    /// The node is not there.
+    #[error("{0} is not in view, and cannot give away what it has; if it is gone for good: `tombolo condemn {0}`")]
+    NotInView(String),
+    /// There is nobody else.
+    #[error("{0} is the last node here: nobody could take what it has; to end it: `tombolo stop`")]
+    LastNode(String),
     /// The last copy of something might be on it.
     #[error(
         "{name} may hold the last copy of fragment {index} of table {table}: there is none in this island. Bring a node back that holds one, or lose it: --force"

@@ -87,6 +87,8 @@ pub enum Effect {
     Dial(SocketAddr),
     /// Close a link.
     Close(LinkId),
+    /// From here on this is said first on every new link.
+    Hello(Hello),
     /// Answer a local client.
     Reply(OpId, OpReply),
     /// Find out what this process uses: to be sent on this link, or for [`Input::Vitals`], with this number.
@@ -128,18 +130,18 @@ pub enum Notice {
     FormedApart(NodeId, String),
     /// Values that lost conflicts take so many bytes here: more than anybody would leave unread.
     Ledger(u64),
-    /// A node was buried: its id does not come back.
+    /// A node was buried.
     Buried(Burial),
-    /// Others have buried this very node.
+    /// Others have buried this very node: it comes anew.
     BuriedHere(Burial),
-    /// These were to be buried, and are not: a fragment has no copy here, and its last ones may be on them.
+    /// One that was buried, by its name, has come anew.
+    Returned(String),
+    /// These were to be buried, and are not.
     BurialHeld {
         /// The names of the nodes.
         names: Vec<String>,
-        /// The fragment's table.
-        table: String,
-        /// The fragment.
-        index: u16,
+        /// Why not.
+        why: String,
     },
     /// An answer of a provider, by its number, is not acted on: so many nodes of so many would be gone.
     Incredible(u16, usize, usize),

@@ -3,8 +3,10 @@
 //! `handle(now, input, effects)`, `deadline()`, `status()`. It owns no socket, thread, clock or file; sealing and opening
 //! datagrams is arithmetic and happens here, with nonces from the node's own seeded generator.
 
+mod burial;
 mod cluster;
 mod copies;
+mod departure;
 mod follow;
 mod fragments;
 mod frame;
@@ -15,6 +17,7 @@ mod lifecycle;
 mod node;
 mod packets;
 mod peers;
+mod placement;
 mod schema;
 mod status;
 mod view;

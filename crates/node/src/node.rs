@@ -1,10 +1,11 @@
+use crate::burial::Fates;
 use crate::copies::{Copies, Task, Window};
 use crate::follow::Questions;
 use crate::frame::{Frame, Hello, PROTOCOL};
 use crate::gateway::{ClientError, Gateway, Next, Op, OpReply, What};
 use crate::graves::Grave;
 use crate::io::{Effect, Input, LinkId, Notice, OpId};
-use crate::lifecycle::{Burial, Lives};
+use crate::lifecycle::Lives;
 use crate::peers::Peers;
 use crate::schema::{self, TableDef, TableOptions, sys_fragment, sys_table};
 use crate::vitals::Asking;
@@ -143,18 +144,13 @@ pub struct Node {
     pub(crate) truths: Truths,
     /// Providers that fail.
     pub(crate) failing: BTreeSet<u16>,
-    /// Who was to be buried when this was last looked at.
-    pub(crate) doomed: BTreeSet<NodeId>,
-    /// It was said that burials are held up.
-    pub(crate) held: bool,
-    /// Others have buried this node; and those who said so.
-    pub(crate) buried_as: Option<Burial>,
-    pub(crate) shunned: BTreeSet<NodeId>,
+    /// What becomes of nodes, this one among them.
+    pub(crate) fates: Fates,
     said: Option<(&'static str, String)>,
     pub(crate) chores_at: Instant,
-    stopping: Option<(Instant, OpId)>,
+    pub(crate) stopping: Option<(Instant, OpId)>,
     /// Everything that has to be done before the node goes is done.
-    leaving: bool,
+    pub(crate) leaving: bool,
     pub(crate) full: bool,
     /// How far this machine's clock is ahead of the others', in ms, while that is too far.
     pub(crate) skewed: Option<i64>,
@@ -215,10 +211,7 @@ impl Node {
             part_with_buried: false,
             truths: Truths::default(),
             failing: BTreeSet::new(),
-            doomed: BTreeSet::new(),
-            held: false,
-            buried_as: None,
-            shunned: BTreeSet::new(),
+            fates: Fates::default(),
             said: None,
             chores_at: now.mono,
             stopping: None,
@@ -241,6 +234,8 @@ impl Node {
     /// Tables known from disc get their copies before the first packet: a copy that exists must answer for itself.
     fn refresh_at_start(&mut self, now: Now) {
         self.refresh(now);
+        // It is old news.
+        (self.fates.say_life, self.fates.news) = (false, Vec::new());
         self.make_copies(now, false);
     }
 
@@ -260,6 +255,7 @@ impl Node {
             protocol: PROTOCOL,
             node: self.config.me,
             incarnation: self.config.incarnation,
+            life: self.fates.life,
             name: self.config.name.clone(),
             listen: self.config.announce,
             zone: self.config.zone.clone(),
@@ -301,6 +297,7 @@ impl Node {
                 self.discover(now, discovery::Input::Failed(addr), out);
                 self.update_view(now, out);
             }
+            Input::Frame(link, Frame::Buried(burial)) => self.told_buried(now, link, burial, out),
             Input::Frame(link, frame) => {
                 // A goodbye on a link that was replaced may be an earlier process's last word.
                 let late = |from| frame == Frame::Bye && self.peers.link(from) != Some(link);
@@ -348,6 +345,7 @@ impl Node {
             }
         }
         self.part_with_left(now);
+        self.say_fates(out);
         if std::mem::take(&mut self.part_with_buried) {
             self.part_with_buried(now, out);
         }
@@ -465,7 +463,10 @@ impl Node {
         self.tell_cluster(out);
         self.enter_roster(now, out);
         self.tend_roster(now, &island, out);
-        self.tend_members(now, !matches!(island, Island::Partitioned(_)), out);
+        self.tend_members(now, out);
+        self.tend_departure(now, out);
+        self.close_refused(out);
+        self.look_for_buried(now, out);
     }
 
     /// How far this clock is ahead of the others'.
@@ -481,9 +482,11 @@ impl Node {
         let bound = if self.skewed.is_some() { SKEW_GOOD_MS } else { SKEW_MAX_MS };
         let before = (self.skewed.is_some(), self.barred);
         self.skewed = (ahead.abs() > bound).then_some(ahead);
-        self.barred = self.skewed.is_some() && clocks > 2;
+        // Whoever is about to go lets others lead, too.
+        self.barred = (self.skewed.is_some() && clocks > 2) || self.is_leaving(self.config.me);
         if before != (self.skewed.is_some(), self.barred) {
-            out.push(Effect::Notice(Notice::Clock(self.skewed, self.barred)));
+            let clock = self.skewed.is_some() || before.0;
+            out.extend(clock.then_some(Effect::Notice(Notice::Clock(self.skewed, self.barred))));
             self.feed_all(now, &replica::Input::Barred(self.barred), out);
         }
     }
@@ -557,7 +560,8 @@ impl Node {
             Frame::AskVitals(number) => out.extend(self.peers.link(from).map(|l| Effect::Vitals(Some(l), number))),
             Frame::Vitals(number, vitals) => self.vitals_told(from, number, vitals, out),
             Frame::Cluster(number) => self.cluster_told(from, number, out),
-            Frame::Buried(burial) => self.told_buried(from, burial, out),
+            Frame::Buried(_) => {}
+            Frame::Life(life) => self.peers.lives(from, life),
             Frame::Bye => {
                 self.peers.bye(from);
                 self.update_view(now, out);
@@ -669,6 +673,7 @@ impl Node {
         if self.entered == Some(op) {
             self.entered = None;
         }
+        self.mind_last_word(now, op, &reply);
         if op & INTERNAL != 0 {
             return;
         }

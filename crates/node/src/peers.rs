@@ -141,6 +141,13 @@ impl Peers {
         Linked { close, restarted, doubled }
     }
 
+    /// It knows by now how often it was buried.
+    pub(crate) fn lives(&mut self, node: NodeId, life: u64) {
+        if let Some(peer) = self.all.get_mut(&node) {
+            peer.hello.life = life;
+        }
+    }
+
     /// It left the view; `true`: by now it comes and goes.
     pub(crate) fn left(&mut self, now: Instant, node: NodeId) -> bool {
         let Some(peer) = self.all.get_mut(&node).filter(|p| !p.bye) else { return false };
@@ -309,7 +316,7 @@ mod tests {
 
     fn hello(node: u64, incarnation: u64) -> Hello {
         let listen = ([127, 0, 0, 1], node as u16).into();
-        Hello { protocol: 1, node: NodeId(node), incarnation, name: "x".into(), listen, zone: None }
+        Hello { protocol: 1, node: NodeId(node), incarnation, life: 0, name: "x".into(), listen, zone: None }
     }
 
     fn addr() -> SocketAddr {

@@ -221,8 +221,9 @@ pub(crate) fn name_key(node: NodeId) -> Bytes {
     key_of(NAME_PREFIX, node)
 }
 
-pub(crate) fn buried_key(node: NodeId) -> Bytes {
-    key_of(BURIED_PREFIX, node)
+/// One for each time that a node was buried.
+pub(crate) fn buried_key(node: NodeId, life: u64) -> Bytes {
+    [BURIED_PREFIX, format!("{node}/{life}").as_bytes()].concat().into()
 }
 
 /// The node whose record under this prefix it is.

@@ -34,6 +34,8 @@ pub struct Status {
     pub foreign: usize,
     /// While islands meet: how many records are staged in copies here, and about how many there are to stage.
     pub healing: Option<(u64, u64)>,
+    /// While this node is on its way out: how many copies here have to move yet, and how many there were.
+    pub leaving: Option<(u64, u64)>,
     /// Values that lost a conflict, in copies here, and their bytes.
     pub conflicts: u64,
     /// See `conflicts`.
@@ -47,7 +49,7 @@ pub struct NodeLine {
     pub name: String,
     /// Its id, in hexadecimal.
     pub id: String,
-    /// Its roster status: joining, up, stopped, immortal, lost or condemned.
+    /// Its roster status: joining, up, leaving, stopped, immortal, lost or condemned.
     pub status: String,
     /// What this node thinks of it: present, stopped, immortal, condemned, partitioned or lost.
     pub verdict: String,
@@ -171,7 +173,7 @@ impl Node {
             node: name(self.config.me),
             group: self.config.group.clone(),
             state: island.name().into(),
-            why: self.why(&island) + &self.skewed.map(skew_text).unwrap_or_default() + &self.buried_text(),
+            why: self.why(&island) + &self.skewed.map(skew_text).unwrap_or_default(),
             ready: self.ready,
             island: names,
             missing,
@@ -181,6 +183,7 @@ impl Node {
             clock_ahead_ms: self.clock_ahead(now),
             foreign: self.discovery.foreign(),
             healing: self.healing(),
+            leaving: self.departing(now),
             conflicts: self.ledger_size().0,
             conflict_bytes: self.ledger_size().1,
         }
@@ -192,7 +195,8 @@ impl Node {
         match self.lives.marks.get(&node).filter(|_| away) {
             Some(Mark::Condemned { .. }) => "condemned",
             Some(Mark::Immortal) => "immortal",
-            None => entry.status.name(),
+            _ if self.is_leaving(node) => "leaving",
+            _ => entry.status.name(),
         }
     }
 
@@ -204,17 +208,7 @@ impl Node {
             at_ms: burial.at.0,
             why: burial.why.clone(),
         };
-        self.lives.buried.values().map(line).collect()
-    }
-
-    fn buried_text(&self) -> String {
-        let by = |burial: &Burial| {
-            format!(
-                "; the other nodes have buried this one ({}): to join them, start on an empty data directory",
-                burial.why
-            )
-        };
-        self.buried_as.as_ref().map(by).unwrap_or_default()
+        self.lives.buried.values().filter(|burial| !self.roster.contains_key(&burial.node)).map(line).collect()
     }
 
     fn healing(&self) -> Option<(u64, u64)> {

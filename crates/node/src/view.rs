@@ -34,7 +34,7 @@ impl Node {
             out.push(Effect::Notice(Notice::WrongProtocol(addr, hello.protocol)));
             return out.push(Effect::Close(link));
         }
-        if self.is_refused(node, link, out) {
+        if self.is_refused(&hello, link, out) {
             if dialled {
                 // Another may answer there one day.
                 self.discover(now, discovery::Input::Failed(addr), out);
@@ -72,6 +72,7 @@ impl Node {
     }
 
     pub(crate) fn on_unlinked(&mut self, now: Now, link: LinkId, out: &mut Vec<Effect>) {
+        self.fates.refused.remove(&link);
         if let Some(node) = self.peers.unlinked(now.mono, link) {
             self.gateway.lost(node);
             self.discover(now, discovery::Input::Unlinked(node), out);
@@ -176,7 +177,7 @@ mod tests {
 
     fn linked(link: LinkId, incarnation: u64) -> Input {
         let (name, listen) = ("n2".into(), addr(2));
-        let hello = Hello { protocol: PROTOCOL, node: NodeId(2), incarnation, name, listen, zone: None };
+        let hello = Hello { protocol: PROTOCOL, node: NodeId(2), incarnation, life: 0, name, listen, zone: None };
         Input::Linked { link, dialled: false, addr: addr(2), hello }
     }
 

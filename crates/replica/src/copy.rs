@@ -217,6 +217,8 @@ pub struct Copy {
     pub(crate) rng: StdRng,
     pub(crate) full: bool,
     pub(crate) barred: bool,
+    /// Members that an operator gave up, whatever becomes of what only they have.
+    pub(crate) given_up: BTreeSet<NodeId>,
     /// A reader has asked for fresh leases, and they are not under way yet.
     pub(crate) warming: AtomicBool,
     /// How many times this copy has asked to join.
@@ -286,6 +288,7 @@ impl Copy {
             gate: Gate::after(store.handed),
             rng,
             full: false,
+            given_up: BTreeSet::new(),
             warming: AtomicBool::new(false),
             barred: false,
             sessions: store.sessions,
@@ -318,6 +321,8 @@ impl Copy {
             Input::Warm => self.warm(now, fx),
             Input::Dropped(number, heads) => self.mark_dropped(now, number, heads, fx),
             Input::AddMember(node) => self.add_member(now, node, fx),
+            Input::RemoveMember(node) => self.remove_member(now, node, fx),
+            Input::GivenUp(nodes) => self.given_up = nodes,
             Input::Bury(node, force) => self.bury(now, node, force, fx),
             Input::Full(full) => self.full = full,
             Input::Barred(barred) => {
@@ -375,6 +380,11 @@ impl Copy {
         (self.config.sync, self.config.unordered, self.config.min_in_sync) = (sync, unordered, min_in_sync);
         self.config.policy.clone_from(policy);
         self.store.set_unordered(unordered);
+    }
+
+    /// Whom an operator gave up, as it was told.
+    pub fn given_up(&self) -> &BTreeSet<NodeId> {
+        &self.given_up
     }
 
     /// What it is doing.
@@ -528,6 +538,8 @@ impl Copy {
                 self.lost.insert(*node);
             }
             self.lost.retain(|node| !flapping.contains(node));
+            // Who is back is counted again.
+            self.given_up.retain(|node| !view.contains(node));
             if self.view.symmetric_difference(&view).any(|node| !flapping.contains(node)) {
                 self.view_at = now.mono;
             }
@@ -657,7 +669,9 @@ impl Copy {
     fn may_open(&self, now: Now) -> bool {
         let new = self.meta == Meta::default() || self.config.stand_in;
         let first = self.config.founders.first() == Some(&self.config.me);
-        let entitled = !self.store.heads().is_empty() || self.config.founders.contains(&self.config.me);
+        // One that has nothing any more (a `ram` copy that was restarted) may call things absent only where nobody is missing.
+        let founds = self.config.founders.contains(&self.config.me) && (new || self.whole);
+        let entitled = !self.store.heads().is_empty() || founds;
         let stable = self.view_is_stable(now) || (self.config.eager && new && first);
         if mutant!(self, RestartedWaits) && !new && self.sessions == 0 {
             return false;

@@ -6,11 +6,12 @@
 
 use crate::copy::{Copy, Role};
 use crate::gate::Effects;
-use crate::key;
+use crate::key::{self, MemberStatus, Space};
 use crate::mutant;
+use crate::store::Store;
 use base::{BranchId, Heads, Instant, NodeId, Now, Version};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How many tombstones one entry takes: a large one would hold up everything else.
 const GRAVES_MAX: usize = 1024;
@@ -85,11 +86,14 @@ impl Copy {
         !known || !self.whole || !l.ready || !self.view_is_stable(now)
     }
 
-    /// Does every node that belongs here hold this?
-    pub fn is_known_by_all(&self, now: Now, version: Version) -> bool {
-        let Role::Leading(l) = &self.role else { return false };
+    /// Which nodes are known to hold this, as the leader hears from them.
+    pub fn holders(&self, version: Version) -> BTreeSet<NodeId> {
+        let Role::Leading(l) = &self.role else { return BTreeSet::new() };
+        if !self.store.heads().covers(version) {
+            return BTreeSet::new();
+        }
         let seq = if version.branch == l.branch { version.seq } else { 1 };
-        self.store.heads().covers(version) && !self.is_anybody_absent(now) && l.everybody_holds(seq)
+        l.holders(seq).chain([self.config.me]).collect()
     }
 
     /// One step: so many of the oldest tombstones, or, when none are left, all branches but this one.
@@ -103,8 +107,12 @@ impl Copy {
         let last = oldest.len() < GRAVES_MAX;
         if last {
             floor.purged.join(&known);
-            for ended in ended_branches(&known, branch) {
+            for ended in self.store.ended_branches(&known, branch) {
                 floor.purged.fold(ended);
+            }
+            if mutant!(self, BuriedFolded) {
+                let ended = known.iter().filter(|v| v.branch != branch && self.store.may_go_on(*v));
+                ended.for_each(|v| drop(floor.purged.fold(v.branch)));
             }
         } else {
             floor.purged.join(&oldest.iter().copied().collect());
@@ -122,17 +130,27 @@ impl Copy {
     }
 }
 
-/// Of each node, the last of its branches that can be folded: all before it are known, and it is not the one that is led now.
-/// A number that is missing (a `ram` copy may have lost what it was) may still stand somewhere.
-pub(crate) fn ended_branches(heads: &Heads, led: BranchId) -> Vec<BranchId> {
-    let mut last: BTreeMap<NodeId, u64> = heads.folds().map(|b| (b.node, b.n)).collect();
-    for branch in heads.iter().map(|v| v.branch).filter(|b| b.node != led.node || b.n < led.n) {
-        let n = last.entry(branch.node).or_insert(0);
-        if branch.n == *n + 1 {
-            *n = branch.n;
+impl Store {
+    /// Of each node, the last of its branches that can be folded: all before it are known to their ends, and it is not the one
+    /// that is led now. A number that is missing (a `ram` copy may have lost what it was) may still stand somewhere; and while a
+    /// node is buried that was a member, it may hold more of any branch than those who stayed, unless the end is known.
+    pub(crate) fn ended_branches(&self, heads: &Heads, led: BranchId) -> Vec<BranchId> {
+        let mut last: BTreeMap<NodeId, u64> = heads.folds().map(|b| (b.node, b.n)).collect();
+        for version in heads.iter().filter(|v| v.branch.node != led.node || v.branch.n < led.n) {
+            let branch = version.branch;
+            let n = last.entry(branch.node).or_insert(0);
+            if branch.n == *n + 1 && !self.may_go_on(version) {
+                *n = branch.n;
+            }
         }
+        last.into_iter().filter(|(_, n)| *n > 0).map(|(node, n)| BranchId { node, n }).collect()
     }
-    last.into_iter().filter(|(_, n)| *n > 0).map(|(node, n)| BranchId { node, n }).collect()
+
+    fn may_go_on(&self, version: Version) -> bool {
+        let buried = |value: &bytes::Bytes| key::decode(value) == Some(MemberStatus::Buried);
+        let any = self.own_space(Space::Member).any(|(_, r)| r.value.as_ref().is_some_and(buried));
+        any && self.own(&key::closed(version.branch)).is_none_or(|end| end.version != version)
+    }
 }
 
 #[cfg(test)]
@@ -140,7 +158,7 @@ mod tests {
     use super::*;
     use crate::lease::tests::{feed, leading};
     use crate::open::tests::at;
-    use crate::{Batch, Effects, Entry, Input, Msg, Request, SessionId, Space, Store, Write};
+    use crate::{Batch, Effects, Entry, Input, Msg, Request, SessionId, Write};
     use base::Ballot;
 
     fn view(nodes: &[u64], whole: bool) -> Input {
@@ -296,9 +314,18 @@ mod tests {
             .map(|(node, n)| Version { branch: branch(node, n), seq: 5 })
             .into_iter()
             .collect();
-        assert_eq!(ended_branches(&heads, branch(1, 2)), [branch(1, 1), branch(2, 1), branch(4, 1)]);
+        let mut store = Store::default();
+        assert_eq!(store.ended_branches(&heads, branch(1, 2)), [branch(1, 1), branch(2, 1), branch(4, 1)]);
         let mut folded = heads.clone();
         folded.fold(branch(3, 1));
-        assert!(ended_branches(&folded, branch(1, 2)).contains(&branch(3, 2)));
+        assert!(store.ended_branches(&folded, branch(1, 2)).contains(&branch(3, 2)));
+        // A buried node may hold more of any of them.
+        let record = |version, value| crate::Record { version, hlc: base::Hlc(1), expires: None, value: Some(value) };
+        let end = Version { branch: branch(4, 1), seq: 5 };
+        let row = record(Version { branch: branch(1, 2), seq: 1 }, key::encode(&MemberStatus::Buried));
+        store.apply(vec![], vec![(key::member(NodeId(9)), row)]);
+        assert!(store.ended_branches(&heads, branch(1, 2)).is_empty());
+        store.apply(vec![], vec![(key::closed(branch(4, 1)), record(end, bytes::Bytes::new()))]);
+        assert!(store.ended_branches(&heads, branch(1, 2)).contains(&branch(4, 1)));
     }
 }

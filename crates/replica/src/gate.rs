@@ -42,6 +42,10 @@ pub enum Input {
     Dropped(u64, base::Heads),
     /// Leader: take this node in as a copy.
     AddMember(NodeId),
+    /// Leader: there are copies enough without this node's; it gives its own up.
+    RemoveMember(NodeId),
+    /// These nodes were given up by an operator, whatever becomes of what only they have: nobody waits for their promises.
+    GivenUp(std::collections::BTreeSet<base::NodeId>),
     /// Leader: this node does not come back; `true`: it is struck off even where a majority is asked for and not there.
     Bury(NodeId, bool),
     /// The disc is nearly full, or no longer.

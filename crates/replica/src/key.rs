@@ -35,8 +35,6 @@ pub enum Space {
     Heals = 10,
     /// Up to where its records went with its table, which was dropped.
     Dropped = 11,
-    /// What had been seen of a node's copy when the node was buried.
-    Buried = 12,
 }
 
 /// A copy's standing in the fragment's own list of copies.
@@ -52,7 +50,7 @@ pub enum MemberStatus {
     Left,
     /// Took writes where no copy was: no member, and gone when the copies have them.
     StandIn,
-    /// Its node does not come back.
+    /// Its node was given up. If it comes back with what it has, it is taken in anew.
     Buried,
 }
 
@@ -78,7 +76,7 @@ fn prefixed(space: Space, rest: &[u8]) -> BytesMut {
 /// The space of a stored key.
 pub(crate) fn space_of(key: &[u8]) -> Option<Space> {
     use Space::*;
-    let all = [User, Member, Ledger, Session, Outcome, Closed, Branch, Set, Floor, Heals, Dropped, Buried];
+    let all = [User, Member, Ledger, Session, Outcome, Closed, Branch, Set, Floor, Heals, Dropped];
     all.into_iter().find(|s| key.first() == Some(&(*s as u8)))
 }
 
@@ -113,10 +111,6 @@ pub(crate) fn heals() -> Bytes {
 
 pub(crate) fn member(node: NodeId) -> Bytes {
     in_space(Space::Member, &node.0.to_be_bytes())
-}
-
-pub(crate) fn buried(node: NodeId) -> Bytes {
-    in_space(Space::Buried, &node.0.to_be_bytes())
 }
 
 pub(crate) fn node_of_member(key: &[u8]) -> Option<NodeId> {

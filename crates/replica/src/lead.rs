@@ -204,6 +204,11 @@ impl Leading {
         self.commit >= seq && self.self_acked >= seq && self.followers.values().all(|f| f.acked >= seq)
     }
 
+    /// Those who follow in step and have acknowledged this entry.
+    pub(crate) fn holders(&self, seq: u64) -> impl Iterator<Item = NodeId> + '_ {
+        self.followers.iter().filter(move |(_, f)| f.joined() && f.acked >= seq).map(|(node, _)| *node)
+    }
+
     /// Is an entry that changes the list of members not committed yet?
     pub(crate) fn changes_members(&self) -> bool {
         self.before.keys().any(|key| key.first() == Some(&(Space::Member as u8)))
@@ -472,31 +477,44 @@ impl Copy {
 
     /// A node is a member before it is seeded.
     pub(crate) fn add_member(&mut self, now: Now, node: NodeId, fx: &mut Effects) {
-        let known = !matches!(self.members().get(&node), None | Some(MemberStatus::Left));
-        if self.lead().is_some() && !known && self.may_grow() {
+        let known = self.members().get(&node).is_some_and(|s| !s.is_gone());
+        if self.lead().is_some() && !known && self.may_grow() && self.stays_enough() {
             let record = self.next_record(now, Some(key::encode(&MemberStatus::Joining)));
             self.append(now, vec![(key::member(node), record)], true, fx);
         }
     }
 
-    /// A node does not come back: it is no member any more, and what has been seen of its copy by now is noted. Where a majority
-    /// is asked for, only a majority says so: the buried may still be one among themselves.
+    /// There are copies enough without this one. It is told to go when it asks to join again, and everything that it has is
+    /// known to others (see `part_with`).
+    pub(crate) fn remove_member(&mut self, now: Now, node: NodeId, fx: &mut Effects) {
+        let listed = self.members().get(&node).is_some_and(|s| s.is_member());
+        let Role::Leading(l) = &self.role else { return };
+        let in_sync = l.set.contains(&node) && l.set_committed();
+        let enough = l.set.len() > 1;
+        if self.lead().is_none() || node == self.config.me || !listed || !in_sync || !enough || !self.may_grow() {
+            return;
+        }
+        let record = self.next_record(now, Some(key::encode(&MemberStatus::Left)));
+        // It is dropped when it cannot be read any more.
+        self.append(now, vec![(key::member(node), record)], true, fx);
+    }
+
+    /// A node does not come back: it is no member any more. Where a majority is asked for, only a majority says so: the buried may
+    /// still be one among themselves.
     pub(crate) fn bury(&mut self, now: Now, node: NodeId, force: bool, fx: &mut Effects) {
         let listed = self.members().get(&node).is_some_and(|s| !s.is_gone());
         if self.lead().is_none() || node == self.config.me || !listed || !(force || self.may_grow()) {
             return;
         }
-        let seen = key::encode(self.store.heads());
-        let puts = vec![
-            (key::member(node), self.next_record(now, Some(key::encode(&MemberStatus::Buried)))),
-            (key::buried(node), self.next_record(now, Some(seen))),
-        ];
-        self.append(now, puts, true, fx);
+        let record = self.next_record(now, Some(key::encode(&MemberStatus::Buried)));
+        self.append(now, vec![(key::member(node), record)], true, fx);
     }
 
     /// Looks after the branch: the silent are dropped, rivals met, waits ended.
     pub(crate) fn tend_branch(&mut self, now: Now, fx: &mut Effects) {
         let timing = self.config.timing;
+        let members = self.members();
+        let left = |node: &NodeId| members.get(node) == Some(&MemberStatus::Left);
         let Role::Leading(l) = &mut self.role else { return };
         if !l.ready {
             return;
@@ -510,7 +528,7 @@ impl Copy {
             .iter()
             .chain(l.followers.keys())
             .filter(|n| **n != self.config.me)
-            .filter(|n| !self.view.contains(n) || l.followers.get(n).is_none_or(silent))
+            .filter(|n| left(n) || !self.view.contains(n) || l.followers.get(n).is_none_or(silent))
             .copied()
             .collect();
         let gone = self.without_leased(now, gone);

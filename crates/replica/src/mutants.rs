@@ -73,6 +73,8 @@ pub enum Mutant {
     StagedBeyond,
     /// Tombstones and branches are forgotten while a member is missing (invariant 1).
     MissingForgotten,
+    /// What a buried node led is taken to have ended where the others know it (invariant 1, when it comes back).
+    BuriedFolded,
     /// A stand-in is followed by copies, and opens before them (liveness).
     StandInPromoted,
     /// Invariant 7: every concurrent-looking pair is called a conflict, known or not.

@@ -342,6 +342,7 @@ impl Copy {
             }
             puts.insert(key::member(me), record(key::encode(&MemberStatus::In)));
         }
+        self.settle_members(record, &mut puts);
         let (not_before, settle) = self.opening_waits(now, &o.answers);
         let mut batch = self.store.switch(&heads, Vec::new(), puts.into_iter().collect(), drops);
         self.raise_ceiling();
@@ -356,6 +357,22 @@ impl Copy {
             self.note(Notice::Merged(heal), fx);
         }
         self.drain(now, fx);
+    }
+
+    /// The list of the new branch: whoever opens it is a member, even if others had buried it; and whom an operator gave up is
+    /// none.
+    fn settle_members(&self, record: impl Fn(Bytes) -> Record, puts: &mut BTreeMap<Bytes, Record>) {
+        let status = |node: NodeId| -> Option<MemberStatus> {
+            let row = puts.get(&key::member(node)).or(self.store.own(&key::member(node)))?;
+            key::decode(row.value.as_ref()?)
+        };
+        let me = self.config.me;
+        // One that was to go goes later; one that stood in for others is the copy by now: there are no others.
+        let none = status(me).is_some_and(|s| !s.is_member()) && !self.config.stand_in;
+        let mine = none.then_some((me, MemberStatus::In));
+        let given_up = self.given_up.iter().filter(|node| status(**node).is_some_and(|s| !s.is_gone()));
+        let changes: Vec<_> = given_up.map(|node| (*node, MemberStatus::Buried)).chain(mine).collect();
+        puts.extend(changes.into_iter().map(|(node, status)| (key::member(node), record(key::encode(&status)))));
     }
 
     /// The first version of the new branch, with everything at hand that is to be merged.
@@ -519,7 +536,7 @@ pub(crate) mod tests {
                     if ms % 1000 == 0 { [2, 3].map(NodeId).into() } else { [NodeId(2)].into() };
                 let mut fx = Effects::default();
                 let seen =
-                    Input::View { view, dead: [].into(), gone: [].into(), flapping: flapping.clone(), whole: false };
+                    Input::View { view, dead: [].into(), gone: [].into(), flapping: flapping.clone(), whole: true };
                 copy.handle(at(ms), seen, &mut fx);
                 copy.handle(at(ms), Input::Tick, &mut fx);
                 let mark = fx.persists.last().map_or(0, |p| p.mark);

@@ -4,8 +4,9 @@ use crate::batch::{Answer, Batch, Outcome, Refusal, Write};
 use crate::copy::{Copy, Role};
 use crate::key::{self, MemberStatus, Space};
 use crate::mutant;
-use base::Version;
+use base::{NodeId, Version};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// `min_in_sync`: how many in-sync copies a fragment must have for its leader to take writes. Availability comes first by
 /// default; whoever would rather wait than have a write on few machines says more.
@@ -41,6 +42,14 @@ impl Copy {
         self.config.min_in_sync != MinInSync::Majority || (self.too_few().is_none() && !l.changes_members())
     }
 
+    /// Where a majority is asked for, will it be there still when there is one member more, who has nothing yet? Of one alone it
+    /// will not, whatever one does.
+    pub(crate) fn stays_enough(&self) -> bool {
+        let Role::Leading(l) = &self.role else { return false };
+        let members = self.members().into_values().filter(|s| s.is_member()).count();
+        self.config.min_in_sync != MinInSync::Majority || members < 2 || l.set.len() * 2 > members + 1
+    }
+
     /// Where a majority is asked for, have so many promised that this opener may lead? Then two openings share a copy, each
     /// branch builds on all that was acknowledged before it, and of two sides the one opened last holds it.
     pub(crate) fn may_open_by_number(&self) -> bool {
@@ -55,7 +64,7 @@ impl Copy {
             let status = record.value.as_ref().and_then(|v| key::decode::<MemberStatus>(v));
             members.extend(key::node_of_member(key).zip(status));
         }
-        members.retain(|_, status| status.is_member());
+        members.retain(|node, status| status.is_member() && !self.given_up.contains(node));
         let promised = members.keys().filter(|node| **node == self.config.me || o.answers.contains_key(node));
         promised.count() > members.len() / 2
     }
@@ -63,16 +72,19 @@ impl Copy {
     /// The in-sync copies in force and those that there must be, if there are too few.
     fn too_few(&self) -> Option<(u16, u16)> {
         let Role::Leading(l) = &self.role else { return None };
+        let mut counted = l.in_force() & &l.set;
         let need = match self.config.min_in_sync {
             MinInSync::Copies(n) if n <= 1 => return None,
             MinInSync::Copies(n) => n,
             MinInSync::Majority => {
-                let members = self.members().into_values().filter(|s| s.is_member()).count();
-                (members / 2 + 1) as u16
+                let members: BTreeSet<NodeId> =
+                    self.members().into_iter().filter(|(_, s)| s.is_member()).map(|(node, _)| node).collect();
+                counted = &counted & &members;
+                (members.len() / 2 + 1) as u16
             }
         };
         // One that is being dropped counts no more, one that is being taken in not yet.
-        let have = l.in_force().intersection(&l.set).count() as u16;
+        let have = counted.len() as u16;
         (have < need).then_some((have, need))
     }
 
@@ -108,7 +120,6 @@ mod tests {
     use crate::lease::tests::{feed, leading};
     use crate::open::tests::at;
     use crate::{Input, MergePolicy, Msg};
-    use base::NodeId;
 
     fn view(nodes: &[u64]) -> Input {
         let set = |nodes: &[u64]| nodes.iter().map(|n| NodeId(*n)).collect();
@@ -157,7 +168,7 @@ mod tests {
         let seq = copy.store().heads().seq(branch);
         feed(&mut copy, start + 3601, say(Msg::Ack { session: 9, seq }));
         feed(&mut copy, start + 3602, Input::AddMember(NodeId(4)));
-        assert_eq!(copy.members().len(), 4, "two of three are a majority");
+        assert_eq!(copy.members().len(), 3, "two are a majority of three, and none of four");
     }
 
     #[test]

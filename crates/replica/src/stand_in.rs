@@ -107,7 +107,8 @@ impl Copy {
         (self.config.stand_in && !decided).then_some(Refusal::Elsewhere)
     }
 
-    /// A stand-in asks to follow, and this leader knows all that it has: it may go, once that is certain.
+    /// A copy that stands in, or that is one too many, asks to follow, and this leader knows all that it has: it may go, once that
+    /// is certain.
     pub(crate) fn part_with(&mut self, now: Now, from: NodeId, session: u64, fx: &mut Effects) {
         let row = self.store.own(&key::member(from));
         let left = row.is_some_and(|r| r.value.as_ref().and_then(|v| key::decode(v)) == Some(MemberStatus::Left));
@@ -128,10 +129,10 @@ impl Copy {
         }
     }
 
-    /// Everything that this stand-in took lies with the copies: it keeps nothing.
+    /// Everything that this copy has lies with others: it keeps nothing.
     pub(crate) fn on_leave(&mut self, now: Now, from: NodeId, ballot: Ballot, session: u64, fx: &mut Effects) {
         let Role::Following(f) = &self.role else { return };
-        if !self.config.stand_in || f.leader != from || f.lead.ballot != ballot || f.session != session {
+        if f.leader != from || f.lead.ballot != ballot || f.session != session {
             return;
         }
         self.role = Role::Idle { since: now.mono, wait: Span(0) };
@@ -139,6 +140,7 @@ impl Copy {
         store.handed = self.store.handed;
         self.config.dress(&mut store);
         self.store = store;
+        self.stagings.clear();
         self.persist(WriteBatch { meta: Some(self.meta), wipe: true, ..WriteBatch::default() }, true, fx);
         self.note(Notice::Left, fx);
     }

@@ -1,5 +1,5 @@
 use crate::batch::SessionId;
-use crate::forget::{self, Floor};
+use crate::forget::Floor;
 use crate::kept::{Apart, Kept, Values, is_apart};
 use crate::key::{self, Space};
 use crate::record::{Meta, Record, Stage, WriteBatch};
@@ -143,7 +143,7 @@ impl Store {
 
     /// Is there a tombstone, or a branch beside the one led, that could be forgotten?
     pub(crate) fn is_forgettable(&self, led: BranchId) -> bool {
-        !self.graves.is_empty() || forget::ended_branches(&self.heads, led).iter().any(|b| !self.heads.is_folded(*b))
+        !self.graves.is_empty() || self.ended_branches(&self.heads, led).iter().any(|b| !self.heads.is_folded(*b))
     }
 
     /// The oldest users' keys that hold tombstones of what `upto` covers, by version.

@@ -44,6 +44,7 @@ impl Copy {
         let unchecked = mutant!(self, JoinUnchecked);
         let rejoin_kept = mutant!(self, RejoinKept);
         let meeting = self.foreign_lead().is_some() && !self.all_staged();
+        let left = self.members().get(&from) == Some(&MemberStatus::Left);
         let Role::Leading(l) = &mut self.role else { return };
         // Islands meet, and are not done with fetching what they lack: soon there will be an opening anyway.
         if promised <= l.ballot && meeting && !heads.within(self.store.heads()) && !unchecked {
@@ -59,7 +60,7 @@ impl Copy {
             return;
         }
         *newest = session;
-        if stand_in {
+        if stand_in || left {
             return self.part_with(now, from, session, fx);
         }
         if !l.may_return(from, now) {
@@ -74,9 +75,15 @@ impl Copy {
         }
         match self.members().get(&from) {
             None if !self.config.open_membership => return,
-            Some(MemberStatus::Left | MemberStatus::StandIn | MemberStatus::Buried) => return,
-            None => self.add_member(now, from, fx),
+            Some(MemberStatus::Left | MemberStatus::StandIn) => return,
+            // A buried node that is back, and has something of it, is a copy again.
+            Some(MemberStatus::Buried) if heads.is_empty() && !self.config.open_membership => return,
+            None | Some(MemberStatus::Buried) => self.add_member(now, from, fx),
             Some(_) => {}
+        }
+        if !self.members().get(&from).is_some_and(|s| s.is_member()) {
+            // A majority has to take it in first.
+            return;
         }
         let h0 = self.store.heads().clone();
         let anew = self.store.floor().is_beyond(&heads, &h0);

@@ -51,15 +51,14 @@ pub(crate) fn log(notice: &Notice, sources: &[String]) {
             )
         }
         Notice::Buried(burial) => tracing::warn!("{} is buried: {}", burial.name, burial.why),
-        Notice::BuriedHere(burial) => tracing::error!(
-            "the other nodes have buried this one ({}): it serves what it has on its own, and they take nothing from it. To join them, \
-             start on an empty data directory; `tombolo export` and `import` bring over what only this one has",
+        Notice::BuriedHere(burial) => tracing::warn!(
+            "the other nodes had buried this one ({}): it joins them anew, and what it took meanwhile is merged with what they have",
             burial.why
         ),
-        Notice::BurialHeld { names, table, index } => tracing::warn!(
-            "{} would be buried, but fragment {index} of table {table} has no copy here: the last one may be there",
-            names.join(", ")
-        ),
+        Notice::Returned(name) => {
+            tracing::warn!("{name}, which was buried, is back: what it took meanwhile is merged with what is here");
+        }
+        Notice::BurialHeld { names, why } => tracing::warn!("{} would be buried, but {why}", names.join(", ")),
         Notice::Incredible(provider, gone, of) => tracing::warn!(
             "{} leaves out {gone} of {of} nodes: that is not believed, and nobody is given up for it",
             source(sources, *provider)

@@ -505,6 +505,9 @@ impl Shell {
                 Effect::Multicast(bytes) => self.transport.multicast(&bytes),
                 Effect::Dial(addr) => self.transport.dial(addr),
                 Effect::Close(link) => self.transport.close(link),
+                Effect::Hello(hello) => {
+                    let _ = wire::encode(&hello).map(|bytes| self.transport.set_hello(bytes));
+                }
                 Effect::Reply(op, reply) => {
                     if let Some(client) = self.clients.remove(&op) {
                         let _ = client.send(reply);

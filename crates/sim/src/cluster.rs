@@ -253,6 +253,7 @@ impl World {
             }
             Effect::Dial(to) => self.dial(m, life, to),
             Effect::Close(link) => self.unlink(link),
+            Effect::Hello(_) => {}
             Effect::Reply(op, reply) => self.replied(op, reply),
             Effect::Stopped => self.stopped(m),
             Effect::Vitals(..) | Effect::Notice(_) => {}

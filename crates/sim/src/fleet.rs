@@ -3,7 +3,7 @@
 
 use base::{Instant, NodeId, Now, Span, WallMs};
 use membership::Patience;
-use node::{Config, Effect, Frame, Input, Node, Op, Word};
+use node::{Config, Effect, Frame, Hello, Input, Node, Op, Word};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
@@ -22,6 +22,8 @@ enum Event {
 
 struct Machine {
     node: Option<Node>,
+    /// What it says on new links: what it said last that it says.
+    hello: Hello,
     /// When its next tick is due.
     tick_at: u64,
     paused: u64,
@@ -101,7 +103,7 @@ impl Fleet {
             seed: self.rng.random(),
         };
         let node = Node::new(self.clock(), config, BTreeMap::new());
-        self.machines.push(Machine { node: Some(node), tick_at: u64::MAX, paused: 0 });
+        self.machines.push(Machine { hello: node.hello(), node: Some(node), tick_at: u64::MAX, paused: 0 });
         let after = self.rng.random_range(0..1_000_000);
         self.tick_by(m, self.now + after);
         m
@@ -215,6 +217,7 @@ impl Fleet {
             Effect::Dial(to) => self.dial(m, to),
             // What is queued is sent first.
             Effect::Close(link) => self.at(self.now + 2000, Event::Broken(link)),
+            Effect::Hello(hello) => self.machines[m].hello = hello,
             Effect::Reply(..) | Effect::Vitals(..) | Effect::Notice(_) => {}
             Effect::Stopped => self.kill(m),
         }
@@ -244,7 +247,7 @@ impl Fleet {
             let failed = Input::DialFailed { addr: to, refused: false };
             return self.at(self.now + SILENCE_US, Event::Input(m, Box::new(failed)));
         };
-        let hello = |m: usize| self.machines[m].node.as_ref().map(Node::hello);
+        let hello = |m: usize| self.machines[m].node.as_ref().map(|_| self.machines[m].hello.clone());
         let (Some(theirs), Some(mine)) = (hello(target), hello(m)) else {
             let failed = Input::DialFailed { addr: to, refused: true };
             return self.at(self.now + 500, Event::Input(m, Box::new(failed)));

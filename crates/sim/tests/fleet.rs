@@ -10,7 +10,7 @@ const SECOND: u64 = 1_000_000;
 
 /// Burial after 60 s.
 fn hasty() -> Patience {
-    Patience { node: Some(Span::ms(60_000)), stopped: None }
+    Patience { node: Some(Span::ms(60_000)), stopped: None, ..Patience::default() }
 }
 
 fn whole(fleet: &Fleet, nodes: &[usize]) -> bool {
@@ -82,17 +82,59 @@ fn islands_never_bury_each_other() {
             assert!(!by(majority).is_empty(), "seed {seed}: the majority buried nobody");
             assert!(by(1 - majority).is_empty(), "seed {seed}");
         }
-        // When they meet those that were buried are not linked with, and say so; the rest are whole.
+        // When they meet those that were buried come anew, in place, and all are whole.
         fleet.split(|_| 0);
-        fleet.run(60 * SECOND);
-        let gone: Vec<String> = by_left.into_iter().chain(by_right).collect();
-        for m in fleet.alive() {
-            let status = fleet.status(m).unwrap();
-            let is_gone = gone.contains(&format!("m{m}"));
-            assert_eq!(is_gone, status.why.contains("have buried this one"), "seed {seed}, m{m}: {}", status.why);
-            assert!(is_gone || status.state != "partitioned", "seed {seed}, m{m}: {}", status.why);
-        }
+        let all = fleet.alive();
+        let took = fleet.until(60 * SECOND, |f| whole(f, &all));
+        let says = |m: &usize| fleet.status(*m).map(|s| format!("m{m}: {} {}", s.state, s.why)).unwrap_or_default();
+        assert!(took.is_some(), "seed {seed}: {:?}", all.iter().map(says).collect::<Vec<_>>());
+        assert!(all.iter().all(|m| buried(&fleet, *m).is_empty()), "seed {seed}");
     }
+}
+
+/// Both sides insist, by an operator's word: each buries the other. That heals, too.
+#[test]
+fn islands_that_buried_each_other_are_one_again() {
+    for seed in 1..=6 {
+        let mut fleet = Fleet::new(100 + seed, 4, 2, hasty());
+        let all = fleet.alive();
+        fleet.until(60 * SECOND, |f| whole(f, &all)).expect("they meet");
+        fleet.run(10 * SECOND);
+        let here = 1 + seed as usize % 3;
+        fleet.split(move |m| usize::from(m >= here));
+        fleet.run(15 * SECOND);
+        for m in &all {
+            let by = if *m < here { 3 } else { 0 };
+            fleet.say(by, *m, Word::Condemn(true));
+        }
+        fleet.run(40 * SECOND);
+        assert_eq!(buried(&fleet, 0).len() + buried(&fleet, 3).len(), 4, "seed {seed}");
+        fleet.split(|_| 0);
+        let took = fleet.until(60 * SECOND, |f| whole(f, &all));
+        let says = |m: &usize| fleet.status(*m).map(|s| format!("m{m}: {} {:?}", s.state, s.nodes)).unwrap_or_default();
+        assert!(took.is_some(), "seed {seed}: {:?}", all.iter().map(says).collect::<Vec<_>>());
+    }
+}
+
+/// Nodes that leave are counted among no majority any more; not even while others are dead.
+#[test]
+fn whoever_leaves_holds_up_no_burial() {
+    let mut fleet = Fleet::new(7, 3, 0, hasty());
+    let all = fleet.alive();
+    fleet.until(60 * SECOND, |f| whole(f, &all)).expect("they meet");
+    fleet.run(10 * SECOND);
+    fleet.kill(1);
+    fleet.until(5 * SECOND, |f| f.unseen(1)).expect("it is seen");
+    fleet.say(0, 2, Word::Leave);
+    fleet.until(30 * SECOND, |f| f.alive() == [0]).expect("it has left");
+    fleet.say(0, 1, Word::Condemn(true));
+    fleet.until(60 * SECOND, |f| buried(f, 0).len() == 2).expect("both are gone");
+    let state = fleet.status(0).unwrap().state;
+    assert_eq!(state, "solo");
+    // The last of all does not go, whoever asks for it.
+    fleet.say(0, 0, Word::Leave);
+    fleet.run(30 * SECOND);
+    assert_eq!(fleet.alive(), [0]);
 }
 
 #[test]

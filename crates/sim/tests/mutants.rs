@@ -55,6 +55,7 @@ mutants! {
     changes_short ChangesShort 1000
     changes_stale ChangesStale 300
     mirrors_admitted MirrorsAdmitted 300
+    buried_folded BuriedFolded 3000
     false_conflicts FalseConflicts 100
     d14_pending_answered PendingAnswered 3000
     r7_commit_new_set CommitNewSet 3000

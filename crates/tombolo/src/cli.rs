@@ -18,7 +18,7 @@ pub(crate) struct Cli {
     /// The data directory of the node to run or to talk to [default: ~/.local/share/tombolo].
     #[arg(long, global = true, env = "TOMBOLO_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// A TOML file with the options of `up`, named alike: name, group, cookie_file, accept_cookie_file, listen, advertise, join, find, truth, multicast, zone, threads, node_timeout, stopped_timeout.
+    /// A TOML file with the options of `up`, named alike: name, group, cookie_file, accept_cookie_file, listen, advertise, join, find, truth, multicast, zone, threads, node_timeout, stopped_timeout, replace_after.
     #[arg(long, global = true, env = "TOMBOLO_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Say more; twice: everything.
@@ -82,12 +82,16 @@ pub(crate) struct Up {
     /// How many threads work on fragments [default: half of the processors, at most 8]
     #[arg(long, env = "TOMBOLO_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
-    /// A node that is out of reach for so long is given up by the side that has the majority, and comes back only as a new one: 4h, 7d [default: never].
+    /// A node that is out of reach for so long is given up by the side that has the majority: 4h, 7d, never [default: 4h]. If it comes
+    /// back, it is taken in again, and what it took meanwhile is merged.
     #[arg(long, env = "TOMBOLO_NODE_TIMEOUT", value_name = "D")]
     pub node_timeout: Option<String>,
     /// The same of a node that was stopped cleanly [default: never].
     #[arg(long, env = "TOMBOLO_STOPPED_TIMEOUT", value_name = "D")]
     pub stopped_timeout: Option<String>,
+    /// Copies on a node that is out of reach for so long are made elsewhere, too, until it is back: 5m, 1h [default: 5m].
+    #[arg(long, env = "TOMBOLO_REPLACE_AFTER", value_name = "D")]
+    pub replace_after: Option<String>,
 }
 
 /// Which conflicts, and what to do with them.
@@ -140,7 +144,7 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Say that a node which is away is gone for good: it is buried, others take its place, and it comes back only as a new one.
+    /// Say that a node which is away is gone for good: it is buried, and others take its place.
     Condemn {
         /// Its name or id.
         node: String,
@@ -148,7 +152,12 @@ pub(crate) enum Command {
         #[arg(long)]
         force: bool,
     },
-    /// Take a condemnation back, while the node is not buried yet.
+    /// Take a node out for good: its copies move to others, then it ends.
+    Leave {
+        /// Its name or id [default: this node]
+        node: Option<String>,
+    },
+    /// Take back that a node is gone, or leaves, while it is not buried yet.
     Admit {
         /// Its name or id.
         node: String,

@@ -88,6 +88,7 @@ async fn command(cli: Cli, sources: &ArgMatches) -> Result<u8> {
         Command::Heals { json } => conflicts::heals(&data, json).await,
         Command::Nodes { json } => nodes::list(&data, json).await,
         Command::Condemn { node, force } => nodes::say(&data, node, Word::Condemn(force)).await,
+        Command::Leave { node } => nodes::leave(&data, node).await,
         Command::Admit { node } => nodes::say(&data, node, Word::Admit).await,
         Command::Immortalize { node, undo } => nodes::say(&data, node, Word::Immortalize(!undo)).await,
         Command::RenameNode { node, new } => nodes::say(&data, node, Word::Rename(new)).await,

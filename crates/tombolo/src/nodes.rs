@@ -83,14 +83,62 @@ fn print(status: &Status, loads: &BTreeMap<String, Load>) {
     }
     for burial in &status.buried {
         println!(
-            "{:<20} {:<9} by {} on {}: {}",
+            "{:<20} {:<9} by {} on {}: {}  {}",
             burial.name,
             "buried",
             burial.by,
             crate::conflicts::time(base::WallMs(burial.at_ms)),
-            burial.why
+            burial.why,
+            burial.id
         );
     }
+}
+
+/// How often it is looked how far a node on its way out has got.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+async fn status(data: &Path) -> Result<Status> {
+    match ask(data, Ask::Status).await? {
+        Told::Status(status) => Ok(*status),
+        _ => anyhow::bail!("the node does not say how things stand"),
+    }
+}
+
+/// `leave`: says so, and waits until it is done.
+pub(crate) async fn leave(data: &Path, named: Option<String>) -> Result<u8> {
+    let before = status(data).await?;
+    let named = named.unwrap_or_else(|| before.node.clone());
+    let told = ask(data, Ask::Word(named.clone(), Word::Leave)).await?;
+    if !matches!(told, Told::Done | Told::Outcome(Outcome::Done { .. })) {
+        return done(told, None);
+    }
+    let mine = named == before.node;
+    let is_it = |n: &&NodeLine| n.name == named || n.id.starts_with(&named);
+    let mut said = None;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let now = match status(data).await {
+            Ok(now) => now,
+            // It goes when nobody counts on it any more.
+            Err(_) if mine => break,
+            Err(e) => return Err(e),
+        };
+        let Some(line) = now.nodes.iter().find(is_it) else { break };
+        if line.status != "leaving" && said.is_some() && now.leaving.is_none() {
+            eprintln!("tombolo: {named} stays: somebody took it back, or it is away");
+            return Ok(FAILED);
+        }
+        let text = match now.leaving.filter(|_| mine) {
+            Some((left, of)) => format!("{} of {of} copies have others to do their work", of.saturating_sub(left)),
+            None => format!("{named} gives away what it has"),
+        };
+        if said.as_ref() != Some(&text) {
+            println!("{text}");
+            said = Some(text);
+        }
+    }
+    println!("{named} has left");
+    Ok(0)
 }
 
 /// `condemn`, `admit`, `immortalize` and `rename-node`: what an operator says of a node.

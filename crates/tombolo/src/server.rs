@@ -257,6 +257,8 @@ fn code(e: &Error) -> (u8, String) {
             | ClientError::NoNode(_)
             | ClientError::IsBuried(_)
             | ClientError::InView(_)
+            | ClientError::NotInView(_)
+            | ClientError::LastNode(_)
             | ClientError::LastCopy { .. }
             | ClientError::NotMarked(..),
         ) => FAILED,

@@ -38,6 +38,7 @@ struct File {
     threads: Option<NonZeroUsize>,
     node_timeout: Option<String>,
     stopped_timeout: Option<String>,
+    replace_after: Option<String>,
 }
 
 /// The user's data directory.
@@ -93,7 +94,7 @@ fn providers(find: &[String], truth: &[String]) -> Result<Vec<Provider>> {
     named.map(|(text, authoritative)| Ok(Provider { source: text.parse()?, authoritative })).collect()
 }
 
-fn patience(node: Option<String>, stopped: Option<String>) -> Result<Patience> {
+fn patience(node: Option<String>, stopped: Option<String>, replace: Option<String>) -> Result<Patience> {
     let mut patience = Patience::default();
     let span = |what: &str, text: &str| {
         let ms = crate::text::duration_ms(text).map_err(|e| anyhow::anyhow!("{what}: {e}"))?;
@@ -103,8 +104,16 @@ fn patience(node: Option<String>, stopped: Option<String>) -> Result<Patience> {
         }
         Ok(Span::ms(ms))
     };
-    patience.node = node.filter(|text| text != "never").map(|text| span("node_timeout", &text)).transpose()?;
-    patience.stopped = stopped.filter(|text| text != "never").map(|text| span("stopped_timeout", &text)).transpose()?;
+    let or_never = |what: &str, text: String| if text == "never" { Ok(None) } else { span(what, &text).map(Some) };
+    if let Some(text) = node {
+        patience.node = or_never("node_timeout", text)?;
+    }
+    if let Some(text) = stopped {
+        patience.stopped = or_never("stopped_timeout", text)?;
+    }
+    if let Some(text) = replace {
+        patience.replace = span("replace_after", &text)?;
+    }
     Ok(patience)
 }
 
@@ -137,7 +146,11 @@ fn resolve(data: &Path, file: File, up: Up) -> Result<Resolved> {
         multicast: !up.no_multicast && file.multicast.unwrap_or(true),
         zone: up.zone.or(file.zone),
         threads: up.threads.or(file.threads),
-        patience: patience(up.node_timeout.or(file.node_timeout), up.stopped_timeout.or(file.stopped_timeout))?,
+        patience: patience(
+            up.node_timeout.or(file.node_timeout),
+            up.stopped_timeout.or(file.stopped_timeout),
+            up.replace_after.or(file.replace_after),
+        )?,
     })
 }
 
@@ -192,6 +205,7 @@ pub(crate) fn print(data: &Path, config: Option<&Path>, up: Up, sources: &ArgMat
         ("threads", file.threads.is_some()),
         ("node_timeout", file.node_timeout.is_some()),
         ("stopped_timeout", file.stopped_timeout.is_some()),
+        ("replace_after", file.replace_after.is_some()),
     ];
     let resolved = resolve(data, file, up)?;
     let values = [
@@ -209,6 +223,7 @@ pub(crate) fn print(data: &Path, config: Option<&Path>, up: Up, sources: &ArgMat
         resolved.threads.map(|n| n.to_string()),
         Some(toml_text(&duration_text(resolved.patience.node))),
         Some(toml_text(&duration_text(resolved.patience.stopped))),
+        Some(toml_text(&duration_text(Some(resolved.patience.replace)))),
     ];
     println!("# The data directory is {}", data.display());
     for ((name, in_file), value) in named.into_iter().zip(values) {

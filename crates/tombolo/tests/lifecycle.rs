@@ -26,7 +26,7 @@ fn a_condemned_node_is_buried_and_what_it_held_is_made_elsewhere() {
         nodes[0].tell(&["put", "t", &format!("k{i}"), "v"]);
     }
     // Who is there is not gone.
-    says(&nodes[0].ask(&["condemn", "n4"]), 1, &["n4 is in view", "stop it first"]);
+    says(&nodes[0].ask(&["condemn", "n4"]), 1, &["n4 is in view", "tombolo leave n4"]);
     says(&nodes[0].ask(&["condemn", "n9"]), 1, &["there is no node \"n9\"", "tombolo nodes"]);
     says(&nodes[0].ask(&["admit", "n4"]), 1, &["n4 is not condemned"]);
     nodes[3].kill();
@@ -47,22 +47,137 @@ fn a_condemned_node_is_buried_and_what_it_held_is_made_elsewhere() {
             !info.contains("n4") && nodes[0].status().contains("\"led\":4,\"in_sync\":3")
         },
     );
-    // It comes back with its old directory: nobody takes anything from it, and it serves what it has.
-    nodes[3].start();
-    wait_or(|| nodes[3].log(), 30, || nodes[3].log().contains("the other nodes have buried this one"));
-    wait("it serves alone", 30, || nodes[3].ask(&["put", "t", "mine", "v"]).status.success());
-    assert!(nodes[3].tell(&["status"]).contains("have buried this one"));
-    assert_eq!(nodes[0].ask(&["get", "t", "mine"]).status.code(), Some(1));
-    assert!(!line(&nodes[0], "n4").contains("up"), "{}", nodes_of(&nodes[0]));
-    for i in 0..40 {
-        assert_eq!(nodes[0].tell(&["get", "t", &format!("k{i}")]), "v");
+    for i in 0..10 {
+        nodes[0].tell(&["del", "t", &format!("k{i}")]);
     }
-    // With an empty directory it is a new node.
-    nodes[3].terminate();
-    let mut fresh = Node::new(&scratch, "n4-fresh", Some(net.host(4)), &[]);
-    fresh.start();
-    fresh.sees(4, 30);
-    assert_eq!(fresh.tell(&["get", "t", "k1"]), "v");
+    // It comes back with its old directory: it is told, comes anew, and what was deleted meanwhile stays deleted.
+    nodes[3].start();
+    wait_or(|| nodes[3].log(), 30, || nodes[3].log().contains("had buried this one"));
+    nodes.iter().for_each(|node| node.sees(4, 30));
+    wait_or(|| nodes_of(&nodes[0]), 20, || line(&nodes[0], "n4").contains("up"));
+    wait("n1 says so", 10, || nodes[0].log().contains("n4, which was buried, is back"));
+    nodes[0].in_sync(3, 30);
+    for i in 0..40 {
+        let key = format!("k{i}");
+        for node in &nodes {
+            let found = if i < 10 { Some(1) } else { Some(0) };
+            wait(format!("{key} at each node"), 10, || node.ask(&["get", "t", &key]).status.code() == found);
+        }
+    }
+}
+
+/// Two of five are cut off and given up while they go on serving. They come back as they are.
+#[test]
+fn a_minority_that_was_buried_comes_back_without_a_restart_and_loses_nothing() {
+    need_namespaces!();
+    let (scratch, net) = (Scratch::new(), Net::new(5));
+    let nodes = cluster(&scratch, &net, 5);
+    nodes[0].tell(&["table", "create", "t", "--copies", "5", "--fragments", "4"]);
+    nodes[0].in_sync(5, 30);
+    for i in 0..20 {
+        nodes[0].tell(&["put", "t", &format!("old{i}"), "v"]);
+    }
+    let pids: Vec<u32> = nodes.iter().map(Node::pid).collect();
+    net.split(&[4, 5]);
+    for name in ["n4", "n5"] {
+        wait("it is missed", 20, || line(&nodes[1], name).contains("ago"));
+        wait("it is condemned", 20, || nodes[1].ask(&["condemn", name]).status.success());
+    }
+    for name in ["n4", "n5"] {
+        wait_or(|| nodes_of(&nodes[0]), 40, || line(&nodes[0], name).contains("buried"));
+    }
+    let put = |node: &Node, key: String, value: &str| {
+        wait_or(|| node.status(), 20, || node.ask(&["put", "t", &key, value]).status.success());
+    };
+    for i in 0..20 {
+        put(&nodes[3], format!("theirs{i}"), "v");
+        put(&nodes[0], format!("ours{i}"), "v");
+    }
+    nodes[0].tell(&["del", "t", "old1"]);
+    wait("they serve", 20, || nodes[4].ask(&["del", "t", "old2"]).status.success());
+    (4..=5).for_each(|host| net.join(host));
+    nodes.iter().for_each(|node| node.sees(5, 60));
+    wait_or(|| nodes_of(&nodes[0]), 60, || ["n4", "n5"].iter().all(|name| line(&nodes[0], name).contains("up")));
+    nodes[0].in_sync(5, 60);
+    assert_eq!(pids, nodes.iter().map(Node::pid).collect::<Vec<_>>(), "nobody was restarted");
+    for node in &nodes {
+        for i in 0..20 {
+            for (key, there) in
+                [(format!("old{i}"), i != 1 && i != 2), (format!("theirs{i}"), true), (format!("ours{i}"), true)]
+            {
+                let code = if there { Some(0) } else { Some(1) };
+                assert_eq!(node.ask(&["get", "t", &key]).status.code(), code, "{key}");
+            }
+        }
+    }
+}
+
+/// It goes by itself when others have all that it had.
+#[test]
+fn a_node_leaves_and_its_copies_move_away_first() {
+    need_namespaces!();
+    let (scratch, net) = (Scratch::new(), Net::new(3));
+    let mut nodes = cluster(&scratch, &net, 3);
+    nodes[0].tell(&["table", "create", "t", "--copies", "1", "--fragments", "12"]);
+    nodes[0].in_sync(1, 30);
+    for i in 0..60 {
+        nodes[0].tell(&["put", "t", &format!("k{i}"), "v"]);
+    }
+    let gone = nodes[2].ask(&["leave"]);
+    let said = String::from_utf8_lossy(&gone.stdout);
+    let why = String::from_utf8_lossy(&gone.stderr);
+    assert!(gone.status.success() && said.contains("copies have others to do their work"), "{said} {why}");
+    assert!(said.ends_with("n3 has left\n"), "{said}");
+    wait("its process has ended", 10, || !nodes[2].is_running());
+    for node in &nodes[..2] {
+        wait_or(
+            || nodes_of(node),
+            20,
+            || line(node, "n3").contains("buried") && node.tell(&["status"]).contains("whole"),
+        );
+        for i in 0..60 {
+            assert_eq!(node.tell(&["get", "t", &format!("k{i}")]), "v");
+        }
+    }
+    assert!(nodes[0].status().contains("\"led\":12"));
+    says(&nodes[0].ask(&["leave", "n3"]), 1, &["buried already"]);
+    nodes[0].kill();
+    wait("n1 is missed", 20, || line(&nodes[1], "n1").contains("ago"));
+    says(&nodes[1].ask(&["leave", "n1"]), 1, &["n1 is not in view", "condemn n1"]);
+    says(&nodes[1].ask(&["leave"]), 1, &["n2 is the last node here"]);
+    // It may come again.
+    nodes[0].start();
+    nodes[2].start();
+    nodes.iter().for_each(|node| node.sees(3, 40));
+}
+
+/// The copies of a node that is away are made elsewhere after a while, and there are not too many when it is back.
+#[test]
+fn copies_are_replaced_while_a_node_is_away_and_trimmed_when_it_is_back() {
+    need_namespaces!();
+    let (scratch, net) = (Scratch::new(), Net::new(4));
+    let args = ["--replace-after", "30s"];
+    let mut nodes: Vec<Node> =
+        (1..=4).map(|i| Node::new(&scratch, &format!("n{i}"), Some(net.host(i)), &args)).collect();
+    nodes.iter_mut().for_each(Node::start);
+    nodes.iter().for_each(|node| node.sees(4, 30));
+    nodes[0].tell(&["table", "create", "t", "--copies", "3", "--fragments", "4"]);
+    nodes[0].in_sync(3, 30);
+    let held = |node: &Node| -> usize {
+        let info = node.tell(&["table", "info", "t"]);
+        let line = info.lines().find_map(|l| l.strip_prefix("on this node: ")).unwrap_or_default().to_string();
+        line.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0)
+    };
+    let all = |nodes: &[Node]| nodes.iter().map(held).sum::<usize>();
+    assert_eq!(all(&nodes), 12);
+    nodes[3].kill();
+    nodes[0].in_sync(2, 20);
+    wait_or(|| nodes[0].status(), 60, || nodes[0].status().contains("\"led\":4,\"in_sync\":3"));
+    assert_eq!(all(&nodes[..3]), 12);
+    nodes[3].start();
+    nodes.iter().for_each(|node| node.sees(4, 30));
+    let trimmed = || all(&nodes) == 12 && nodes[0].status().contains("\"led\":4,\"in_sync\":3");
+    wait_or(|| format!("{} copies: {}", all(&nodes), nodes[0].status()), 60, trimmed);
 }
 
 /// Two nodes, a table with one copy.
@@ -80,6 +195,17 @@ fn the_last_copy_is_not_buried_by_accident() {
     nodes[0].tell(&["condemn", "n2", "--force"]);
     wait_or(|| nodes_of(&nodes[0]), 40, || line(&nodes[0], "n2").contains("buried"));
     wait("it is whole, alone", 20, || nodes[0].tell(&["status"]).contains("solo"));
+    // What was lost is begun anew.
+    wait_or(
+        || nodes[0].status(),
+        30,
+        || (0..40).all(|i| nodes[0].ask(&["put", "t", &format!("k{i}"), "new"]).status.success()),
+    );
+    // It was not gone, after all: what it has comes back, and what is newer stays.
+    nodes[1].start();
+    wait_or(|| nodes[1].log(), 40, || nodes[1].log().contains("had buried this one"));
+    nodes.iter().for_each(|node| node.sees(2, 40));
+    assert_eq!(nodes[1].tell(&["get", "t", "k7"]), "new");
 }
 
 #[test]

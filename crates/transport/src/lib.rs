@@ -87,7 +87,7 @@ struct Shared {
     /// Of older or newer cookies, which others may still or already use.
     accept: Vec<Keys>,
     hush: Hush,
-    hello: Bytes,
+    hello: Mutex<Bytes>,
     links: Mutex<HashMap<LinkId, Link>>,
     next: AtomicU64,
     handshakes: Arc<tokio::sync::Semaphore>,
@@ -113,6 +113,11 @@ pub struct Transport {
 }
 
 impl Transport {
+    /// From here on this is the first frame on every new link.
+    pub fn set_hello(&self, hello: Bytes) {
+        *self.shared.hello.lock().unwrap_or_else(PoisonError::into_inner) = hello;
+    }
+
     /// Starts to listen. `hello` is the first frame on every link. `accept`: whoever dials may have proved any of these.
     pub fn start(
         bound: Bound,
@@ -126,7 +131,7 @@ impl Transport {
             keys,
             accept,
             hush: Hush::default(),
-            hello,
+            hello: Mutex::new(hello),
             links: Mutex::new(HashMap::new()),
             next: AtomicU64::new(1),
             handshakes: Arc::new(tokio::sync::Semaphore::new(HANDSHAKES_MAX)),
@@ -219,7 +224,7 @@ pub fn fuzz(bytes: &[u8]) {
         keys: Keys::derive(b"secret", "group"),
         accept: Vec::new(),
         hush: Hush::default(),
-        hello: Bytes::from_static(b"hello"),
+        hello: Mutex::new(Bytes::from_static(b"hello")),
         links: Mutex::default(),
         next: AtomicU64::new(1),
         handshakes: Arc::new(tokio::sync::Semaphore::new(1)),

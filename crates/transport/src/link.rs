@@ -6,8 +6,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use snow::StatelessTransportState;
 use std::io::{Error, ErrorKind, Result};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -135,8 +135,9 @@ async fn handshake(
         state
     };
     let noise = state.into_stateless_transport_mode().map_err(noise_error)?;
-    let mut plain = (shared.hello.len() as u32).to_be_bytes().to_vec();
-    plain.extend_from_slice(&shared.hello);
+    let hello = shared.hello.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut plain = (hello.len() as u32).to_be_bytes().to_vec();
+    plain.extend_from_slice(&hello);
     let len = noise.write_message(0, &plain, &mut buffer).map_err(noise_error)?;
     write_packet(stream, &buffer[..len]).await?;
     let mut input = Input { socket: None, plain: BytesMut::new(), nonce: 0 };

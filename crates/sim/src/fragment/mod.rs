@@ -5,6 +5,7 @@ mod client;
 pub(crate) mod disc;
 mod fault;
 mod follow;
+mod members;
 mod schedule;
 mod world;
 

@@ -53,6 +53,8 @@ pub struct Report {
     pub handovers: u64,
     /// Crashes.
     pub crashes: u64,
+    /// Nodes that had been buried came back.
+    pub returned: bool,
     /// Points of a schedule at which it could have gone otherwise.
     pub points: u64,
 }
@@ -79,6 +81,7 @@ pub(crate) enum Event {
     Invite,
     /// These nodes never come back.
     Bury(BTreeSet<usize>),
+    Return,
 }
 
 pub(crate) struct Node {
@@ -129,6 +132,10 @@ pub(crate) struct World {
     pub stand_ins: bool,
     /// Nobody links with them any more; they go on among themselves.
     pub buried: BTreeSet<usize>,
+    /// They were, and have come back.
+    pub returned: bool,
+    /// Copies are told to go now and then, and made anew.
+    pub trims: bool,
     /// What happens when, where nothing is left to chance.
     pub schedule: Option<Schedule>,
     pub check: Checker,
@@ -184,13 +191,20 @@ impl World {
             world.at(at, Event::Invite);
         }
         // By chance of its own: histories without burials are what they were before there were any.
+        let mut chance = StdRng::seed_from_u64(seed ^ 0x7472_696d);
+        world.trims = chance.random_bool(0.3);
         let mut chance = StdRng::seed_from_u64(seed ^ 0x6275_7279);
         if n >= 3 && world.rule != MergeRule::Sum && chance.random_bool(0.15) {
             // Of a majority that was given up nothing is promised.
             world.check.insisted(chance.random_bool(0.3));
             let first = chance.random_range(0..n);
             let doomed = (0..chance.random_range(1..=(n - 1) / 2)).map(|i| (first + i) % n).collect();
-            world.at(chance.random_range(2_000_000..6_000_000), Event::Bury(doomed));
+            let at = chance.random_range(2_000_000..6_000_000);
+            world.at(at, Event::Bury(doomed));
+            // Some come back, with what they have.
+            if chance.random_bool(0.6) {
+                world.at(at + chance.random_range(300_000..3_000_000), Event::Return);
+            }
         }
         world
     }
@@ -245,6 +259,8 @@ impl World {
             founders,
             stand_ins,
             buried: BTreeSet::new(),
+            returned: false,
+            trims: false,
             schedule: None,
             check: Checker::new(n, sync && !ram, min_in_sync == MinInSync::Majority),
             report: Report::default(),
@@ -447,58 +463,11 @@ impl World {
             Event::Ghost(leader, request) => self.ghost(leader, request),
             Event::Invite => self.invite(),
             Event::Bury(doomed) => self.bury(doomed),
+            Event::Return => self.come_back(),
             Event::Scripted(step) => self.scripted(step),
             _ => {}
         }
         self.check.separate(self.now, &self.nodes, &self.wired);
-    }
-
-    /// Whoever leads takes the others in; again until they are in.
-    fn invite(&mut self) {
-        let all = self.nodes.len();
-        let leads = |n: &Node| n.copy.as_ref().is_some_and(|c| c.lead().is_some());
-        for node in (0..all).filter(|n| leads(&self.nodes[*n])).collect::<Vec<_>>() {
-            for late in self.founders..all {
-                self.step(node, Input::AddMember(id(late)));
-            }
-        }
-        self.at(700_000, Event::Invite);
-    }
-
-    /// Nodes are buried where the others have a copy that leads; from then on each leader strikes them off its list.
-    fn bury(&mut self, doomed: BTreeSet<usize>) {
-        let leads = |n: &Node| n.copy.as_ref().is_some_and(|c| c.lead().is_some() && !c.stands_in());
-        let leaders: Vec<usize> =
-            (0..self.nodes.len()).filter(|n| !doomed.contains(n) && leads(&self.nodes[*n])).collect();
-        // Where a majority is asked for, those who stay must be one, or somebody must have insisted.
-        let force = !self.check.is_majority();
-        let stays = |(node, s): &(NodeId, replica::MemberStatus)| s.is_member() && !doomed.contains(&index(*node));
-        let most = |c: &Copy| {
-            let members = c.members();
-            members.clone().into_iter().filter(stays).count() * 2 > members.values().filter(|s| s.is_member()).count()
-        };
-        // Copies in RAM that all restart are begun anew by those that the table began with.
-        let founded = !self.ram || (0..self.founders).any(|node| !doomed.contains(&node));
-        let enough = founded && (force || self.nodes.iter().filter_map(|n| n.copy.as_ref()).all(most));
-        if self.buried.is_empty() && self.faults && enough && !leaders.is_empty() {
-            self.trace(|| format!("{doomed:?} are buried"));
-            self.buried.clone_from(&doomed);
-            self.check.buried = doomed.iter().map(|node| id(*node)).collect();
-            // What it was told by those is not known to the rest.
-            self.subscriber = Subscriber::default();
-            self.views();
-        }
-        if !self.buried.is_empty() {
-            for leader in leaders {
-                doomed.iter().for_each(|node| self.step(leader, Input::Bury(id(*node), force)));
-            }
-        }
-        self.at(300_000, Event::Bury(doomed));
-    }
-
-    /// May they have a link?
-    fn are_of_one_side(&self, a: usize, b: usize) -> bool {
-        self.buried.contains(&a) == self.buried.contains(&b)
     }
 
     fn tick(&mut self, node: usize) {
