@@ -44,7 +44,7 @@ fn made(keys: &Keys) -> Node {
 
 fn hello(node: u64) -> Hello {
     let name = format!("n{node}");
-    Hello { protocol: PROTOCOL, node: NodeId(node), incarnation: 1, name, listen: addr(node), zone: None }
+    Hello { protocol: PROTOCOL, node: NodeId(node), incarnation: 1, life: 0, name, listen: addr(node), zone: None }
 }
 
 fn linked(node: u64, hello: Hello) -> Input {

@@ -65,6 +65,8 @@ impl Node {
             if known || !grave.island.contains(&self.config.me) {
                 continue;
             }
+            // What is led here is marked soon: other islands may be about to meet it.
+            self.chores_at = self.latest;
             let heads = |fragment| Some((fragment, self.copies.with(fragment, |c: &Copy| c.store().heads().clone())?));
             let all = grave.def.all().filter_map(heads).collect();
             self.dropped_at.insert(*id, (grave.number, all));
@@ -78,8 +80,10 @@ impl Node {
         let (mut mark, mut saved) = (Vec::new(), Vec::new());
         for (id, (grave, shown)) in &self.graves {
             for fragment in grave.def.all() {
-                let look =
-                    |c: &Copy| (c.lead().is_some(), c.outlives(grave.number, now.wall), c.store().live_size().0 > 0);
+                let look = |c: &Copy| {
+                    let live = c.store().live_size().0 > 0 && !c.has_rival();
+                    (c.lead().is_some(), c.outlives(grave.number, now.wall), live)
+                };
                 let Some((true, outlives, live)) = self.copies.with(fragment, look) else { continue };
                 let noted = self.dropped_at.get(id).filter(|(number, _)| *number == grave.number);
                 match (outlives, noted.and_then(|(_, heads)| heads.get(&fragment))) {

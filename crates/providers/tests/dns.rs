@@ -2,10 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use membership::Place;
-use providers::Source;
+use providers::{Me, Source};
 use std::net::{IpAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+fn me() -> Me {
+    Me { node: base::NodeId(1), addr: ([127, 0, 0, 1], 1).into() }
+}
 
 struct Server {
     child: Child,
@@ -54,7 +58,7 @@ fn server(args: &[&str]) -> Option<Server> {
 impl Server {
     fn ask(&self, name: &str) -> Result<Vec<Place>, String> {
         let source: Source = format!("dns:{name}@127.0.0.1:{}", self.port).parse().unwrap();
-        source.ask().map_err(|e| e.to_string())
+        source.ask(&me(), false).map_err(|e| e.to_string())
     }
 
     /// It answers a question about the root.
@@ -99,5 +103,5 @@ fn a_long_answer_comes_whole() {
 fn a_server_that_is_not_there_is_an_error_and_soon() {
     let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let source: Source = format!("dns:a.test@127.0.0.1:{port}").parse().unwrap();
-    assert!(source.ask().is_err());
+    assert!(source.ask(&me(), false).is_err());
 }

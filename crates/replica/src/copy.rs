@@ -483,6 +483,11 @@ impl Copy {
         leads.max_by_key(|(copy, own, _, lead)| (*copy, *own, lead.ballot)).map(|(_, _, node, lead)| (node, lead))
     }
 
+    /// Does somebody in view lead who is of another island, or was a moment ago?
+    pub fn has_rival(&self) -> bool {
+        self.lead().is_some() && self.foreign_lead().is_some()
+    }
+
     /// Since when a node is in view, if that is known: those that enter it are noted.
     pub(crate) fn first_seen(&self, node: NodeId) -> Option<Instant> {
         self.entered.get(&node).copied()

@@ -3,7 +3,7 @@ use crate::crew::Crew;
 use crate::log::log;
 use base::{FragmentId, NodeId, Span};
 use node::{Config, Effect, Glance, Hello, Input, Node, Notice, Op, OpId, OpReply, Window};
-use providers::Provider;
+use providers::{Asking, Provider};
 use replica::{Read, Record, Rows};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -273,7 +273,8 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
     let (wake, woken) = mpsc::unbounded_channel();
     let (packets, arrived) = mpsc::channel(QUEUE_MAX);
     let handle = Handle::new(wake.clone(), &node, clock, (listen, advertise), &identity);
-    start_providers(&settings.providers, &wake).map_err(StartError::System)?;
+    let me = providers::Me { node: identity.node, addr: advertise };
+    let asking = start_providers(&settings.providers, me, &wake).map_err(StartError::System)?;
     let tell = wake;
     let sources = settings.providers.iter().map(|p| p.source.to_string()).collect();
     let writer = Writer::start(disc.clone(), move |e| drop(tell.send(Wake::Disc(e)))).map_err(StartError::System)?;
@@ -298,6 +299,7 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
         hush: Hush::default(),
         crew,
         sources,
+        asking,
         failed: None,
         scratch: Vec::new(),
         roams: announce.ip().is_unspecified(),
@@ -308,16 +310,21 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
 }
 
 /// Each provider on a thread of its own, for as long as the node is there.
-fn start_providers(all: &[Provider], wake: &mpsc::UnboundedSender<Wake>) -> std::io::Result<()> {
-    for (number, provider) in (0..).zip(all) {
+fn start_providers(
+    all: &[Provider],
+    me: providers::Me,
+    wake: &mpsc::UnboundedSender<Wake>,
+) -> std::io::Result<Vec<Asking>> {
+    let start = |(number, provider): (u16, &Provider)| {
         // Not what keeps the node's inputs open.
         let (told, heard, authoritative) = (wake.downgrade(), wake.downgrade(), provider.authoritative);
         let tell = move |places| {
             told.upgrade().is_some_and(|wake| wake.send(Wake::Listed(number, authoritative, places)).is_ok())
         };
-        providers::start(provider.source.clone(), tell, move || heard.upgrade().is_some_and(|wake| !wake.is_closed()))?;
-    }
-    Ok(())
+        let listens = move || heard.upgrade().is_some_and(|wake| !wake.is_closed());
+        providers::start(provider.source.clone(), me, tell, listens)
+    };
+    (0..).zip(all).map(start).collect()
 }
 
 /// The node's thread, which carries its sockets, too.
@@ -367,6 +374,8 @@ struct Shell {
     crew: Crew,
     /// Where lists of nodes come from, by number.
     sources: Vec<String>,
+    /// The threads that ask them.
+    asking: Vec<Asking>,
     /// Why the node must end.
     failed: Option<String>,
     /// Frames are encoded here.
@@ -418,6 +427,7 @@ impl Shell {
                 self.look_at_room(&full, &mut wakes);
             }
         };
+        drop(woken);
         self.end(ended).await;
     }
 
@@ -585,6 +595,7 @@ impl Shell {
         // What others must hear of the stop is on its way; the disc gets all it was given.
         self.transport.drain(Duration::from_secs(1)).await;
         self.writer.close();
+        self.asking.iter().for_each(Asking::end);
         *self.handle.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.clone());
         let _ = self.handle.events.send(Event::Ended(why));
     }

@@ -66,7 +66,10 @@ pub(crate) struct Up {
     #[arg(long, env = "TOMBOLO_JOIN", value_name = "IP:PORT", value_delimiter = ',')]
     pub join: Vec<SocketAddr>,
     /// A list of nodes to look for, read again and again: dns:NAME (addresses, or SRV records if it begins with `_`),
-    /// dns:NAME@SERVER:PORT, file:PATH (IP, IP:PORT, HOST or HOST:PORT a line) or exec:COMMAND (the same, printed); may be given several times.
+    /// dns:NAME@SERVER:PORT, file:PATH (IP, IP:PORT, HOST or HOST:PORT a line), exec:COMMAND (the same, printed),
+    /// ec2:tag=NAME=VALUE or ec2:group=NAME (and region=, endpoint=, port=, with commas between), s3:BUCKET/PREFIX
+    /// (s3:gs://... and s3:az://... too; each node keeps one small object there), or auto (on EC2 the instances of
+    /// this one's security groups); may be given several times.
     #[arg(long, env = "TOMBOLO_FIND", value_name = "KIND:WHAT")]
     pub find: Vec<String>,
     /// The same, and the list names every node that there should be: whoever it leaves out for half a minute, and who is out of reach,

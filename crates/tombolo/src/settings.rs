@@ -6,7 +6,7 @@ use base::Span;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use membership::Patience;
-use providers::Provider;
+use providers::{Provider, Source};
 use runtime::Settings;
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -91,7 +91,14 @@ fn chosen<T>(given: Vec<T>, file: Vec<T>) -> Vec<T> {
 
 fn providers(find: &[String], truth: &[String]) -> Result<Vec<Provider>> {
     let named = find.iter().map(|text| (text, false)).chain(truth.iter().map(|text| (text, true)));
-    named.map(|(text, authoritative)| Ok(Provider { source: text.parse()?, authoritative })).collect()
+    let read = |(text, authoritative): (&String, bool)| {
+        let source: Source = text.parse()?;
+        if authoritative && !source.knows_who_is_gone() {
+            bail!("{text} does not tell who is gone from who should be there; use it with --find")
+        }
+        Ok(Provider { source, authoritative })
+    };
+    named.map(read).collect()
 }
 
 fn patience(node: Option<String>, stopped: Option<String>, replace: Option<String>) -> Result<Patience> {
