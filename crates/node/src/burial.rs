@@ -235,7 +235,7 @@ impl Node {
     }
 
     /// Was it buried, or has it left, and has not come back?
-    fn is_gone(&self, node: NodeId) -> bool {
+    pub(crate) fn is_gone(&self, node: NodeId) -> bool {
         self.lives.buried.contains_key(&node) && !self.roster.contains_key(&node)
     }
 

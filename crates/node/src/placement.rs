@@ -49,10 +49,11 @@ impl Node {
     /// Does a copy on this node count among those that are wished for? Not if its node is about to go, nor if it has been out of
     /// reach for so long that another is made, in case it does not come back soon.
     fn counts(&self, now: Now, node: NodeId) -> bool {
-        let Some(entry) = self.roster.get(&node) else { return false };
-        let planned = entry.status == RosterStatus::Stopped || self.lives.marks.get(&node) == Some(&Mark::Immortal);
+        let stopped = self.roster.get(&node).is_some_and(|entry| entry.status == RosterStatus::Stopped);
+        let planned = stopped || self.lives.marks.get(&node) == Some(&Mark::Immortal);
         let away = self.out_since.get(&node).map_or(Span(0), |since| now.mono - *since);
-        !self.is_leaving(node) && (planned || away < self.config.patience.replace)
+        // One that has only just come may not be in the roster yet.
+        !self.is_gone(node) && !self.is_leaving(node) && (planned || away < self.config.patience.replace)
     }
 
     /// Can a fragment do without this node's copy? As many as can be have others, in sync where their nodes are here.
