@@ -5,8 +5,9 @@ use replica::{Answer, Changes, Msg, Read, Request, Rows, Since};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
-/// The version of the conversation between nodes. Nodes of different versions do not talk, and both say so.
-pub const PROTOCOL: u16 = 5;
+/// The version of the conversation between nodes, the major one in the upper byte. Nodes of different major versions do not talk,
+/// and both say so; those of one pass over what they do not know of each other's (see [`wire::FORMAT`]).
+pub const PROTOCOL: u16 = 0x0500;
 
 /// The first frame each way on a new link, inside the encrypted stream.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -11,6 +11,8 @@ mod follow;
 mod fragments;
 mod frame;
 mod gateway;
+#[cfg(test)]
+mod golden;
 mod graves;
 mod io;
 mod lifecycle;

@@ -30,7 +30,7 @@ impl Node {
             }
             return;
         }
-        if hello.protocol != PROTOCOL {
+        if hello.protocol >> 8 != PROTOCOL >> 8 {
             out.push(Effect::Notice(Notice::WrongProtocol(addr, hello.protocol)));
             return out.push(Effect::Close(link));
         }
@@ -200,6 +200,21 @@ mod tests {
             }
         }
         (all, owed)
+    }
+
+    #[test]
+    fn one_minor_version_away_is_welcome_and_one_major_is_told_and_let_go() {
+        for (protocol, welcome) in [(PROTOCOL, true), (PROTOCOL + 1, true), (PROTOCOL + 0x100, false)] {
+            let mut node = made();
+            let Input::Linked { link, dialled, addr, hello } = linked(7, 1) else { panic!("linked") };
+            let hello = Hello { protocol, ..hello };
+            let (all, _) = feed(&mut node, 200, Input::Linked { link, dialled, addr, hello }, false);
+            let told = all
+                .iter()
+                .any(|e| matches!(e, Effect::Notice(Notice::WrongProtocol(_, theirs)) if *theirs == protocol));
+            let closed = all.iter().any(|e| matches!(e, Effect::Close(7)));
+            assert_eq!((told, closed, node.sees().contains(&NodeId(2))), (!welcome, !welcome, welcome), "{protocol:x}");
+        }
     }
 
     /// Its new process numbers its requests from 1 again: an answer to the old one's would be taken for one to another.

@@ -485,6 +485,8 @@ impl Shell {
             transport::Event::DialFailed { addr, refused } => Input::DialFailed { addr, refused },
             transport::Event::Frame(link, bytes) => match wire::decode(&bytes) {
                 Ok(frame) => Input::Frame(link, frame),
+                // It is not meant for this version.
+                Err(wire::CodecError::Newer(_)) => return None,
                 Err(e) => {
                     if let Some(unsaid) = self.hush.may_say("frame") {
                         tracing::warn!(link, unsaid, "a frame from a peer cannot be read: {e}; its link is closed");

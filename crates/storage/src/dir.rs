@@ -6,6 +6,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
+/// The form of a data directory. Another minor one has more, or fewer, fields at the end of what it keeps.
+pub(crate) const FORMAT_MAJOR: u32 = 1;
+const FORMAT_MINOR: u32 = 0;
+
 /// Who the node of a data directory is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Identity {
@@ -39,7 +43,29 @@ impl DataDir {
         }
         lock.set_len(0).and_then(|()| lock.rewind()).map_err(io)?;
         writeln!(lock, "{}", std::process::id()).map_err(io)?;
-        Ok(DataDir { path: path.into(), _lock: lock })
+        let dir = DataDir { path: path.into(), _lock: lock };
+        dir.check_format()?;
+        Ok(dir)
+    }
+
+    /// The form of what is in it is one that this program reads; a fresh one is marked with this program's.
+    fn check_format(&self) -> Result<(), StorageError> {
+        let (file, wrong) = (self.path.join("format"), |theirs: &str| {
+            Err(StorageError::Format { path: self.path.clone(), theirs: theirs.chars().take(40).collect() })
+        });
+        let io = |source| StorageError::Io { path: file.clone(), source };
+        match fs::read_to_string(&file) {
+            Ok(text) => {
+                let major = text.trim().split('.').next().and_then(|major| major.parse::<u32>().ok());
+                if major == Some(FORMAT_MAJOR) { Ok(()) } else { wrong(text.trim()) }
+            }
+            Err(_) if self.path.join("node").exists() => wrong("0, of a build before 1.0"),
+            Err(_) => {
+                let mut out = File::create(&file).map_err(io)?;
+                writeln!(out, "{FORMAT_MAJOR}.{FORMAT_MINOR}").map_err(io)?;
+                out.sync_all().map_err(io)
+            }
+        }
     }
 
     /// The directory.
@@ -100,5 +126,23 @@ mod tests {
         assert_eq!(data.identity(NodeId(6)).expect("kept"), Identity { node: NodeId(5), incarnation: 2 });
         std::fs::write(dir.path().join("node"), "rubbish").expect("write");
         assert!(matches!(data.identity(NodeId(6)), Err(StorageError::Damaged { .. })));
+    }
+
+    #[test]
+    fn what_another_major_version_wrote_is_left_alone() {
+        let dir = tempfile::tempdir().expect("dir");
+        drop(DataDir::open(dir.path()).expect("fresh"));
+        let mark = |text: &str| std::fs::write(dir.path().join("format"), text).expect("write");
+        mark("1.7\n");
+        drop(DataDir::open(dir.path()).expect("one major version"));
+        for text in ["2.0\n", "rubbish", ""] {
+            mark(text);
+            let error = DataDir::open(dir.path()).map(drop).expect_err("of another");
+            assert!(error.to_string().contains("run the version that wrote it"), "{error}");
+            assert_eq!(std::fs::read_to_string(dir.path().join("format")).expect("there"), text);
+        }
+        std::fs::remove_file(dir.path().join("format")).expect("there");
+        std::fs::write(dir.path().join("node"), "1 1").expect("write");
+        assert!(matches!(DataDir::open(dir.path()), Err(StorageError::Format { .. })), "from before there was a mark");
     }
 }

@@ -566,4 +566,40 @@ mod tests {
         assert!((0..30).all(|k| disc.value(fragment, &[1, k]) == Some((version, vec![k; 2000].into()))));
         assert_eq!(disc.staging.iter().count(), 0);
     }
+
+    /// What other versions of this program wrote, and will read: rows as they lie on the disc. Whoever changes them on purpose
+    /// raises the form in `dir.rs`, and writes the file anew: `GOLDEN=write cargo test -p storage golden`.
+    #[test]
+    fn golden_rows() {
+        let dir = tempfile::tempdir().expect("dir");
+        let (disc, _) = Disc::open(dir.path(), 1).expect("fresh");
+        let branch = BranchId { node: NodeId(0x0123_4567_89ab_cdef), n: 300 };
+        let version = Version { branch, seq: 70_000 };
+        let whole = Record { version, hlc: Hlc(1 << 50), expires: Some(base::WallMs(5)), value: Some("value".into()) };
+        let tombstone = Record { value: None, expires: None, ..whole.clone() };
+        let head: Head = (version, Hlc(9), None, 1234);
+        let promised = base::Ballot { counter: 7, node: NodeId(3) };
+        let meta = Meta { n: 4, promised, ceiling: Hlc(11) };
+        let hex = |bytes: Vec<u8>| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let rows = [
+            ("whole", hex(disc.row(WHOLE, &whole).expect("small"))),
+            ("tombstone", hex(disc.row(WHOLE, &tombstone).expect("small"))),
+            ("apart", hex(disc.row(APART, &head).expect("small"))),
+            ("meta", hex(postcard::to_stdvec(&meta).expect("small"))),
+        ];
+        let text: String = rows.iter().map(|(name, hex)| format!("{name} {hex}\n")).collect();
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/rows");
+        if std::env::var_os("GOLDEN").is_some_and(|v| v == "write") {
+            std::fs::write(path, &text).expect("written");
+        }
+        assert_eq!(std::fs::read_to_string(path).expect("there"), text);
+        // And they are read as what they were.
+        let bytes = |hex: &str| -> Vec<u8> {
+            (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).expect("hex")).collect()
+        };
+        assert_eq!(disc.kept(&bytes(&rows[0].1)).expect("read"), Kept::from(whole));
+        assert_eq!(disc.kept(&bytes(&rows[1].1)).expect("read"), Kept::from(tombstone));
+        assert_eq!(disc.kept(&bytes(&rows[2].1)).expect("read"), Kept::on_disc(version, Hlc(9), None, 1234));
+        assert_eq!(postcard::from_bytes::<Meta>(&bytes(&rows[3].1)).expect("read"), meta);
+    }
 }

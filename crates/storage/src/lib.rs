@@ -11,6 +11,7 @@ pub use dir::{DataDir, Identity};
 pub use disc::{Disc, Loaded};
 pub use writer::{Event, Writer};
 
+use dir::FORMAT_MAJOR;
 use std::path::PathBuf;
 
 /// Why a data directory cannot be used. Nothing in it was changed.
@@ -43,6 +44,16 @@ pub enum StorageError {
         path: PathBuf,
         /// How it showed.
         what: String,
+    },
+    /// Another version wrote it.
+    #[error(
+        "the data in {path} is of form {theirs}, this program reads form {FORMAT_MAJOR}: run the version that wrote it, or move the directory aside; nothing in it was changed"
+    )]
+    Format {
+        /// Which directory.
+        path: PathBuf,
+        /// What it says of itself.
+        theirs: String,
     },
     /// A write failed.
     #[error(
