@@ -19,7 +19,8 @@ impl Node {
         let (mut inputs, mut invite) = (Vec::new(), Vec::new());
         for def in self.tables.values() {
             for (fragment, founders) in def.all().zip(&def.founders) {
-                let seen = self.copies.with(fragment, |c| c.lead().map(|_| c.inspect()));
+                // One that stands in knows nothing that others could hold copies of.
+                let seen = self.copies.with(fragment, |c| c.lead().filter(|_| !c.stands_in()).map(|_| c.inspect()));
                 let Some(seen) = seen.flatten() else { continue };
                 invite.extend(self.awaited(&seen).into_iter().map(|link| Effect::Frame(link, Frame::Invite(fragment))));
                 let going = self.one_leaving(now, def, &seen);

@@ -478,7 +478,8 @@ impl Copy {
     /// A node is a member before it is seeded.
     pub(crate) fn add_member(&mut self, now: Now, node: NodeId, fx: &mut Effects) {
         let known = self.members().get(&node).is_some_and(|s| !s.is_gone());
-        if self.lead().is_some() && !known && self.may_grow() && self.stays_enough() {
+        let leads = self.lead().is_some() && !self.config.stand_in;
+        if leads && !known && self.may_grow() && self.stays_enough() {
             let record = self.next_record(now, Some(key::encode(&MemberStatus::Joining)));
             self.append(now, vec![(key::member(node), record)], true, fx);
         }

@@ -68,6 +68,11 @@ impl Cookie {
         Cookie::load(path)
     }
 
+    /// Keeps a secret in a file that must not be there yet (mode 0600).
+    pub fn keep(path: &Path, bytes: &[u8]) -> Result<(), CookieError> {
+        write(path, bytes).map_err(|source| CookieError::Io { path: path.into(), source })
+    }
+
     /// Reads a secret that must be there.
     pub fn load(path: &Path) -> Result<Cookie, CookieError> {
         let io = |source| CookieError::Io { path: path.into(), source };
@@ -85,14 +90,18 @@ fn make(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut random = [0u8; 32];
     getrandom::fill(&mut random).map_err(|e| std::io::Error::other(e.to_string()))?;
     let text: String = random.iter().map(|b| format!("{b:02x}")).collect();
+    write(path, text.as_bytes()).map(|()| text.into_bytes())
+}
+
+fn write(path: &Path, text: &[u8]) -> std::io::Result<()> {
     // Written whole under another name, so that nobody reads half of it.
     let next = path.with_extension(format!("{}.new", std::process::id()));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
-    writeln!(file, "{text}")?;
+    file.write_all(&[text, b"\n"].concat())?;
     file.sync_all()?;
     let linked = fs::hard_link(&next, path);
     fs::remove_file(&next)?;
-    linked.map(|()| text.into_bytes())
+    linked
 }
 
 #[cfg(test)]

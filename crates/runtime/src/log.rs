@@ -18,11 +18,9 @@ pub(crate) fn log(notice: &Notice, sources: &[String]) {
         Notice::Island(state, why) => tracing::info!("the cluster is {state}: {why}"),
         Notice::Ready { peers } => tracing::info!("ready with {peers} peers"),
         Notice::WrongProtocol(addr, theirs) => tracing::warn!(
-            "{addr} has our cookie but speaks version {}.{}, we {}.{}: run the same major version on all nodes",
-            theirs >> 8,
-            theirs & 255,
-            node::PROTOCOL >> 8,
-            node::PROTOCOL & 255
+            "{addr} has our cookie but speaks version {}, we {}: run the same major version on all nodes",
+            version(*theirs),
+            version(node::PROTOCOL)
         ),
         Notice::Clock(None, _) => tracing::info!("this machine's clock is in step with the others' again"),
         Notice::Clock(Some(ahead), barred) => {
@@ -77,4 +75,8 @@ pub(crate) fn log(notice: &Notice, sources: &[String]) {
         ),
         Notice::Copy(fragment, notice) => tracing::debug!(?fragment, "{notice:?}"),
     }
+}
+
+fn version(protocol: u16) -> String {
+    format!("{}.{}", protocol >> 8, protocol & 255)
 }

@@ -97,6 +97,34 @@ pub(crate) struct Up {
     pub replace_after: Option<String>,
 }
 
+/// What to do with the secret.
+#[derive(Subcommand)]
+pub(crate) enum CookieCommand {
+    /// A mark of each secret of this machine, to compare with those of others.
+    Show {
+        #[command(flatten)]
+        up: Box<Up>,
+    },
+    /// First, on every machine: have a secret that comes next, which nodes accept from their next start on.
+    Next {
+        /// The one that was made on another machine.
+        #[arg(long, value_name = "FILE")]
+        from: Option<PathBuf>,
+        #[command(flatten)]
+        up: Box<Up>,
+    },
+    /// Then, on every machine: make it the secret, and keep the one before for those that still use it.
+    Turn {
+        #[command(flatten)]
+        up: Box<Up>,
+    },
+    /// At last, on every machine: accept the one before no more.
+    Drop {
+        #[command(flatten)]
+        up: Box<Up>,
+    },
+}
+
 /// Which conflicts, and what to do with them.
 #[derive(Args)]
 pub(crate) struct Conflicts {
@@ -251,6 +279,9 @@ pub(crate) enum Command {
     },
     /// Print the options that `up` would start with here, as a config file, and where each comes from.
     Config(Up),
+    /// Change the secret for another, one machine at a time and without a break.
+    #[command(subcommand)]
+    Cookie(CookieCommand),
     /// Look for what commonly goes wrong on a machine: secret, ports, firewall, multicast, clock, disc, FUSE.
     Doctor {
         /// As a JSON array.

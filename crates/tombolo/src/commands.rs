@@ -3,7 +3,7 @@
 use crate::cli::{BenchCommand, Cli, Command, FsCommand, Mount};
 use crate::control::{self, Ask, Told};
 use crate::server::Server;
-use crate::{bench, bench_fs, conflicts, doctor, dump, nodes, settings, tables, text};
+use crate::{bench, bench_fs, conflicts, cookie, doctor, dump, nodes, settings, tables, text};
 use anyhow::{Context, Result, anyhow};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -118,6 +118,7 @@ async fn command(cli: Cli, sources: &ArgMatches) -> Result<u8> {
         Command::Import { table, file, if_absent } => dump::import(&data, table, file, if_absent).await,
         Command::Backup { file } => dump::backup(&data, &file).await,
         Command::Restore { file, overwrite } => dump::restore(&data, &file, overwrite).await,
+        Command::Cookie(command) => cookie::run(&data, cli.config.as_deref(), command),
         Command::Config(up) => settings::print(&data, cli.config.as_deref(), up, sources),
         Command::Doctor { json, up } => doctor::run(&data, cli.config.as_deref(), up, json).await,
         Command::Bench(BenchCommand::Kv(kv)) => bench::kv(&data, kv).await,

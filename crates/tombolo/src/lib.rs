@@ -6,6 +6,7 @@ mod cli;
 mod commands;
 mod conflicts;
 mod control;
+mod cookie;
 mod doctor;
 mod dump;
 mod nodes;

@@ -171,7 +171,8 @@ pub(crate) fn places(data: &Path, config: Option<&Path>, up: Up) -> Result<(Path
 pub(crate) fn load(data: PathBuf, config: Option<&Path>, up: Up) -> Result<(Settings, Option<NewCookie>)> {
     let resolved = resolve(&data, read(config)?, up)?;
     let cookie = runtime::Cookie::load_or_make(&resolved.cookie_file)?;
-    let accept = resolved.accept.iter().map(|path| Ok(runtime::Cookie::load(path)?.bytes));
+    let beside = crate::cookie::beside(&resolved.cookie_file).into_iter().filter(|path| path.exists());
+    let accept = resolved.accept.iter().cloned().chain(beside).map(|path| Ok(runtime::Cookie::load(&path)?.bytes));
     let accept = accept.collect::<Result<Vec<_>>>()?;
     let settings = Settings {
         data,

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Net, Node, Scratch, three, wait, write_secret};
+use common::{Net, Node, Scratch, says, three, wait, write_secret};
 use std::process::Command;
 
 fn ip(args: &[&str]) {
@@ -172,4 +172,50 @@ fn a_node_that_comes_and_goes_is_named_and_keeps_nobody_from_writing() {
     assert!(nodes[..2].iter().all(|n| n.log().contains("n3 comes and goes")));
     nodes[0].in_sync(3, 30);
     assert_eq!(nodes[2].tell(&["get", "t", "3"]), "v");
+}
+
+/// The same by commands: what lies beside the secret is accepted, too.
+#[test]
+fn a_fleet_turns_to_another_secret_without_a_break() {
+    need_namespaces!();
+    let (scratch, net) = (Scratch::new(), Net::new(2));
+    let paths = ["one", "two"].map(|name| scratch.path(name));
+    paths.iter().for_each(|path| common::write_secret(path, "the first\n"));
+    let node = |i: usize| {
+        Node::new(&scratch, &format!("n{}", i + 1), Some(net.host(i as u8 + 1)), &[]).cookie(paths[i].clone())
+    };
+    let mut nodes = [node(0), node(1)];
+    nodes.iter_mut().for_each(Node::start);
+    nodes.iter().for_each(|n| n.sees(2, 30));
+    let ask = |nodes: &[Node], i: usize, args: &[&str]| {
+        let file = paths[i].to_string_lossy().into_owned();
+        nodes[i].ask(&[&["cookie"], args, &["--cookie-file", &file]].concat())
+    };
+    says(&ask(&nodes, 0, &["turn"]), 1, &["there is no next secret"]);
+    says(&ask(&nodes, 0, &["drop"]), 1, &["nothing was changed"]);
+    let made = scratch.path("one.next").to_string_lossy().into_owned();
+    let again = |nodes: &mut [Node], i: usize| {
+        nodes[i].terminate();
+        nodes[i].start();
+        nodes.iter().for_each(|n| n.sees(2, 30));
+    };
+    for (i, args) in [(0, vec!["next"]), (1, vec!["next", "--from", &made])] {
+        assert!(ask(&nodes, i, &args).status.success());
+        again(&mut nodes, i);
+    }
+    says(&ask(&nodes, 0, &["next"]), 1, &["is there already"]);
+    for step in ["turn", "drop"] {
+        for i in 0..2 {
+            let out = ask(&nodes, i, &[step]);
+            assert!(out.status.success(), "{step}: {}", String::from_utf8_lossy(&out.stderr));
+            again(&mut nodes, i);
+        }
+    }
+    let marks = [0, 1].map(|i| {
+        let shown = String::from_utf8_lossy(&ask(&nodes, i, &["show"]).stdout).into_owned();
+        assert_eq!(shown.lines().count(), 1, "{shown}");
+        shown.split_whitespace().nth(1).map(String::from)
+    });
+    assert_eq!(marks[0], marks[1]);
+    assert_ne!(std::fs::read_to_string(&paths[0]).unwrap(), "the first\n");
 }
