@@ -29,6 +29,9 @@ struct Args {
     /// So many simulated hours of 100 nodes with losses, pauses and cuts: who is called lost?
     #[arg(long, value_name = "HOURS")]
     false_deaths: Option<u64>,
+    /// Of how many nodes the fleets are, instead.
+    #[arg(long, value_delimiter = ',')]
+    nodes: Option<Vec<usize>>,
     /// Print what happens.
     #[arg(long)]
     trace: bool,
@@ -40,7 +43,7 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     if args.fleets {
-        return fleets(args.seed);
+        return fleets(args.seed, args.nodes.as_deref().unwrap_or(&[5, 25, 100]));
     }
     if let Some(hours) = args.false_deaths {
         let lost = sim::fleet::false_deaths(args.seed, 100, 5, hours);
@@ -69,12 +72,12 @@ fn main() -> ExitCode {
     if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn fleets(seed: u64) -> ExitCode {
+fn fleets(seed: u64, sizes: &[usize]) -> ExitCode {
     println!(
         "| nodes | datagrams lost | met | idle: messages a node and second | a death is seen by all | a cut | a start |"
     );
     println!("| --- | --- | --- | --- | --- | --- | --- |");
-    for nodes in [5, 25, 100] {
+    for nodes in sizes.iter().copied() {
         for loss in [0, 5] {
             // The worst of three.
             let all: Option<Vec<_>> = (0..3).map(|i| sim::fleet::figures(seed + i, nodes, loss)).collect();

@@ -45,8 +45,10 @@ pub(crate) fn run(data: &Path, config: Option<&Path>, command: CookieCommand) ->
             );
         }
         CookieCommand::Turn { .. } => {
-            Cookie::load(&next)
-                .with_context(|| format!("there is no next secret: `tombolo cookie next` makes {}", next.display()))?;
+            if !next.exists() {
+                return refuse(&format!("there is no next secret: `tombolo cookie next` makes {}", next.display()));
+            }
+            Cookie::load(&next)?;
             if old.exists() {
                 return refuse(&format!("{} is still there: `tombolo cookie drop` first", old.display()));
             }
