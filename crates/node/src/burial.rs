@@ -355,6 +355,10 @@ impl Node {
         if burial.node != self.config.me {
             return;
         }
+        if burial.by == self.config.me && self.is_on_its_way() {
+            // Its last word was heard, and they let go of it before they could say so.
+            return self.has_left(now);
+        }
         if burial.life >= self.fates.life {
             self.reborn(now, burial);
             self.say_fates(out);

@@ -120,7 +120,7 @@ impl Node {
     }
 
     /// Nobody counts on it any more.
-    fn has_left(&mut self, now: Now) {
+    pub(crate) fn has_left(&mut self, now: Now) {
         if !self.is_stopping() {
             self.stopping = Some((now.mono, OpId::MAX));
             self.leaving = true;
