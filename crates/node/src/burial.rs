@@ -14,7 +14,7 @@ use crate::schema::{self, Storage, TableDef, sys_fragment};
 use base::{FragmentId, NodeId, Now, Span};
 use bytes::Bytes;
 use membership::{Facts, Island, Judgement, Mark, RosterEntry, RosterStatus, Verdict, judge, may_bury};
-use replica::{Batch, Check, Copy, Input, Write};
+use replica::{Batch, Check, Copy, Input, MemberStatus, Write};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What becomes of nodes, this one among them.
@@ -248,7 +248,10 @@ impl Node {
         let fragments = if self.lives.buried.is_empty() { Vec::new() } else { self.copies.ids() };
         for fragment in fragments {
             let due = |c: &Copy| {
-                let listed = c.members().into_iter().filter(|(node, s)| !s.is_gone() && buried.contains(node));
+                // Of those that left a fragment only whoever went by itself is known to have nothing of it.
+                let went = |node: &NodeId| self.lives.buried.get(node).is_some_and(|b| b.by == *node);
+                let done = |node: &NodeId, s: MemberStatus| s == MemberStatus::Buried || (s.is_gone() && went(node));
+                let listed = c.members().into_iter().filter(|(node, s)| !done(node, *s) && buried.contains(node));
                 let told = (*c.given_up() != forced).then(|| Input::GivenUp(forced.clone()));
                 let listed =
                     listed.filter(|_| c.lead().is_some()).map(|(node, _)| Input::Bury(node, forced.contains(&node)));
@@ -300,7 +303,7 @@ impl Node {
         if burial.by == self.config.me && self.is_on_its_way() {
             return;
         }
-        (self.fates.life, self.fates.say_life) = (burial.life + 1, true);
+        (self.fates.life, self.fates.say_life) = (burial.life.saturating_add(1), true);
         self.fates.news.push(Notice::BuriedHere(burial));
         self.chores_at = now.mono;
     }

@@ -245,6 +245,8 @@ impl Node {
             return;
         }
         self.invited.retain(|fragment| !left.contains(fragment));
+        // Not made again before it is asked for.
+        self.given_away.extend(&left);
         self.take_out(now, |fragment| !left.contains(&fragment));
     }
 
@@ -322,7 +324,8 @@ impl Node {
         }
         for def in self.tables.values() {
             for (fragment, founders) in def.all().zip(&def.founders) {
-                let asked = founders.contains(&self.config.me) || self.invited.contains(&fragment);
+                let founds = founders.contains(&self.config.me) && !self.given_away.contains(&fragment);
+                let asked = founds || self.invited.contains(&fragment);
                 let mine = self.holds_stored(fragment) || (asked && !self.is_leaving(self.config.me));
                 if mine && !self.copies.contains(fragment) {
                     make.push((fragment, def.clone(), founders.clone()));

@@ -97,8 +97,9 @@ pub struct Node {
     pub(crate) invited: BTreeSet<FragmentId>,
     /// Which nodes in view hold copies of what.
     pub(crate) holders: BTreeMap<FragmentId, BTreeSet<NodeId>>,
-    /// Copies that have gone.
+    /// Copies that have gone, and all that went since this process began.
     pub(crate) left: Vec<FragmentId>,
+    pub(crate) given_away: BTreeSet<FragmentId>,
     /// When the view last changed.
     pub(crate) view_at: Instant,
     /// Who leads what in view, whether that is a copy or stands in for one, and since when it is known.
@@ -182,6 +183,7 @@ impl Node {
             invited: BTreeSet::new(),
             holders: BTreeMap::new(),
             left: Vec::new(),
+            given_away: BTreeSet::new(),
             view_at: now.mono,
             routes: BTreeMap::new(),
             origins: BTreeMap::new(),
@@ -521,6 +523,7 @@ impl Node {
         match frame {
             Frame::Copy(fragment, msg) => self.on_copy_msg(now, from, fragment, msg, out),
             Frame::Invite(fragment) => {
+                self.given_away.remove(&fragment);
                 if self.invited.insert(fragment) {
                     self.make_copies(now, true);
                 }

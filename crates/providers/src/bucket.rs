@@ -2,7 +2,7 @@
 //! that one listing, page by page, tells of all. It is written again now and then, and taken away at a clean stop; one that was
 //! not written for a day is of a node that died, and is passed over.
 
-use crate::cloud::{settings, wait};
+use crate::cloud::{environment, settings, wait};
 use crate::{Me, ProviderError};
 use base::NodeId;
 use futures_util::TryStreamExt;
@@ -23,11 +23,13 @@ pub(crate) fn read(text: &str) -> Option<Url> {
     let full = if text.contains("://") { text.to_string() } else { format!("s3://{text}") };
     let url = Url::parse(&full).ok()?;
     let known = ["s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "https", "http"].contains(&url.scheme());
-    (known && url.has_host()).then_some(url)
+    // What opens the store is said in the environment, and not shown.
+    let plain = url.username().is_empty() && url.password().is_none() && url.query().is_none();
+    (known && plain && url.has_host()).then_some(url)
 }
 
 fn open(url: &Url) -> Result<(Box<dyn ObjectStore>, Path), ProviderError> {
-    let mut settings = settings(std::env::vars());
+    let mut settings = settings(environment());
     let plain = ["aws_endpoint_url_s3", "aws_endpoint_url", "aws_endpoint"];
     let endpoint = plain.iter().find_map(|name| settings.get(*name)).cloned();
     if let Some(endpoint) = endpoint {
@@ -104,6 +106,8 @@ mod tests {
     fn buckets_are_named_by_their_urls() {
         assert_eq!(read("nodes/ours").unwrap().as_str(), "s3://nodes/ours");
         assert_eq!(read("gs://nodes/ours").unwrap().as_str(), "gs://nodes/ours");
-        assert!(["", "ftp://x/y", "s3://"].iter().all(|text| read(text).is_none()));
+        assert!(
+            ["", "ftp://x/y", "s3://", "s3://me:secret@x/y", "az://x/y?sig=z"].iter().all(|text| read(text).is_none())
+        );
     }
 }

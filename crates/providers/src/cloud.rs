@@ -22,6 +22,11 @@ pub(crate) fn wait<T>(work: impl Future<Output = Result<T, ProviderError>>) -> R
     runtime.block_on(late)
 }
 
+/// What of the environment is text.
+pub(crate) fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
 /// Settings by their names in lower case, as the vendors' own tools read them from the environment (`AWS_*`, `GOOGLE_*`,
 /// `AZURE_*`) and, for what it does not say, from the profile that `AWS_PROFILE` names.
 pub(crate) fn settings(environment: impl Iterator<Item = (String, String)>) -> BTreeMap<String, String> {

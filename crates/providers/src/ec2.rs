@@ -1,7 +1,7 @@
 //! EC2: the instances with a tag or in a security group (DescribeInstances, version 2016-11-15). It knows which machines there
 //! should be: one that is stopped is, one that is terminated is not.
 
-use crate::cloud::{client, metadata, metadata_endpoint, region, request, send, settings, wait};
+use crate::cloud::{client, environment, metadata, metadata_endpoint, region, request, send, settings, wait};
 use crate::{ProviderError, Source};
 use http::Method;
 use membership::Place;
@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use url::form_urlencoded;
 
+/// How many instances a page has: some kilobytes each.
+const PAGE: &str = "100";
 /// More pages of instances than this are no answer.
 const PAGES_MAX: usize = 200;
 
@@ -63,7 +65,7 @@ impl std::fmt::Display for Instances {
 
 pub(crate) fn ask(which: &Instances) -> Result<Vec<Place>, ProviderError> {
     wait(async {
-        let settings = settings(std::env::vars());
+        let settings = settings(environment());
         let client = client()?;
         list(&client, &settings, which).await
     })
@@ -72,7 +74,7 @@ pub(crate) fn ask(which: &Instances) -> Result<Vec<Place>, ProviderError> {
 /// On EC2 the instances of this one's security groups; elsewhere none, and multicast finds the others.
 pub(crate) fn ask_here() -> Result<Vec<Place>, ProviderError> {
     wait(async {
-        let settings = settings(std::env::vars());
+        let settings = settings(environment());
         let client = client()?;
         let Ok(groups) = metadata(&client, &metadata_endpoint(&settings), "security-groups").await else {
             return Ok(Vec::new());
@@ -130,6 +132,7 @@ async fn credential(
 fn query(which: &Instances, token: Option<&str>) -> String {
     let mut form = form_urlencoded::Serializer::new(String::new());
     form.append_pair("Action", "DescribeInstances").append_pair("Version", "2016-11-15");
+    form.append_pair("MaxResults", PAGE);
     let (ids, names): (Vec<_>, Vec<_>) = which.groups.iter().cloned().partition(|group| group.starts_with("sg-"));
     let states = ["pending", "running", "stopping", "stopped"].map(String::from).to_vec();
     let tags = which.tags.iter().map(|(tag, value)| (format!("tag:{tag}"), vec![value.clone()]));
@@ -177,12 +180,12 @@ struct Reservation {
 #[derive(Deserialize)]
 struct Instance {
     #[serde(rename = "privateIpAddress")]
-    ip: Option<std::net::IpAddr>,
+    ip: Option<String>,
 }
 
 impl Instance {
     fn place(self, port: Option<u16>) -> Option<Place> {
-        Some(Place { ip: self.ip?, port })
+        Some(Place { ip: self.ip?.parse().ok()?, port })
     }
 }
 

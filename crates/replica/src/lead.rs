@@ -491,7 +491,11 @@ impl Copy {
         let listed = self.members().get(&node).is_some_and(|s| s.is_member());
         let Role::Leading(l) = &self.role else { return };
         let in_sync = l.set.contains(&node) && l.set_committed();
-        let enough = l.set.len() > 1;
+        let rest = self.members().into_iter().filter(|(n, s)| *n != node && s.is_member()).map(|(n, _)| n);
+        let rest: BTreeSet<NodeId> = rest.collect();
+        // Where a majority is asked for, it is there without this one.
+        let majority = self.config.min_in_sync != crate::MinInSync::Majority || (&l.set & &rest).len() * 2 > rest.len();
+        let enough = l.set.len() > 1 && majority;
         if self.lead().is_none() || node == self.config.me || !listed || !in_sync || !enough || !self.may_grow() {
             return;
         }
@@ -503,7 +507,8 @@ impl Copy {
     /// A node does not come back: it is no member any more. Where a majority is asked for, only a majority says so: the buried may
     /// still be one among themselves.
     pub(crate) fn bury(&mut self, now: Now, node: NodeId, force: bool, fx: &mut Effects) {
-        let listed = self.members().get(&node).is_some_and(|s| !s.is_gone());
+        // One that was told to leave, and had not gone yet, may have gone on elsewhere.
+        let listed = self.members().get(&node).is_some_and(|s| *s != MemberStatus::Buried);
         if self.lead().is_none() || node == self.config.me || !listed || !(force || self.may_grow()) {
             return;
         }

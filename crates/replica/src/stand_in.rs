@@ -119,12 +119,16 @@ impl Copy {
             // It asks again.
             return;
         }
-        let copies = self.members().into_iter().filter(|(node, s)| s.is_member() && self.view.contains(node)).count();
+        let members: std::collections::BTreeSet<NodeId> =
+            self.members().into_iter().filter(|(_, s)| s.is_member()).map(|(node, _)| node).collect();
+        let copies = (&members & &self.view).len();
         let Role::Leading(l) = &self.role else { return };
+        let majority = self.config.min_in_sync != crate::MinInSync::Majority
+            || (l.in_force() & &members).len() * 2 > members.len();
         let certain = version.is_none_or(|v| v.branch != l.branch || v.seq <= l.commit);
         // Not on the word of one copy, where there is another.
         let enough = (1 + copies).min(2).min(self.config.in_sync_max);
-        if certain && l.in_force().len() >= enough {
+        if certain && majority && l.in_force().len() >= enough {
             fx.sends.push((from, Msg::Leave { ballot: l.ballot, session }));
         }
     }

@@ -59,11 +59,14 @@ impl DataDir {
                 let major = text.trim().split('.').next().and_then(|major| major.parse::<u32>().ok());
                 if major == Some(FORMAT_MAJOR) { Ok(()) } else { wrong(text.trim()) }
             }
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io(e)),
             Err(_) if self.path.join("node").exists() => wrong("0, of a build before 1.0"),
             Err(_) => {
-                let mut out = File::create(&file).map_err(io)?;
+                let next = self.path.join("format.next");
+                let mut out = File::create(&next).map_err(io)?;
                 writeln!(out, "{FORMAT_MAJOR}.{FORMAT_MINOR}").map_err(io)?;
-                out.sync_all().map_err(io)
+                out.sync_all().map_err(io)?;
+                fs::rename(&next, &file).map_err(io)
             }
         }
     }

@@ -52,7 +52,8 @@ pub(crate) fn run(data: &Path, config: Option<&Path>, command: CookieCommand) ->
             if old.exists() {
                 return refuse(&format!("{} is still there: `tombolo cookie drop` first", old.display()));
             }
-            std::fs::rename(&path, &old).with_context(|| format!("cannot rename {}", path.display()))?;
+            // At no moment is there no secret.
+            std::fs::hard_link(&path, &old).with_context(|| format!("cannot keep {}", path.display()))?;
             std::fs::rename(&next, &path).with_context(|| format!("cannot rename {}", next.display()))?;
             println!(
                 "{} is the new secret; the one before still opens the door. Start this machine's nodes again.",

@@ -112,16 +112,18 @@ pub(crate) async fn leave(data: &Path, named: Option<String>) -> Result<u8> {
     if !matches!(told, Told::Done | Told::Outcome(Outcome::Done { .. })) {
         return done(told, None);
     }
-    let mine = named == before.node;
-    let is_it = |n: &&NodeLine| n.name == named || n.id.starts_with(&named);
+    let mut all = before.nodes.iter();
+    let id = all.find(|n| n.name == named || n.id.starts_with(&named)).map(|n| n.id.clone()).unwrap_or_default();
+    let mine = before.nodes.iter().any(|n| n.id == id && n.name == before.node);
+    let is_it = |n: &&NodeLine| n.id == id;
     let mut said = None;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let now = match status(data).await {
             Ok(now) => now,
             // It goes when nobody counts on it any more.
-            Err(_) if mine => break,
-            Err(e) => return Err(e),
+            Err(_) if mine && !crate::control::socket_path(data).exists() => break,
+            Err(e) => return Err(e.context("whether it has left is not known")),
         };
         let Some(line) = now.nodes.iter().find(is_it) else { break };
         if line.status != "leaving" && said.is_some() && now.leaving.is_none() {

@@ -170,6 +170,11 @@ pub(crate) fn places(data: &Path, config: Option<&Path>, up: Up) -> Result<(Path
 /// Puts together what a node is started with.
 pub(crate) fn load(data: PathBuf, config: Option<&Path>, up: Up) -> Result<(Settings, Option<NewCookie>)> {
     let resolved = resolve(&data, read(config)?, up)?;
+    let kept = crate::cookie::beside(&resolved.cookie_file).into_iter().find(|path| path.exists());
+    if let Some(kept) = kept.filter(|_| !resolved.cookie_file.exists()) {
+        // A new one would be another cluster's.
+        bail!("there is no {}, but {}: put the cluster's secret there", resolved.cookie_file.display(), kept.display());
+    }
     let cookie = runtime::Cookie::load_or_make(&resolved.cookie_file)?;
     let beside = crate::cookie::beside(&resolved.cookie_file).into_iter().filter(|path| path.exists());
     let accept = resolved.accept.iter().cloned().chain(beside).map(|path| Ok(runtime::Cookie::load(&path)?.bytes));
