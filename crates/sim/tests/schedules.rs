@@ -37,7 +37,6 @@ fn small_schedules_catch_what_they_are_for() {
         (Base::Open, Mutant::AckUnsynced),
         (Base::Open, Mutant::PromiseForgotten),
         (Base::Join, Mutant::SyncUnstaged),
-        (Base::Join, Mutant::BranchReused),
         (Base::Meet, Mutant::NoLedger),
         (Base::Meet, Mutant::NoPull),
         (Base::Meet, Mutant::JoinUnchecked),
