@@ -110,7 +110,7 @@ impl Copy {
             for ended in self.store.ended_branches(&known, branch) {
                 floor.purged.fold(ended);
             }
-            if mutant!(self, BuriedFolded) {
+            if mutant!(self, BuriedFolded) && self.store.lists_buried() {
                 let ended = known.iter().filter(|v| v.branch != branch && self.store.may_go_on(*v));
                 ended.for_each(|v| drop(floor.purged.fold(v.branch)));
             }
@@ -136,20 +136,25 @@ impl Store {
     /// node is buried that was a member, it may hold more of any branch than those who stayed, unless the end is known.
     pub(crate) fn ended_branches(&self, heads: &Heads, led: BranchId) -> Vec<BranchId> {
         let mut last: BTreeMap<NodeId, u64> = heads.folds().map(|b| (b.node, b.n)).collect();
+        let buried = self.lists_buried();
         for version in heads.iter().filter(|v| v.branch.node != led.node || v.branch.n < led.n) {
             let branch = version.branch;
             let n = last.entry(branch.node).or_insert(0);
-            if branch.n == *n + 1 && !self.may_go_on(version) {
+            if branch.n == *n + 1 && !(buried && self.may_go_on(version)) {
                 *n = branch.n;
             }
         }
         last.into_iter().filter(|(_, n)| *n > 0).map(|(node, n)| BranchId { node, n }).collect()
     }
 
-    fn may_go_on(&self, version: Version) -> bool {
+    /// Is a member buried that has not come back?
+    fn lists_buried(&self) -> bool {
         let buried = |value: &bytes::Bytes| key::decode(value) == Some(MemberStatus::Buried);
-        let any = self.own_space(Space::Member).any(|(_, r)| r.value.as_ref().is_some_and(buried));
-        any && self.own(&key::closed(version.branch)).is_none_or(|end| end.version != version)
+        self.own_space(Space::Member).any(|(_, r)| r.value.as_ref().is_some_and(buried))
+    }
+
+    fn may_go_on(&self, version: Version) -> bool {
+        self.own(&key::closed(version.branch)).is_none_or(|end| end.version != version)
     }
 }
 

@@ -491,10 +491,9 @@ impl Copy {
         let listed = self.members().get(&node).is_some_and(|s| s.is_member());
         let Role::Leading(l) = &self.role else { return };
         let in_sync = l.set.contains(&node) && l.set_committed();
-        let rest = self.members().into_iter().filter(|(n, s)| *n != node && s.is_member()).map(|(n, _)| n);
-        let rest: BTreeSet<NodeId> = rest.collect();
+        let rest = &self.listed() - &BTreeSet::from([node]);
         // Where a majority is asked for, it is there without this one.
-        let majority = self.config.min_in_sync != crate::MinInSync::Majority || (&l.set & &rest).len() * 2 > rest.len();
+        let majority = self.are_most(&l.set, &rest);
         let enough = l.set.len() > 1 && majority;
         if self.lead().is_none() || node == self.config.me || !listed || !in_sync || !enough || !self.may_grow() {
             return;

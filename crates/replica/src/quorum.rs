@@ -42,11 +42,21 @@ impl Copy {
         self.config.min_in_sync != MinInSync::Majority || (self.too_few().is_none() && !l.changes_members())
     }
 
+    /// Those who hold copies that count.
+    pub(crate) fn listed(&self) -> BTreeSet<NodeId> {
+        self.members().into_iter().filter(|(_, s)| s.is_member()).map(|(node, _)| node).collect()
+    }
+
+    /// Where a majority is asked for, are these one of those?
+    pub(crate) fn are_most(&self, these: &BTreeSet<NodeId>, of: &BTreeSet<NodeId>) -> bool {
+        self.config.min_in_sync != MinInSync::Majority || (these & of).len() * 2 > of.len()
+    }
+
     /// Where a majority is asked for, will it be there still when there is one member more, who has nothing yet? Of one alone it
     /// will not, whatever one does.
     pub(crate) fn stays_enough(&self) -> bool {
         let Role::Leading(l) = &self.role else { return false };
-        let members = self.members().into_values().filter(|s| s.is_member()).count();
+        let members = self.listed().len();
         self.config.min_in_sync != MinInSync::Majority || members < 2 || l.set.len() * 2 > members + 1
     }
 
@@ -77,8 +87,7 @@ impl Copy {
             MinInSync::Copies(n) if n <= 1 => return None,
             MinInSync::Copies(n) => n,
             MinInSync::Majority => {
-                let members: BTreeSet<NodeId> =
-                    self.members().into_iter().filter(|(_, s)| s.is_member()).map(|(node, _)| node).collect();
+                let members = self.listed();
                 counted = &counted & &members;
                 (members.len() / 2 + 1) as u16
             }

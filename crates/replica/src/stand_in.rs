@@ -119,12 +119,10 @@ impl Copy {
             // It asks again.
             return;
         }
-        let members: std::collections::BTreeSet<NodeId> =
-            self.members().into_iter().filter(|(_, s)| s.is_member()).map(|(node, _)| node).collect();
+        let members = self.listed();
         let copies = (&members & &self.view).len();
         let Role::Leading(l) = &self.role else { return };
-        let majority = self.config.min_in_sync != crate::MinInSync::Majority
-            || (l.in_force() & &members).len() * 2 > members.len();
+        let majority = self.are_most(l.in_force(), &members);
         let certain = version.is_none_or(|v| v.branch != l.branch || v.seq <= l.commit);
         // Not on the word of one copy, where there is another.
         let enough = (1 + copies).min(2).min(self.config.in_sync_max);

@@ -79,7 +79,6 @@ impl World {
         self.trace(|| "the buried come back".into());
         (self.buried, self.returned) = (BTreeSet::new(), true);
         self.check.buried = BTreeSet::new();
-        self.report.returned = true;
         self.views();
     }
 

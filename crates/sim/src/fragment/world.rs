@@ -53,8 +53,6 @@ pub struct Report {
     pub handovers: u64,
     /// Crashes.
     pub crashes: u64,
-    /// Nodes that had been buried came back.
-    pub returned: bool,
     /// Points of a schedule at which it could have gone otherwise.
     pub points: u64,
 }
