@@ -65,4 +65,6 @@ pub enum Frame {
     AskVitals(u64),
     /// This.
     Vitals(u64, Vitals),
+    /// I was told that this node is gone, and ask it; so should you.
+    Doubted(NodeId),
 }

@@ -558,6 +558,7 @@ impl Node {
             }
             Frame::AreYouThere(number) => self.to(from, Frame::Here(number), out),
             Frame::Here(number) => self.peers.answered(now.mono, from, number),
+            Frame::Doubted(node) => self.peers.ask_once(now.mono, node),
             Frame::AskChanges(number, fragment, since) => self.answer_changes(from, number, fragment, &since, out),
             Frame::Changes(number, changes) => self.changes_told(number, changes, out),
             Frame::AskVitals(number) => out.extend(self.peers.link(from).map(|l| Effect::Vitals(Some(l), number))),

@@ -1,5 +1,6 @@
 //! Datagrams in and out: opened and sealed, and what discovery and membership make of them.
 
+use crate::frame::Frame;
 use crate::io::{Effect, Notice};
 use crate::node::Node;
 use crate::view::reachable;
@@ -51,7 +52,6 @@ impl Node {
             && !self.lives.buried.contains_key(&header.node)
         {
             self.swim(now, membership::Input::Datagram(payload), out);
-            self.update_view(now, out);
         }
     }
 
@@ -110,7 +110,10 @@ impl Node {
                 }
                 membership::Effect::Down(node) => {
                     // One sick node can make all others believe that a well one is gone: whoever has a link to it asks.
-                    self.peers.doubt(now.mono, node);
+                    // Gossip would take its time to reach all: they are told to ask, too.
+                    if self.peers.doubt(now.mono, node) {
+                        self.view.iter().for_each(|other| self.to(*other, Frame::Doubted(node), out));
+                    }
                 }
             }
         }

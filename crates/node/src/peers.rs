@@ -195,14 +195,24 @@ impl Peers {
     }
 
     /// SWIM says that it is gone: a rumour, until it has been asked itself. One whose datagrams never got through is judged by
-    /// its link alone.
-    pub(crate) fn doubt(&mut self, now: Instant, node: NodeId) {
+    /// its link alone. `true`: this is news.
+    pub(crate) fn doubt(&mut self, now: Instant, node: NodeId) -> bool {
         self.up.remove(&node);
-        let Some(peer) = self.all.get_mut(&node).filter(|p| p.swim == Some(true)) else { return };
+        let Some(peer) = self.all.get_mut(&node).filter(|p| p.swim == Some(true)) else { return false };
+        let news = !peer.is_doubted();
         (peer.swim, peer.ask_at) = (Some(false), now);
         let (before, after): (Vec<_>, Vec<_>) = self.all.iter_mut().partition(|(other, _)| **other <= node);
         let others = after.into_iter().chain(before).filter(|(_, p)| p.swim == Some(true) && !p.links.is_empty());
         for (_, peer) in others.take(BESIDE_MAX) {
+            (peer.beside, peer.ask_at) = (true, now);
+        }
+        news
+    }
+
+    /// Somebody in view was told that it is gone: it is asked once.
+    pub(crate) fn ask_once(&mut self, now: Instant, node: NodeId) {
+        let asked = |p: &&mut Peer| p.swim == Some(true) && !p.links.is_empty() && !p.is_doubted();
+        if let Some(peer) = self.all.get_mut(&node).filter(asked) {
             (peer.beside, peer.ask_at) = (true, now);
         }
     }

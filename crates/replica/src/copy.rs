@@ -476,10 +476,12 @@ impl Copy {
     }
 
     pub(crate) fn foreign_lead(&self) -> Option<(NodeId, Lead)> {
-        let leads = self.statuses.iter().filter(|(node, _)| self.view.contains(node));
         // One whose branch is known here is of this copy's own island.
         let own = |lead: &Lead| self.store.heads().seq(lead.branch) > 0;
-        let leads = leads.filter_map(|(node, s)| Some((!s.stand_in, own(&s.lead?), *node, s.lead?)));
+        // Few lead, and many are in view.
+        let leads = self.statuses.iter().filter_map(|(node, s)| Some((node, s, s.lead?)));
+        let leads = leads.filter(|(node, ..)| self.view.contains(node));
+        let leads = leads.map(|(node, s, lead)| (!s.stand_in, own(&lead), *node, lead));
         leads.max_by_key(|(copy, own, _, lead)| (*copy, *own, lead.ballot)).map(|(_, _, node, lead)| (node, lead))
     }
 

@@ -64,8 +64,9 @@ impl Copy {
             Role::Following(f) => f.lead.ballot,
             _ => return BTreeMap::new(),
         };
-        let leads = self.statuses.iter().filter(|(node, _)| self.view.contains(node));
-        leads.filter_map(|(node, s)| Some((*node, s.lead?))).filter(|(_, lead)| lead.ballot != own).collect()
+        // Few lead, and many are in view.
+        let leads = self.statuses.iter().filter_map(|(node, s)| Some((*node, s.lead.filter(|l| l.ballot != own)?)));
+        leads.filter(|(node, _)| self.view.contains(node)).collect()
     }
 
     /// May it fetch what others have? Only what is in step has anything to add to; values that are to lie on disc would have

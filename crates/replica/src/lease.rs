@@ -324,6 +324,9 @@ impl Copy {
     /// A process that was stopped for a while must not take its own silence for that of others: whoever owes an answer gets
     /// one fresh chance to give it, or to say that it has promised another leader.
     pub(crate) fn mind_pause(&mut self, now: Now) {
+        if !matches!(self.role, Role::Leading(_)) {
+            return;
+        }
         let late = self.deadline().is_some_and(|at| now.mono > at + Span(self.config.timing.lease.0 / 4));
         let Role::Leading(l) = &mut self.role else { return };
         if late {

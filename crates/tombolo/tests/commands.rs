@@ -131,12 +131,16 @@ fn writes_wait_for_copies_that_the_table_asks_for() {
     other.start();
     wait("two copies are in sync", 30, || node.ask(&["put", "safe", "k", "v"]).status.success());
     other.kill();
-    // One that was on its way to a leader that was killed is told that its outcome is not known.
+    // Before it is missed a write may be on its way to it: whether that was done is not known, and nobody is told that it was.
+    let mut unknown = false;
     wait("the killed node is missed", 10, || {
         let put = node.ask(&["put", "safe", "k", "w"]);
+        unknown |= put.status.code() == Some(5);
+        assert!(!put.status.success());
         put.status.code() == Some(3) && String::from_utf8_lossy(&put.stderr).contains("asks for 2")
     });
-    assert_eq!(node.tell(&["get", "safe", "k"]), "v");
+    let value = node.tell(&["get", "safe", "k"]);
+    assert!(value == "v" || (unknown && value == "w"), "{value}");
 }
 
 #[test]
@@ -237,8 +241,8 @@ fn a_table_on_disc_only_takes_little_memory_and_is_all_there_after_a_kill() {
     let report = node.tell(&[&load[..], &["--seconds", "1", "--warm", "0", "--keep", "--json"]].concat());
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
     assert_eq!(report["failed"], 0, "{report}");
-    let full = resident_mib(&node);
-    assert!(full < 300, "{full} MiB for 375 MiB of values");
+    // What is on its way to the disc is in RAM for that long.
+    wait("under 300 MiB are in RAM, of 375 MiB of values", 60, || resident_mib(&node) < 300);
     node.kill();
     node.start();
     let all = || node.ask(&["table", "info", "tombolo-bench"]);
