@@ -1,0 +1,210 @@
+//! Where the copies of one group of tables are to be.
+
+use crate::{Aim, Group, Picture, caps, flow, zones};
+use base::{FragmentId, NodeId};
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+/// Where each machine is in the picture.
+pub(crate) fn places(picture: &Picture) -> HashMap<NodeId, usize> {
+    picture.machines.iter().enumerate().map(|(i, machine)| (machine.node, i)).collect()
+}
+
+/// Of each fragment, the machines with copies.
+pub(crate) struct Placed {
+    pub(crate) on: Vec<Vec<usize>>,
+}
+
+struct Work<'a> {
+    picture: &'a Picture,
+    ids: Vec<FragmentId>,
+    bytes: Vec<u64>,
+    zone: Vec<usize>,
+    caps: Vec<usize>,
+    quota: Vec<usize>,
+    on: Vec<Vec<usize>>,
+    /// Of each machine, its fragments, small ones first.
+    of: Vec<Vec<usize>>,
+    /// Of each machine, the bytes of all tables placed so far.
+    load: &'a mut [u64],
+}
+
+/// What is where it may be stays, as far as nobody is over his share.
+pub(crate) fn place(picture: &Picture, group: &Group, quota: Vec<usize>, aim: Aim, load: &mut [u64]) -> Placed {
+    let mut work = Work::new(picture, group, quota, load);
+    if aim == Aim::Balance {
+        (0..group.fragments).for_each(|f| work.trim(f, group.copies));
+    }
+    // The most endangered first.
+    let mut needy: Vec<usize> = (0..group.fragments).filter(|f| work.on[*f].len() < group.copies).collect();
+    needy.sort_by_key(|f| work.on[*f].len());
+    for f in needy {
+        while work.on[f].len() < group.copies && work.fill(f, aim) {}
+    }
+    if aim == Aim::Balance {
+        work.even_out();
+    }
+    Placed { on: work.on }
+}
+
+impl<'a> Work<'a> {
+    fn new(picture: &'a Picture, group: &Group, quota: Vec<usize>, load: &'a mut [u64]) -> Work<'a> {
+        let place = places(picture);
+        let (count, zone) = zones(picture);
+        let caps = caps(picture, &zone, count, group.copies);
+        let head = &picture.tables[group.tables[0]].fragments;
+        let bytes_of =
+            |f: usize| group.tables.iter().filter_map(move |t| picture.tables[*t].fragments.get(f)).map(|f| f.bytes);
+        let bytes: Vec<u64> = (0..head.len()).map(|f| bytes_of(f).sum()).collect();
+        let mut on = Vec::with_capacity(head.len());
+        let mut of = vec![Vec::new(); picture.machines.len()];
+        for (f, fragment) in head.iter().enumerate() {
+            let mut here: Vec<usize> = fragment.holders.iter().filter_map(|h| place.get(&h.node).copied()).collect();
+            here.sort_unstable();
+            here.dedup();
+            here.iter().for_each(|i| of[*i].push(f));
+            on.push(here);
+        }
+        for (i, mine) in of.iter_mut().enumerate() {
+            mine.sort_by_key(|f| (bytes[*f], *f));
+            load[i] += mine.iter().map(|f| bytes[*f]).sum::<u64>();
+        }
+        let ids = head.iter().map(|f| f.id).collect();
+        Work { picture, ids, bytes, zone, caps, quota, on, of, load }
+    }
+
+    fn spare(&self, i: usize) -> usize {
+        self.quota[i].saturating_sub(self.of[i].len())
+    }
+
+    fn in_zone(&self, f: usize, zone: usize) -> usize {
+        self.on[f].iter().filter(|i| self.zone[**i] == zone).count()
+    }
+
+    fn is_open(&self, i: usize) -> bool {
+        let machine = &self.picture.machines[i];
+        machine.weight > 0 && !machine.away
+    }
+
+    /// May this machine get a copy, in place of another's?
+    fn may_hold(&self, f: usize, i: usize, instead: Option<usize>) -> bool {
+        if !self.is_open(i) || self.on[f].contains(&i) {
+            return false;
+        }
+        let zone = self.zone[i];
+        let leaves = usize::from(instead.is_some_and(|other| self.zone[other] == zone));
+        self.in_zone(f, zone) - leaves < self.caps[zone]
+    }
+
+    fn put(&mut self, f: usize, i: usize) {
+        self.on[f].push(i);
+        self.of[i].push(f);
+        self.load[i] += self.bytes[f];
+    }
+
+    fn take(&mut self, f: usize, i: usize) {
+        self.on[f].retain(|other| *other != i);
+        self.of[i].retain(|other| *other != f);
+        self.load[i] = self.load[i].saturating_sub(self.bytes[f]);
+    }
+
+    /// Copies that are too many in their zone, or at all, are no part of the plan: first those of machines that have the most too many.
+    fn trim(&mut self, f: usize, copies: usize) {
+        loop {
+            let crowded = |i: &usize| self.in_zone(f, self.zone[*i]) > self.caps[self.zone[*i]];
+            let mut may_go: Vec<usize> =
+                self.on[f].iter().copied().filter(|i| !self.picture.machines[*i].away).collect();
+            if self.on[f].len() <= copies {
+                may_go.retain(crowded);
+            }
+            let excess = |i: usize| self.of[i].len() as i64 - self.quota[i] as i64;
+            let worst = may_go.into_iter().max_by_key(|i| (crowded(i), excess(*i), self.load[*i], Reverse(*i)));
+            let Some(worst) = worst else { return };
+            self.take(f, worst);
+        }
+    }
+
+    /// Puts one more copy somewhere; `false`: there is nowhere.
+    fn fill(&mut self, f: usize, aim: Aim) -> bool {
+        let key =
+            |i: &usize| (self.spare(*i), Reverse(self.load[*i]), mix(self.ids[f], self.picture.machines[*i].node));
+        let n = self.quota.len();
+        let best = (0..n).filter(|i| self.spare(*i) > 0 && self.may_hold(f, *i, None)).max_by_key(key);
+        if let Some(best) = best {
+            self.put(f, best);
+            return true;
+        }
+        if aim == Aim::Repair {
+            // Better in a zone that has one already than nowhere.
+            let any = (0..n).filter(|i| self.is_open(*i) && !self.on[f].contains(i)).max_by_key(key);
+            any.inspect(|i| self.put(f, *i));
+            return any.is_some();
+        }
+        let from: Vec<usize> = (0..n).filter(|i| self.may_hold(f, *i, None)).collect();
+        let Some(way) = self.way(from.clone()) else {
+            // More than its share, rather than nowhere: it is evened out later.
+            from.first().inspect(|i| self.put(f, **i));
+            return !from.is_empty();
+        };
+        let first = way.first().map(|(from, ..)| *from);
+        self.walk(way);
+        let there = first.into_iter().chain(from).find(|i| self.may_hold(f, *i, None));
+        there.inspect(|i| self.put(f, *i)).is_some()
+    }
+
+    /// A shortest way from one of these machines to one that has less than its share, by moving a fragment each time.
+    fn way(&self, from: Vec<usize>) -> Option<Vec<flow::Hop<usize>>> {
+        let n = self.quota.len();
+        let mut spare: Vec<usize> = (0..n).filter(|i| self.spare(*i) > 0 && self.is_open(*i)).collect();
+        spare.sort_by_key(|i| (Reverse(self.spare(*i)), self.load[*i], *i));
+        let next = |from: usize, say: flow::Say<'_, usize>| {
+            if self.picture.machines[from].away {
+                return;
+            }
+            let mut try_all = |to: &[usize]| {
+                let mine = self.of[from].iter();
+                let mut both = mine.flat_map(|f| to.iter().map(move |to| (*f, *to)));
+                both.all(|(f, to)| !self.may_hold(f, to, Some(from)) || say(to, f))
+            };
+            if try_all(&spare) {
+                let rest: Vec<usize> = (0..n).filter(|i| self.spare(*i) == 0 && self.is_open(*i)).collect();
+                try_all(&rest);
+            }
+        };
+        flow::path(n, from, next, |i| self.spare(i) > 0)
+    }
+
+    /// From its end: after each step every fragment has as many copies as before.
+    fn walk(&mut self, way: Vec<flow::Hop<usize>>) -> bool {
+        for (from, to, f) in way.into_iter().rev() {
+            if !self.on[f].contains(&from) || !self.may_hold(f, to, Some(from)) {
+                return false;
+            }
+            self.take(f, from);
+            self.put(f, to);
+        }
+        true
+    }
+
+    /// Whoever has more than its share gives to those who have less.
+    fn even_out(&mut self) {
+        for i in (0..self.quota.len()).filter(|i| !self.picture.machines[*i].away).collect::<Vec<_>>() {
+            while self.of[i].len() > self.quota[i] {
+                let Some(way) = self.way(vec![i]) else { break };
+                if !self.walk(way) {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Spreads the copies of a node's fragments over all others, so that all help when it is lost.
+fn mix(fragment: FragmentId, node: NodeId) -> u64 {
+    let mut x =
+        fragment.table.0 ^ u64::from(fragment.index).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ node.0.rotate_left(32);
+    // The finalizer of SplitMix64 (Steele, Lea, Flood, 2014).
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}

@@ -1,0 +1,219 @@
+//! How many copies of each table every node is to hold.
+
+use crate::{Aim, Group, Picture, caps, flow, zones};
+
+/// What rounding may make of numbers that are equal.
+pub(crate) const NEARLY: f64 = 1e-6;
+
+/// Divides by weight, nobody more than there is room for.
+fn divide(total: f64, weights: &[f64], room: &[f64]) -> Vec<f64> {
+    let mut full = vec![false; weights.len()];
+    loop {
+        let taken: f64 = full.iter().zip(room).filter(|(full, _)| **full).map(|(_, room)| room).sum();
+        let free: f64 = full.iter().zip(weights).filter(|(full, _)| !**full).map(|(_, weight)| weight).sum();
+        let each = if free > 0.0 { (total - taken).max(0.0) / free } else { 0.0 };
+        let over = |i: &usize| !full[*i] && weights[*i] * each > room[*i] + NEARLY;
+        let over: Vec<usize> = (0..weights.len()).filter(over).collect();
+        if over.is_empty() {
+            let part = |i: usize| if full[i] { room[i] } else { weights[i] * each };
+            return (0..weights.len()).map(part).collect();
+        }
+        over.into_iter().for_each(|i| full[i] = true);
+    }
+}
+
+pub(crate) fn floor(share: f64) -> usize {
+    (share + NEARLY).floor() as usize
+}
+
+pub(crate) fn ceil(share: f64) -> usize {
+    (share - NEARLY).ceil().max(0.0) as usize
+}
+
+/// What each machine is to hold of a group.
+pub(crate) struct Quota {
+    /// Its exact share of the copies.
+    pub(crate) share: Vec<f64>,
+    /// Rounded: how many copies.
+    pub(crate) copies: Vec<usize>,
+}
+
+/// One table's shares, and how they are rounded.
+struct Rounded {
+    shares: Vec<f64>,
+    /// Copies that each node is to hold.
+    quota: Vec<usize>,
+    zone_room: Vec<usize>,
+    zone_sum: Vec<usize>,
+}
+
+impl Rounded {
+    /// Can one more, or one less, be taken by this node?
+    fn may_gain(&self, i: usize) -> bool {
+        self.quota[i] < ceil(self.shares[i])
+    }
+
+    fn may_lose(&self, i: usize) -> bool {
+        self.quota[i] > floor(self.shares[i])
+    }
+
+    /// May one be had by `to` instead of `from`?
+    fn may_shift(&self, from: usize, to: usize, zone: &[usize]) -> bool {
+        let room = zone[from] == zone[to] || self.zone_sum[zone[to]] < self.zone_room[zone[to]];
+        self.may_lose(from) && self.may_gain(to) && room
+    }
+
+    fn shift(&mut self, from: usize, to: usize, zone: &[usize]) {
+        self.quota[from] -= 1;
+        self.quota[to] += 1;
+        self.zone_sum[zone[from]] -= 1;
+        self.zone_sum[zone[to]] += 1;
+    }
+}
+
+/// Of each group, how many of its fragments every machine is to hold.
+pub(crate) fn quotas(picture: &Picture, groups: &[Group], aim: Aim) -> Vec<Quota> {
+    let (count, zone) = zones(picture);
+    let n = picture.machines.len();
+    let mut totals = (vec![0.0; n], vec![0usize; n]);
+    let mut all = Vec::with_capacity(groups.len());
+    for group in groups {
+        let held = held(picture, group);
+        let mut rounded = match aim {
+            Aim::Balance => shares(picture, group, &held, (count, &zone)),
+            // Nobody is over his share: nothing moves for its sake.
+            Aim::Repair => {
+                let fill = |i: usize| if picture.machines[i].weight == 0 { held[i] } else { group.fragments };
+                all.push(Rounded {
+                    shares: vec![0.0; n],
+                    quota: (0..n).map(fill).collect(),
+                    zone_room: Vec::new(),
+                    zone_sum: Vec::new(),
+                });
+                continue;
+            }
+        };
+        round(&mut rounded, group, &held, &mut totals, &zone);
+        all.push(rounded);
+    }
+    if aim == Aim::Balance {
+        level(groups, &mut all, &mut totals, &zone);
+    }
+    all.into_iter().map(|rounded| Quota { share: rounded.shares, copies: rounded.quota }).collect()
+}
+
+/// How many fragments of the group's first table each machine holds.
+fn held(picture: &Picture, group: &Group) -> Vec<usize> {
+    let place = crate::copies::places(picture);
+    let mut held = vec![0; picture.machines.len()];
+    for fragment in group.tables.first().iter().flat_map(|t| &picture.tables[**t].fragments) {
+        fragment.holders.iter().filter_map(|h| place.get(&h.node)).for_each(|i| held[*i] += 1);
+    }
+    held
+}
+
+/// By weight, first among zones and then within each: a zone has no room for more than its part of each fragment.
+fn shares(picture: &Picture, group: &Group, held: &[usize], (count, zone): (usize, &[usize])) -> Rounded {
+    let machines = &picture.machines;
+    let fragments = group.fragments as f64;
+    let caps = caps(picture, zone, count, group.copies);
+    // Who is away keeps what it has.
+    let stays = |i: usize| if machines[i].away { held[i].min(group.fragments) } else { 0 };
+    let kept: usize = (0..machines.len()).map(stays).sum();
+    let total = ((group.fragments * group.copies) as f64 - kept as f64).max(0.0);
+    let weight = |i: usize| if machines[i].away { 0.0 } else { f64::from(machines[i].weight) };
+    let (mut zone_weight, mut zone_room) = (vec![0.0; count], vec![0.0; count]);
+    let mut zone_kept = vec![0; count];
+    for i in 0..machines.len() {
+        zone_weight[zone[i]] += weight(i);
+        zone_kept[zone[i]] += stays(i);
+    }
+    for z in 0..count {
+        zone_room[z] = (fragments * caps[z] as f64 - zone_kept[z] as f64).max(0.0);
+    }
+    let parts = divide(total, &zone_weight, &zone_room);
+    let mut shares = vec![0.0; machines.len()];
+    for z in 0..count {
+        let of: Vec<usize> = (0..machines.len()).filter(|i| zone[*i] == z).collect();
+        let weights: Vec<f64> = of.iter().map(|i| weight(*i)).collect();
+        let within = divide(parts[z], &weights, &vec![fragments; of.len()]);
+        of.iter().zip(within).for_each(|(i, share)| shares[*i] = share + stays(*i) as f64);
+    }
+    let room = |z: usize| group.fragments * caps[z];
+    let n = machines.len();
+    Rounded { shares, quota: vec![0; n], zone_room: (0..count).map(room).collect(), zone_sum: vec![0; count] }
+}
+
+/// Rounds down, and gives what is left over to those who hold it already, then to those who have the least of all tables before.
+fn round(rounded: &mut Rounded, group: &Group, held: &[usize], totals: &mut (Vec<f64>, Vec<usize>), zone: &[usize]) {
+    let n = rounded.shares.len();
+    for i in 0..n {
+        rounded.quota[i] = floor(rounded.shares[i]);
+        rounded.zone_sum[zone[i]] += rounded.quota[i];
+    }
+    let total: f64 = rounded.shares.iter().sum();
+    let mut left = (total + 0.5).floor() as usize - rounded.quota.iter().sum::<usize>().min((total + 0.5) as usize);
+    let mut order: Vec<usize> = (0..n).filter(|i| rounded.may_gain(*i)).collect();
+    let behind = |i: usize| totals.1[i] as f64 - totals.0[i] - rounded.shares[i] * group.weight() as f64;
+    order.sort_by(|a, b| {
+        let has = |i: usize| held[i] > rounded.quota[i];
+        has(*b).cmp(&has(*a)).then(behind(*a).total_cmp(&behind(*b))).then(a.cmp(b))
+    });
+    for i in order {
+        if left > 0 && rounded.zone_sum[zone[i]] < rounded.zone_room[zone[i]] {
+            (rounded.quota[i], left) = (rounded.quota[i] + 1, left - 1);
+            rounded.zone_sum[zone[i]] += 1;
+        }
+    }
+    for i in 0..n {
+        totals.0[i] += rounded.shares[i] * group.weight() as f64;
+        totals.1[i] += rounded.quota[i] * group.weight();
+    }
+}
+
+/// Over all tables, too, every node has its share: roundings are exchanged along shortest paths until it has.
+fn level(groups: &[Group], all: &mut [Rounded], totals: &mut (Vec<f64>, Vec<usize>), zone: &[usize]) {
+    let n = totals.0.len();
+    let most = groups.iter().map(Group::weight).max().unwrap_or(1);
+    let ahead = |totals: &(Vec<f64>, Vec<usize>), i: usize| totals.1[i] as f64 - totals.0[i];
+    let bound = most as f64 - NEARLY;
+    // Each path brings one node nearer; more than there are roundings cannot be wrong.
+    for _ in 0..n * groups.len() {
+        let over: Vec<usize> = (0..n).filter(|i| ahead(totals, *i) >= bound).collect();
+        let under: Vec<usize> = (0..n).filter(|i| ahead(totals, *i) <= -bound).collect();
+        let next = |from: usize, say: flow::Say<'_, usize>| {
+            let mut all = all.iter().enumerate().filter(|(_, rounded)| rounded.may_lose(from));
+            all.all(|(g, rounded)| (0..n).filter(|to| rounded.may_shift(from, *to, zone)).all(|to| say(to, g)));
+        };
+        let way = if !over.is_empty() {
+            flow::path(n, over, next, |i| ahead(totals, i) < -NEARLY)
+        } else if !under.is_empty() {
+            let ends = |i: usize| under.contains(&i);
+            flow::path(n, (0..n).filter(|i| ahead(totals, *i) > NEARLY), next, ends)
+        } else {
+            return;
+        };
+        let Some(way) = way else { return };
+        for (from, to, g) in way {
+            if !all[g].may_shift(from, to, zone) {
+                return;
+            }
+            all[g].shift(from, to, zone);
+            totals.1[from] -= groups[g].weight();
+            totals.1[to] += groups[g].weight();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_go_by_weight_and_nobody_gets_more_than_there_is_room_for() {
+        assert_eq!(divide(12.0, &[1.0, 2.0, 3.0], &[9.0; 3]), [2.0, 4.0, 6.0]);
+        assert_eq!(divide(12.0, &[1.0, 1.0, 10.0], &[5.0; 3]), [3.5, 3.5, 5.0]);
+        assert_eq!(divide(12.0, &[0.0, 1.0, 1.0], &[5.0; 3]), [0.0, 5.0, 5.0]);
+        assert_eq!((floor(2.9999999), ceil(3.0000001)), (3, 3));
+    }
+}
