@@ -29,6 +29,7 @@ fn made(keys: &Keys) -> Node {
         advertise: addr(1),
         announce: addr(1),
         zone: None,
+        weight: None,
         keys: keys.clone(),
         accept: Vec::new(),
         join: vec![addr(2)],

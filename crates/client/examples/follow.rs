@@ -27,6 +27,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         providers: Vec::new(),
         multicast: true,
         zone: None,
+        weight: None,
         functions: Default::default(),
         threads: None,
         discover_delay: Duration::from_secs(1),

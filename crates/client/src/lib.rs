@@ -7,7 +7,7 @@ mod subscribe;
 
 use base::{FragmentId, Span};
 use bytes::Bytes;
-use node::{ClientError, Op, OpReply, Status, TableDef, TableInfo, TableOptions, Vitals, Word};
+use node::{Alteration, ClientError, Map, Op, OpReply, Status, TableDef, TableInfo, TableOptions, Vitals, Word};
 pub use replica::{Batch, Bump, Check, Heal, LedgerRow, Outcome, Range, Record, Refusal, Rows, Space, Write};
 use runtime::Handle;
 use std::collections::BTreeMap;
@@ -113,6 +113,30 @@ impl Database {
     pub async fn vitals(&self) -> Result<BTreeMap<String, Vitals>, Error> {
         match self.op(Op::Vitals).await? {
             OpReply::Vitals(all) => Ok(all),
+            _ => Err(Error::Ended),
+        }
+    }
+
+    /// Where all copies are, and what is to be moved. Nodes that do not answer within a second are left out.
+    pub async fn map(&self) -> Result<Map, Error> {
+        match self.op(Op::Map).await? {
+            OpReply::Map(map) => Ok(*map),
+            _ => Err(Error::Ended),
+        }
+    }
+
+    /// From now on copies are not evened out, or again. What lacks copies gets them all the same.
+    pub async fn pause_balance(&self, paused: bool) -> Result<Outcome, Error> {
+        match self.op(Op::PauseBalance(paused)).await? {
+            OpReply::Outcome(outcome) => Ok(outcome),
+            _ => Err(Error::Ended),
+        }
+    }
+
+    /// Changes a table while it is used. A check that failed: somebody else changed it at the same moment.
+    pub async fn alter_table(&self, name: &str, change: Alteration) -> Result<Outcome, Error> {
+        match self.op(Op::AlterTable(name.into(), change)).await? {
+            OpReply::Outcome(outcome) => Ok(outcome),
             _ => Err(Error::Ended),
         }
     }

@@ -24,6 +24,7 @@ fn node(dir: &Path, name: &str, join: &[&Handle]) -> Handle {
         providers: Vec::new(),
         multicast: false,
         zone: None,
+        weight: None,
         functions: Default::default(),
         threads: None,
         discover_delay: Duration::from_millis(500),

@@ -48,6 +48,8 @@ pub struct RosterEntry {
     pub life: u64,
     /// Its standing.
     pub status: RosterStatus,
+    /// Its share of copies in relation to other nodes', if it has said one; 0: none.
+    pub weight: Option<u16>,
 }
 
 /// Which part of the cluster this node can reach.
@@ -90,7 +92,15 @@ mod tests {
     use super::*;
 
     fn entry(status: RosterStatus) -> RosterEntry {
-        RosterEntry { name: "x".into(), addr: ([127, 0, 0, 1], 1).into(), zone: None, incarnation: 1, life: 0, status }
+        RosterEntry {
+            name: "x".into(),
+            addr: ([127, 0, 0, 1], 1).into(),
+            zone: None,
+            incarnation: 1,
+            life: 0,
+            status,
+            weight: None,
+        }
     }
 
     #[test]

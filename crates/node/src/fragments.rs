@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// How long a view without any copy of a fragment must stand before somebody stands in.
 const STAND_IN_AFTER: Span = Span::ms(1_000);
+/// A founder that says nothing of its copy for so long has none any more.
+const FOUNDED_WITHIN: Span = Span::ms(3_000);
 /// How long everybody must have been there before a fragment without any copy is begun anew.
 const BEGIN_ANEW_AFTER: Span = Span::ms(5_000);
 
@@ -107,12 +109,11 @@ impl Node {
     ) {
         if let Msg::Status(status) = &msg {
             let holders = self.holders.entry(fragment).or_default();
-            let holds = !status.stand_in && (status.weight > 0 || status.lead.is_some());
-            if holds {
-                holders.insert(from)
+            if status.stand_in {
+                holders.remove(&from);
             } else {
-                holders.remove(&from)
-            };
+                holders.insert(from, status.weight > 0 || status.lead.is_some());
+            }
         }
         if self.copies.contains(fragment) {
             self.copies.later(fragment, Input::Msg(from, msg));
@@ -196,12 +197,17 @@ impl Node {
             self.nameless.insert(def.name.clone(), (key, lost));
             self.tables.insert(def.name.clone(), def);
         }
+        if self.tables.len() != before.1.len() || self.tables.keys().any(|name| !before.1.contains_key(name)) {
+            self.tables_at = now.mono;
+        }
         self.note_graves();
         for (grave, shown) in self.graves.values() {
             // What turned up of it is a table again, of another name.
             let def = TableDef { name: grave.name(), ..grave.def.clone() };
             self.tables.extend(shown.then(|| (def.name.clone(), def)));
         }
+        let paused = self.sys_record(schema::PAUSED_KEY).and_then(|r| wire::decode(&r.value?).ok());
+        self.balance.paused = paused.unwrap_or(false);
         self.lives = self.copies.with(sys_fragment(), |sys| Lives::read(sys, now)).unwrap_or_default();
         self.note_fates(now, &before.0);
         self.read_cluster();
@@ -239,7 +245,7 @@ impl Node {
     }
 
     /// Copies that have given away all that they took are taken out.
-    pub(crate) fn part_with_left(&mut self, now: Now) {
+    pub(crate) fn part_with_left(&mut self, now: Now, out: &mut Vec<Effect>) {
         let left = std::mem::take(&mut self.left);
         if left.is_empty() {
             return;
@@ -248,6 +254,15 @@ impl Node {
         // Not made again before it is asked for.
         self.given_away.extend(&left);
         self.take_out(now, |fragment| !left.contains(&fragment));
+        // After their last words: others would count on them, where the rest is on the other side of a cut.
+        self.deliver_late(now, out);
+        self.view.iter().for_each(|node| self.to(*node, Frame::GaveAway(left.clone()), out));
+    }
+
+    pub(crate) fn gave_away(&mut self, from: NodeId, fragments: &[FragmentId]) {
+        for fragment in fragments {
+            self.holders.get_mut(fragment).map(|nodes| nodes.remove(&from));
+        }
     }
 
     /// Takes copies out that are not to be kept. Numbers of branches and sessions go on where they ended.
@@ -273,29 +288,37 @@ impl Node {
         let looking = now.mono - self.started < self.config.discover_delay;
         let here = self.here();
         let all = self.roster.keys().all(|node| here.contains(node)) && self.roster.contains_key(&self.config.me);
-        let calm = if all { BEGIN_ANEW_AFTER } else { STAND_IN_AFTER };
-        if (self.whole && !all) || looking || now.mono - self.view_at < calm {
+        let calm = now.mono - self.view_at;
+        if looking || calm < STAND_IN_AFTER {
             return;
         }
+        // Those that a table begins with make their copies in that time; later they may have given them away.
+        let begun = now.mono - self.view_at.max(self.tables_at) >= FOUNDED_WITHIN;
         let chosen = |fragment: FragmentId| here.iter().copied().max_by_key(|node| rendezvous(fragment, *node));
         let mut make = Vec::new();
         for def in self.tables.values() {
+            // Nobody is away who could have a copy: who stopped has none in RAM.
+            let all = all || (self.whole && def.options.storage == Storage::Ram);
+            if (self.whole && !all) || (all && calm < BEGIN_ANEW_AFTER) {
+                continue;
+            }
             for (fragment, founders) in def.all().zip(&def.founders) {
-                let held = |node: &NodeId| self.holders.get(&fragment).is_some_and(|all| all.contains(node));
+                let said = |node: &NodeId| self.holders.get(&fragment).and_then(|all| all.get(node)).copied();
                 // What is in RAM alone may be gone from those who had it.
                 let founded = all || def.options.storage != Storage::Ram;
-                let copies = here.iter().any(|node| held(node) || (founded && founders.contains(node)));
+                let founds = |node: &NodeId| founded && !begun && founders.contains(node);
+                let copies = here.iter().any(|node| said(node) == Some(true) || founds(node));
                 // One that was never filled is none; one that is about to open must not be made anew all the time.
                 let mine = |c: &Copy| c.serves() && !(all && c.stands_in());
                 let led = self.lead_of(fragment).is_some_and(|(node, _)| !all || !self.stands_in_for(fragment, node));
                 let led = led || self.copies.with(fragment, mine).unwrap_or(false);
                 let may = all || def.options.min_in_sync != replica::MinInSync::Majority;
                 if may && !copies && !led && chosen(fragment) == Some(self.config.me) {
-                    make.push((fragment, def.clone()));
+                    make.push((fragment, def.clone(), all));
                 }
             }
         }
-        for (fragment, def) in make {
+        for (fragment, def, all) in make {
             self.take_out(now, |other| other != fragment);
             let founders = if all { vec![self.config.me] } else { Vec::new() };
             self.make_copy(now, fragment, &def, founders, (true, !all));
@@ -324,7 +347,9 @@ impl Node {
         }
         for def in self.tables.values() {
             for (fragment, founders) in def.all().zip(&def.founders) {
-                let founds = founders.contains(&self.config.me) && !self.given_away.contains(&fragment);
+                let ram = def.options.storage == Storage::Ram;
+                let gave = self.given_away.contains(&fragment) || (self.gave_before.contains(&fragment) && !ram);
+                let founds = founders.contains(&self.config.me) && !gave;
                 let asked = founds || self.invited.contains(&fragment);
                 let mine = self.holds_stored(fragment) || (asked && !self.is_leaving(self.config.me));
                 if mine && !self.copies.contains(fragment) {
@@ -417,6 +442,12 @@ impl Node {
     pub(crate) fn reply(&mut self, op: OpId, reply: crate::OpReply, out: &mut Vec<Effect>) {
         out.push(Effect::Reply(op, reply));
     }
+}
+
+/// A copy that was given away left nothing but its promises: it is not begun anew with nothing, as if it were the first.
+pub(crate) fn given_away(stored: &BTreeMap<FragmentId, Stored>) -> BTreeSet<FragmentId> {
+    let gone = |(_, s): &(&FragmentId, &Stored)| s.store.heads().is_empty() && s.meta != Meta::default();
+    stored.iter().filter(gone).map(|(fragment, _)| *fragment).collect()
 }
 
 /// Highest random weight (Thaler and Ravishankar, 1998): everybody with the same view picks the same node, and one that comes or

@@ -1,3 +1,4 @@
+use crate::balance::{Order, Told};
 use crate::lifecycle::Burial;
 use crate::vitals::Vitals;
 use base::{FragmentId, NodeId};
@@ -7,7 +8,7 @@ use std::net::SocketAddr;
 
 /// The version of the conversation between nodes, the major one in the upper byte. Nodes of different major versions do not talk,
 /// and both say so; those of one pass over what they do not know of each other's (see [`wire::FORMAT`]).
-pub const PROTOCOL: u16 = 0x0500;
+pub const PROTOCOL: u16 = 0x0501;
 
 /// The first frame each way on a new link, inside the encrypted stream.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -67,4 +68,12 @@ pub enum Frame {
     Vitals(u64, Vitals),
     /// I was told that this node is gone, and ask it; so should you.
     Doubted(NodeId),
+    /// I have no copies of these any more.
+    GaveAway(Vec<FragmentId>),
+    /// What do you lead? Answered under the same number.
+    AskLeads(u64),
+    /// This; number 0: nobody asked.
+    Leads(u64, Told),
+    /// Do this with a fragment that you lead.
+    Order(FragmentId, Order),
 }

@@ -1,7 +1,8 @@
 //! What local clients want, carried to whoever leads the fragment: tried again until it is known what became of it.
 
 use crate::lifecycle::Word;
-use crate::schema::{BadTable, TableDef, TableOptions};
+use crate::map::Map;
+use crate::schema::{Alteration, BadTable, TableDef, TableOptions};
 use crate::status::{Status, TableInfo};
 use crate::vitals::Vitals;
 use base::{BranchId, FragmentId, Instant, NAME_BYTES_MAX, NodeId, Span};
@@ -49,6 +50,12 @@ pub enum Op {
     Word(String, Word),
     /// What changed in a fragment.
     Changes(FragmentId, Since),
+    /// Where all copies are, and what is to be moved.
+    Map,
+    /// Copies are evened out no more, or again.
+    PauseBalance(bool),
+    /// Change a table while it is used.
+    AlterTable(String, Alteration),
 }
 
 /// What a local client is told.
@@ -70,6 +77,8 @@ pub enum OpReply {
     Vitals(BTreeMap<String, Vitals>),
     /// To `Changes`; `None`: nobody in reach can tell now.
     Changes(Option<Changes>),
+    /// To `Map`.
+    Map(Box<Map>),
     /// It cannot be done, or not now; nothing was changed.
     Error(ClientError),
 }

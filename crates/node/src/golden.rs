@@ -23,7 +23,7 @@ fn records() -> String {
     let addr = "10.0.0.1:7474".parse().expect("an address");
     let (name, zone) = ("n1".to_string(), Some("cellar".to_string()));
     let status = RosterStatus::Up;
-    let entry = RosterEntry { name: name.clone(), addr, zone, incarnation: 3, life: 1, status };
+    let entry = RosterEntry { name: name.clone(), addr, zone, incarnation: 3, life: 1, status, weight: Some(50) };
     let burial =
         Burial { node, life: 1, name, addr, by: NodeId(2), at: WallMs(1_700_000_000_000), why: "it left".into() };
     let whole = Whole { now: [node].into(), before: Some([NodeId(2), node].into()), roster: [node].into() };
@@ -42,7 +42,7 @@ fn records() -> String {
 fn frames() -> String {
     let node = NodeId(0x0123_4567_89ab_cdef);
     let listen = "[fe80::1]:7474".parse().expect("an address");
-    let hello = Hello { protocol: 0x0500, node, incarnation: 3, life: 1, name: "n1".into(), listen, zone: None };
+    let hello = Hello { protocol: 0x0501, node, incarnation: 3, life: 1, name: "n1".into(), listen, zone: None };
     let fragment = FragmentId { table: TableId(99), index: 5 };
     let branch = BranchId { node, n: 300 };
     let (ballot, version) = (Ballot { counter: 7, node }, Version { branch, seq: 70_000 });

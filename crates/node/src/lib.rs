@@ -3,6 +3,7 @@
 //! `handle(now, input, effects)`, `deadline()`, `status()`. It owns no socket, thread, clock or file; sealing and opening
 //! datagrams is arithmetic and happens here, with nonces from the node's own seeded generator.
 
+mod balance;
 mod burial;
 mod cluster;
 mod copies;
@@ -16,21 +17,24 @@ mod golden;
 mod graves;
 mod io;
 mod lifecycle;
+mod map;
 mod node;
 mod packets;
 mod peers;
-mod placement;
 mod schema;
 mod status;
+mod tables;
 mod view;
 mod vitals;
 
+pub use balance::{Order, Report, Told, WEIGHT};
 pub use copies::{Glance, Task, Window};
 pub use frame::{Frame, Hello, PROTOCOL};
 pub use gateway::{ClientError, Op, OpReply};
 pub use io::{Effect, Input, LinkId, Notice, OpId};
 pub use lifecycle::{Burial, Word};
+pub use map::{Map, MapFragment, MapMove, MapNode, MapTable};
 pub use node::{Config, Node};
-pub use schema::{Durability, FragmentBy, Storage, TableDef, TableOptions, sys_fragment, sys_table};
+pub use schema::{Alteration, Durability, FragmentBy, Storage, TableDef, TableOptions, sys_fragment, sys_table};
 pub use status::{BuriedLine, FragmentLine, NodeLine, Status, TableInfo, TableLine};
 pub use vitals::Vitals;

@@ -134,6 +134,7 @@ impl Node {
             incarnation: self.config.incarnation,
             life: self.fates.life,
             status,
+            weight: self.config.weight,
         }
     }
 

@@ -1,20 +1,22 @@
+use crate::balance::{Balance, Told};
 use crate::burial::Fates;
 use crate::copies::{Copies, Task, Window};
 use crate::follow::Questions;
+use crate::fragments::given_away;
 use crate::frame::{Frame, Hello, PROTOCOL};
 use crate::gateway::{ClientError, Gateway, Next, Op, OpReply, What};
 use crate::graves::Grave;
 use crate::io::{Effect, Input, LinkId, Notice, OpId};
 use crate::lifecycle::Lives;
 use crate::peers::Peers;
-use crate::schema::{self, TableDef, TableOptions, sys_fragment, sys_table};
-use crate::vitals::Asking;
+use crate::schema::{TableDef, TableOptions, sys_fragment, sys_table};
+use crate::vitals::{Asking, Vitals};
 use base::{FragmentId, Instant, NodeId, Now, Span, TableId, Version};
 use bytes::Bytes;
 use discovery::Discovery;
 use membership::{Identity, Island, Patience, RosterEntry, RosterStatus, Swim, Truths, island};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use replica::{Batch, Check, Lead, Outcome, SessionId, Stored, Ticket, Timing, Values, Write};
+use replica::{Lead, Outcome, SessionId, Stored, Ticket, Timing, Values};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -52,6 +54,8 @@ pub struct Config {
     pub announce: SocketAddr,
     /// My zone.
     pub zone: Option<String>,
+    /// My share of copies in relation to other nodes', if not the usual one; 0: none.
+    pub weight: Option<u16>,
     /// Keys of the cookie and group.
     pub keys: Keys,
     /// Keys of other cookies that are taken from others, while a fleet changes from one to the other.
@@ -95,11 +99,15 @@ pub struct Node {
     pub(crate) copies: Copies,
     pub(crate) stored: BTreeMap<FragmentId, Stored>,
     pub(crate) invited: BTreeSet<FragmentId>,
-    /// Which nodes in view hold copies of what.
-    pub(crate) holders: BTreeMap<FragmentId, BTreeSet<NodeId>>,
+    /// Which nodes in view have copies of what, and whether there is something in them.
+    pub(crate) holders: BTreeMap<FragmentId, BTreeMap<NodeId, bool>>,
+    /// When a table was last made or dropped.
+    pub(crate) tables_at: Instant,
     /// Copies that have gone, and all that went since this process began.
     pub(crate) left: Vec<FragmentId>,
     pub(crate) given_away: BTreeSet<FragmentId>,
+    /// Those of which its disc tells that a copy left before this process began, or was never begun.
+    pub(crate) gave_before: BTreeSet<FragmentId>,
     /// When the view last changed.
     pub(crate) view_at: Instant,
     /// Who leads what in view, whether that is a copy or stands in for one, and since when it is known.
@@ -127,7 +135,7 @@ pub struct Node {
     pub(crate) latest: Instant,
     /// It was said that the ledger is large.
     ledger_said: bool,
-    creating: BTreeMap<OpId, (String, TableOptions, bool)>,
+    pub(crate) creating: BTreeMap<OpId, (String, TableOptions, bool)>,
     pub(crate) ready: bool,
     pub(crate) counter: u64,
     tickets: Ticket,
@@ -157,7 +165,9 @@ pub struct Node {
     pub(crate) skewed: Option<i64>,
     /// So far that it leads nothing.
     pub(crate) barred: bool,
-    pub(crate) asking: Asking,
+    pub(crate) asking: Asking<Vitals>,
+    pub(crate) surveys: Asking<Told>,
+    pub(crate) balance: Balance,
     pub(crate) questions: Questions,
     pub(crate) rng: StdRng,
 }
@@ -165,23 +175,24 @@ pub struct Node {
 impl Node {
     /// A node with what its disc holds. It takes part after the first input.
     pub fn new(now: Now, config: Config, stored: BTreeMap<FragmentId, Stored>) -> Node {
-        let identity = Identity::first(config.me, config.advertise, config.incarnation);
-        let session = SessionId { node: config.me, incarnation: config.incarnation };
+        let (me, incarnation) = (config.me, config.incarnation);
         let mut rng = StdRng::seed_from_u64(config.seed);
         let mut node = Node {
             started: now.mono,
             discovery: Discovery::new(now.mono, config.me, &config.join, rng.random()),
-            swim: Swim::new(identity, rng.random()),
+            swim: Swim::new(Identity::first(me, config.advertise, incarnation), rng.random()),
             replay: ReplayWindow::default(),
             peers: Peers::default(),
             view: BTreeSet::new(),
             missing: Default::default(),
             whole: false,
-            gateway: Gateway::new(session),
+            gateway: Gateway::new(SessionId { node: me, incarnation }),
             copies: Copies::default(),
+            gave_before: given_away(&stored),
             stored,
             invited: BTreeSet::new(),
             holders: BTreeMap::new(),
+            tables_at: now.mono,
             left: Vec::new(),
             given_away: BTreeSet::new(),
             view_at: now.mono,
@@ -222,11 +233,12 @@ impl Node {
             skewed: None,
             barred: false,
             asking: Asking::default(),
+            surveys: Asking::default(),
+            balance: Balance::default(),
             questions: Questions::default(),
             rng,
             config,
         };
-        let me = node.config.me;
         node.make_copy(now, sys_fragment(), &sys_table(), vec![me], (false, false));
         node.sys_edition = u64::MAX;
         node.refresh_at_start(now);
@@ -346,7 +358,7 @@ impl Node {
                 break;
             }
         }
-        self.part_with_left(now);
+        self.part_with_left(now, out);
         self.say_fates(out);
         if std::mem::take(&mut self.part_with_buried) {
             self.part_with_buried(now, out);
@@ -368,6 +380,7 @@ impl Node {
             self.gateway.deadline(now),
             self.copies.deadline(),
             self.asking.deadline(),
+            self.surveys.deadline(),
             self.questions.deadline(),
         ];
         all.into_iter().flatten().min().unwrap_or(now + CHORES)
@@ -388,7 +401,7 @@ impl Node {
             };
             self.finish(now, op, reply, out);
         }
-        self.tend_vitals(now, out);
+        self.tend_asking(now, out);
         self.tend_questions(now, out);
         if now.mono >= self.chores_at {
             self.chores_at = now.mono + CHORES;
@@ -407,7 +420,7 @@ impl Node {
         }
     }
 
-    fn table_of(&self, fragment: FragmentId) -> String {
+    pub(crate) fn table_of(&self, fragment: FragmentId) -> String {
         let def = self.tables.values().find(|def| def.id == fragment.table);
         def.map_or_else(|| "sys".to_string(), |def| def.name.clone())
     }
@@ -465,7 +478,9 @@ impl Node {
         self.tell_cluster(out);
         self.enter_roster(now, out);
         self.tend_roster(now, &island, out);
-        self.tend_members(now, out);
+        self.invite_members(out);
+        self.tell_reports(now, out);
+        self.tend_balance(now, out);
         self.tend_departure(now, out);
         self.close_refused(out);
         self.look_for_buried(now, out);
@@ -524,6 +539,7 @@ impl Node {
             Frame::Copy(fragment, msg) => self.on_copy_msg(now, from, fragment, msg, out),
             Frame::Invite(fragment) => {
                 self.given_away.remove(&fragment);
+                self.gave_before.remove(&fragment);
                 if self.invited.insert(fragment) {
                     self.make_copies(now, true);
                 }
@@ -559,6 +575,11 @@ impl Node {
             Frame::AreYouThere(number) => self.to(from, Frame::Here(number), out),
             Frame::Here(number) => self.peers.answered(now.mono, from, number),
             Frame::Doubted(node) => self.peers.ask_once(now.mono, node),
+            Frame::GaveAway(fragments) => self.gave_away(from, &fragments),
+            Frame::AskLeads(number) => self.to(from, Frame::Leads(number, self.tell()), out),
+            Frame::Leads(0, told) => self.balance_told(now, from, told),
+            Frame::Leads(number, told) => self.leads_told(now, from, number, told, out),
+            Frame::Order(fragment, order) => self.told_order(now, from, fragment, order, out),
             Frame::AskChanges(number, fragment, since) => self.answer_changes(from, number, fragment, &since, out),
             Frame::Changes(number, changes) => self.changes_told(number, changes, out),
             Frame::AskVitals(number) => out.extend(self.peers.link(from).map(|l| Effect::Vitals(Some(l), number))),
@@ -616,6 +637,16 @@ impl Node {
             }
             Op::Changes(fragment, since) => return self.ask_changes(now, op, fragment, since, out),
             Op::Vitals => return self.ask_vitals(now, op, out),
+            Op::Map => return self.ask_leads(now, op, out),
+            Op::PauseBalance(paused) => {
+                return self.on_op(
+                    now,
+                    op,
+                    Op::Write(sys_fragment(), Node::pause_batch(paused), Span::ms(10_000)),
+                    out,
+                );
+            }
+            Op::AlterTable(name, change) => return self.alter(now, op, name, change, out),
             Op::Word(named, word) => return self.word(now, op, &named, word, out),
         };
         match self.gateway.begin(now.mono, op, fragment, what, wait) {
@@ -624,52 +655,8 @@ impl Node {
         }
     }
 
-    fn create(
-        &mut self,
-        now: Now,
-        op: OpId,
-        name: String,
-        options: TableOptions,
-        may_exist: bool,
-        out: &mut Vec<Effect>,
-    ) {
-        if let Err(bad) = schema::validate(&name, &options) {
-            return self.reply(op, OpReply::Error(bad.into()), out);
-        }
-        if let Some(def) = self.tables.get(&name).cloned() {
-            let error = OpReply::Error(ClientError::TableExists(name));
-            return self.reply(op, if may_exist { OpReply::Table(def) } else { error }, out);
-        }
-        let nodes = self.view.iter().copied().chain([self.config.me]).collect();
-        let counter = schema::dropped_key(&name);
-        let dropped = self.sys_record(&counter);
-        let counted = dropped.as_ref().map_or(Check::Absent(counter.clone()), |r| Check::AtVersion(counter, r.version));
-        let dropped = dropped.and_then(|r| r.value);
-        let generation = dropped.and_then(|v| Some(u64::from_be_bytes(v[..].try_into().ok()?))).unwrap_or(0);
-        let def = TableDef::new(&name, options.clone(), generation, nodes);
-        let key = schema::table_key(&name);
-        let value = wire::encode(&def).unwrap_or_default();
-        let checks = vec![Check::Absent(key.clone()), counted];
-        let batch = Batch { checks, writes: vec![Write::Put { key, value, ttl_ms: None }], sync: true };
-        self.creating.insert(op, (name, options, may_exist));
-        let what = What::Write { batch, branches: Vec::new() };
-        match self.gateway.begin(now.mono, op, sys_fragment(), what, Span::ms(10_000)) {
-            Some(number) => self.attempt(now, number, out),
-            None => self.finish(now, op, OpReply::Error(ClientError::Overloaded), out),
-        }
-    }
-
-    /// The table's name goes; its records stay on disc. A later table of that name is another.
-    fn drop_table(&mut self, now: Now, op: OpId, name: String, out: &mut Vec<Effect>) {
-        let Some(def) = self.tables.get(&name).cloned() else {
-            return self.reply(op, OpReply::Error(ClientError::NoTable(name)), out);
-        };
-        let batch = self.burial(&name, &def);
-        self.on_op(now, op, Op::Write(sys_fragment(), batch, Span::ms(10_000)), out);
-    }
-
     /// An operation has ended: its client is told, unless the node itself asked or there is a second half to it.
-    fn finish(&mut self, now: Now, op: OpId, reply: OpReply, out: &mut Vec<Effect>) {
+    pub(crate) fn finish(&mut self, now: Now, op: OpId, reply: OpReply, out: &mut Vec<Effect>) {
         if self.stopping.is_some_and(|(_, last)| last == op) {
             self.leaving = true;
             return;
@@ -712,7 +699,7 @@ impl Node {
     }
 
     /// Sends an operation to whoever leads its fragment now.
-    fn attempt(&mut self, now: Now, number: u64, out: &mut Vec<Effect>) {
+    pub(crate) fn attempt(&mut self, now: Now, number: u64, out: &mut Vec<Effect>) {
         let Some(fragment) = self.gateway.pending.get(&number).map(|p| p.fragment) else { return };
         // A copy beside it may be read; whatever it cannot answer goes to the leader.
         let here = self.gateway.may_read_here(number)

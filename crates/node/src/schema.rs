@@ -80,6 +80,28 @@ impl Default for TableOptions {
     }
 }
 
+/// What is changed of a table; the rest stays as it is.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Alteration {
+    /// See [`TableOptions::copies`].
+    pub copies: Option<u16>,
+    /// See [`TableOptions::durability`].
+    pub durability: Option<Durability>,
+    /// See [`TableOptions::min_in_sync`].
+    pub min_in_sync: Option<MinInSync>,
+    /// See [`TableOptions::policy`].
+    pub policy: Option<MergePolicy>,
+}
+
+impl Alteration {
+    pub(crate) fn apply(self, options: &mut TableOptions) {
+        options.copies = self.copies.unwrap_or(options.copies);
+        options.durability = self.durability.unwrap_or(options.durability);
+        options.min_in_sync = self.min_in_sync.unwrap_or(options.min_in_sync);
+        options.policy = self.policy.unwrap_or_else(|| options.policy.clone());
+    }
+}
+
 /// A table, as the system table holds it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TableDef {
@@ -204,6 +226,8 @@ pub(crate) const BURIED_PREFIX: &[u8] = b"buried/";
 /// Among whom a majority is counted.
 pub(crate) const WHOLE_KEY: &[u8] = b"whole";
 pub(crate) const TABLE_PREFIX: &[u8] = b"table/";
+/// Copies are not evened out.
+pub(crate) const PAUSED_KEY: &[u8] = b"paused";
 
 fn key_of(prefix: &[u8], node: NodeId) -> Bytes {
     [prefix, node.to_string().as_bytes()].concat().into()

@@ -1,6 +1,6 @@
 //! Links that come and go, and the view that copies are shown.
 
-use crate::frame::{Hello, PROTOCOL};
+use crate::frame::{Frame, Hello, PROTOCOL};
 use crate::io::{Effect, LinkId, Notice};
 use crate::node::{Node, Origin};
 use crate::peers::Linked;
@@ -52,6 +52,11 @@ impl Node {
             }
         }
         self.tell_cluster_to(link, out);
+        self.balance.linked(node);
+        if !self.given_away.is_empty() {
+            // It may not have heard of them.
+            out.push(Effect::Frame(link, Frame::GaveAway(self.given_away.iter().copied().collect())));
+        }
         if restarted {
             // What its process before asked for is not answered to this one, which numbers anew.
             self.origins.retain(|_, origin| !matches!(origin, Origin::Remote(asker, _) if *asker == node));
@@ -105,6 +110,7 @@ impl Node {
                 nodes.remove(node);
             });
             self.gateway.lost(*node);
+            self.balance.parted(*node);
             if self.peers.left(now.mono, *node) {
                 out.push(Effect::Notice(Notice::Flaps(*node, self.name_of(*node))));
             }
@@ -139,7 +145,6 @@ pub(crate) fn reachable(listen: SocketAddr, from: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::Frame;
     use crate::{Config, Input};
     use base::{Instant, Span, WallMs};
     use replica::{Batch, Request, SessionId, Write};
@@ -162,6 +167,7 @@ mod tests {
             advertise: addr(1),
             announce: addr(1),
             zone: None,
+            weight: None,
             keys: wire::Keys::derive(b"c", "g"),
             accept: Vec::new(),
             join: Vec::new(),

@@ -1,5 +1,6 @@
-//! What each node's process uses, asked of every node in view: the shell knows its own, a frame brings the others'.
+//! What is asked of every node in view: what its process uses, and what it leads.
 
+use crate::balance::Told;
 use crate::frame::Frame;
 use crate::gateway::OpReply;
 use crate::io::{Effect, LinkId, OpId};
@@ -23,65 +24,116 @@ pub struct Vitals {
 }
 
 /// Who waits for whose answers.
-struct Asked {
+struct Asked<T> {
     op: OpId,
     until: Instant,
     missing: BTreeSet<NodeId>,
-    told: BTreeMap<NodeId, Vitals>,
+    told: BTreeMap<NodeId, T>,
 }
 
-/// All questions under way.
-#[derive(Default)]
-pub(crate) struct Asking {
+/// Whose question it was, and what each node answered.
+type Answers<T> = (OpId, BTreeMap<NodeId, T>);
+
+/// All questions of one kind that are under way.
+pub(crate) struct Asking<T> {
     next: u64,
-    all: BTreeMap<u64, Asked>,
+    all: BTreeMap<u64, Asked<T>>,
 }
 
-impl Asking {
+impl<T> Default for Asking<T> {
+    fn default() -> Self {
+        Asking { next: 0, all: BTreeMap::new() }
+    }
+}
+
+impl<T> Asking<T> {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.all.values().map(|asked| asked.until).min()
+    }
+
+    /// A question's number; `None`: there are too many.
+    fn begin(&mut self, now: Now, op: OpId, missing: BTreeSet<NodeId>) -> Option<u64> {
+        if self.all.len() >= ASKED_MAX {
+            return None;
+        }
+        self.next += 1;
+        self.all.insert(self.next, Asked { op, until: now.mono + ANSWER_WAIT, missing, told: BTreeMap::new() });
+        Some(self.next)
+    }
+
+    /// One has answered; all answers, if it was the last.
+    fn told(&mut self, from: NodeId, number: u64, answer: T) -> Option<Answers<T>> {
+        let asked = self.all.get_mut(&number)?;
+        if asked.missing.remove(&from) {
+            asked.told.insert(from, answer);
+        }
+        if !asked.missing.is_empty() {
+            return None;
+        }
+        self.all.remove(&number).map(|asked| (asked.op, asked.told))
+    }
+
+    /// Those whose time is over.
+    fn late(&mut self, now: Now) -> Vec<Answers<T>> {
+        let late: Vec<u64> = self.all.iter().filter(|(_, asked)| now.mono >= asked.until).map(|(n, _)| *n).collect();
+        late.into_iter().filter_map(|number| self.all.remove(&number)).map(|asked| (asked.op, asked.told)).collect()
     }
 }
 
 impl Node {
-    /// Asks every node in view, and this one.
+    /// Every node in view with a link, and this one.
+    fn reached(&self) -> (BTreeMap<NodeId, LinkId>, BTreeSet<NodeId>) {
+        let links = self.view.iter().filter_map(|node| Some((*node, self.peers.link(*node)?)));
+        let links: BTreeMap<NodeId, LinkId> = links.collect();
+        let all = links.keys().copied().chain([self.config.me]).collect();
+        (links, all)
+    }
+
     pub(crate) fn ask_vitals(&mut self, now: Now, op: OpId, out: &mut Vec<Effect>) {
-        if self.asking.all.len() >= ASKED_MAX {
+        let (links, all) = self.reached();
+        let Some(number) = self.asking.begin(now, op, all) else {
             return self.reply(op, OpReply::Error(crate::ClientError::Overloaded), out);
-        }
-        self.asking.next += 1;
-        let number = self.asking.next;
-        let me = self.config.me;
-        let reached = self.view.iter().filter_map(|node| Some((*node, self.peers.link(*node)?)));
-        let reached: BTreeMap<NodeId, LinkId> = reached.collect();
-        out.extend(reached.values().map(|link| Effect::Frame(*link, Frame::AskVitals(number))));
+        };
+        out.extend(links.values().map(|link| Effect::Frame(*link, Frame::AskVitals(number))));
         out.push(Effect::Vitals(None, number));
-        let missing = reached.into_keys().chain([me]).collect();
-        let asked = Asked { op, until: now.mono + ANSWER_WAIT, missing, told: BTreeMap::new() };
-        self.asking.all.insert(number, asked);
     }
 
     pub(crate) fn vitals_told(&mut self, from: NodeId, number: u64, vitals: Vitals, out: &mut Vec<Effect>) {
-        let Some(asked) = self.asking.all.get_mut(&number) else { return };
-        if asked.missing.remove(&from) {
-            asked.told.insert(from, vitals);
+        if let Some(answers) = self.asking.told(from, number, vitals) {
+            self.tell_vitals(answers, out);
         }
-        if asked.missing.is_empty() {
-            self.tell_vitals(number, out);
+    }
+
+    pub(crate) fn ask_leads(&mut self, now: Now, op: OpId, out: &mut Vec<Effect>) {
+        let (links, all) = self.reached();
+        let Some(number) = self.surveys.begin(now, op, all) else {
+            return self.reply(op, OpReply::Error(crate::ClientError::Overloaded), out);
+        };
+        out.extend(links.values().map(|link| Effect::Frame(*link, Frame::AskLeads(number))));
+        let mine = self.tell();
+        self.leads_told(now, self.config.me, number, mine, out);
+    }
+
+    pub(crate) fn leads_told(&mut self, now: Now, from: NodeId, number: u64, told: Told, out: &mut Vec<Effect>) {
+        if let Some((op, reports)) = self.surveys.told(from, number, told) {
+            let map = self.map(now, &reports);
+            self.reply(op, OpReply::Map(Box::new(map)), out);
         }
     }
 
     /// Ends the questions whose time is over.
-    pub(crate) fn tend_vitals(&mut self, now: Now, out: &mut Vec<Effect>) {
-        let late = self.asking.all.iter().filter(|(_, asked)| now.mono >= asked.until).map(|(n, _)| *n);
-        for number in late.collect::<Vec<_>>() {
-            self.tell_vitals(number, out);
+    pub(crate) fn tend_asking(&mut self, now: Now, out: &mut Vec<Effect>) {
+        for answers in self.asking.late(now) {
+            self.tell_vitals(answers, out);
+        }
+        for (op, reports) in self.surveys.late(now) {
+            let map = self.map(now, &reports);
+            self.reply(op, OpReply::Map(Box::new(map)), out);
         }
     }
 
-    fn tell_vitals(&mut self, number: u64, out: &mut Vec<Effect>) {
-        let Some(asked) = self.asking.all.remove(&number) else { return };
-        let told = asked.told.into_iter().map(|(node, vitals)| (self.name_of(node), vitals)).collect();
-        self.reply(asked.op, OpReply::Vitals(told), out);
+    fn tell_vitals(&mut self, (op, told): Answers<Vitals>, out: &mut Vec<Effect>) {
+        let told = told.into_iter().map(|(node, vitals)| (self.name_of(node), vitals)).collect();
+        self.reply(op, OpReply::Vitals(told), out);
     }
 }

@@ -1,5 +1,6 @@
 //! Where the copies of one group of tables are to be.
 
+use crate::share::{Quota, ceil, floor};
 use crate::{Aim, Group, Picture, caps, flow, zones};
 use base::{FragmentId, NodeId};
 use std::cmp::Reverse;
@@ -22,16 +23,31 @@ struct Work<'a> {
     zone: Vec<usize>,
     caps: Vec<usize>,
     quota: Vec<usize>,
+    /// Who may get copies at all.
+    open: Vec<bool>,
     on: Vec<Vec<usize>>,
     /// Of each machine, its fragments, small ones first.
     of: Vec<Vec<usize>>,
+    share: &'a [f64],
+    weight: f64,
     /// Of each machine, the bytes of all tables placed so far.
     load: &'a mut [u64],
+    ahead: &'a mut [f64],
+    bound: f64,
+}
+
+/// What all groups have in common.
+pub(crate) struct SoFar<'a> {
+    /// Of each machine, the bytes of all that was placed.
+    pub(crate) bytes: &'a mut [u64],
+    /// How far each machine is ahead of its share of all groups, and how far it must not be.
+    pub(crate) ahead: &'a mut [f64],
+    pub(crate) bound: f64,
 }
 
 /// What is where it may be stays, as far as nobody is over his share.
-pub(crate) fn place(picture: &Picture, group: &Group, quota: Vec<usize>, aim: Aim, load: &mut [u64]) -> Placed {
-    let mut work = Work::new(picture, group, quota, load);
+pub(crate) fn place(picture: &Picture, group: &Group, quota: &Quota, aim: Aim, so_far: SoFar<'_>) -> Placed {
+    let mut work = Work::new(picture, group, quota, so_far);
     if aim == Aim::Balance {
         (0..group.fragments).for_each(|f| work.trim(f, group.copies));
     }
@@ -48,14 +64,15 @@ pub(crate) fn place(picture: &Picture, group: &Group, quota: Vec<usize>, aim: Ai
 }
 
 impl<'a> Work<'a> {
-    fn new(picture: &'a Picture, group: &Group, quota: Vec<usize>, load: &'a mut [u64]) -> Work<'a> {
+    fn new(picture: &'a Picture, group: &Group, quota: &'a Quota, so_far: SoFar<'a>) -> Work<'a> {
+        let SoFar { bytes: load, ahead, bound } = so_far;
         let place = places(picture);
         let (count, zone) = zones(picture);
         let caps = caps(picture, &zone, count, group.copies);
         let head = &picture.tables[group.tables[0]].fragments;
         let bytes_of =
             |f: usize| group.tables.iter().filter_map(move |t| picture.tables[*t].fragments.get(f)).map(|f| f.bytes);
-        let bytes: Vec<u64> = (0..head.len()).map(|f| bytes_of(f).sum()).collect();
+        let bytes: Vec<u64> = (0..head.len()).map(|f| bytes_of(f).fold(0, u64::saturating_add)).collect();
         let mut on = Vec::with_capacity(head.len());
         let mut of = vec![Vec::new(); picture.machines.len()];
         for (f, fragment) in head.iter().enumerate() {
@@ -67,10 +84,12 @@ impl<'a> Work<'a> {
         }
         for (i, mine) in of.iter_mut().enumerate() {
             mine.sort_by_key(|f| (bytes[*f], *f));
-            load[i] += mine.iter().map(|f| bytes[*f]).sum::<u64>();
+            load[i] = mine.iter().map(|f| bytes[*f]).fold(load[i], u64::saturating_add);
         }
         let ids = head.iter().map(|f| f.id).collect();
-        Work { picture, ids, bytes, zone, caps, quota, on, of, load }
+        let open = picture.machines.iter().map(|m| m.weight > 0 && !m.away).collect();
+        let (share, weight, quota) = (&quota.share[..], group.weight() as f64, quota.copies.clone());
+        Work { picture, ids, bytes, zone, caps, quota, open, on, of, share, weight, load, ahead, bound }
     }
 
     fn spare(&self, i: usize) -> usize {
@@ -82,8 +101,7 @@ impl<'a> Work<'a> {
     }
 
     fn is_open(&self, i: usize) -> bool {
-        let machine = &self.picture.machines[i];
-        machine.weight > 0 && !machine.away
+        self.open[i]
     }
 
     /// May this machine get a copy, in place of another's?
@@ -99,7 +117,7 @@ impl<'a> Work<'a> {
     fn put(&mut self, f: usize, i: usize) {
         self.on[f].push(i);
         self.of[i].push(f);
-        self.load[i] += self.bytes[f];
+        self.load[i] = self.load[i].saturating_add(self.bytes[f]);
     }
 
     fn take(&mut self, f: usize, i: usize) {
@@ -129,7 +147,13 @@ impl<'a> Work<'a> {
         let key =
             |i: &usize| (self.spare(*i), Reverse(self.load[*i]), mix(self.ids[f], self.picture.machines[*i].node));
         let n = self.quota.len();
-        let best = (0..n).filter(|i| self.spare(*i) > 0 && self.may_hold(f, *i, None)).max_by_key(key);
+        // Most are ruled out by what costs the least to look at.
+        let mut best: Option<usize> = None;
+        for i in (0..n).filter(|i| self.spare(*i) > 0) {
+            if best.is_none_or(|b| self.spare(i) >= self.spare(b) && key(&i) > key(&b)) && self.may_hold(f, i, None) {
+                best = Some(i);
+            }
+        }
         if let Some(best) = best {
             self.put(f, best);
             return true;
@@ -186,11 +210,42 @@ impl<'a> Work<'a> {
         true
     }
 
+    /// Where one could give only by moving others first: somebody else who can give away one at once, and may have less.
+    fn instead(&self, i: usize) -> Option<flow::Hop<usize>> {
+        if self.quota[i] >= ceil(self.share[i]) || self.ahead[i] + self.weight >= self.bound {
+            return None;
+        }
+        let may = |j: &usize| {
+            let less = self.quota[*j] > floor(self.share[*j]) && self.ahead[*j] - self.weight > -self.bound;
+            *j != i && less && self.of[*j].len() == self.quota[*j] && !self.picture.machines[*j].away
+        };
+        let spare: Vec<usize> = (0..self.quota.len()).filter(|to| self.spare(*to) > 0 && self.open[*to]).collect();
+        let gives = |j: usize| {
+            let mut both = self.of[j].iter().flat_map(|f| spare.iter().map(move |to| (*f, *to)));
+            both.find(|(f, to)| self.may_hold(*f, *to, Some(j))).map(|(f, to)| (j, to, f))
+        };
+        (0..self.quota.len()).filter(may).find_map(gives)
+    }
+
+    /// One may have one more, and the other one less.
+    fn exchange(&mut self, more: usize, less: usize) {
+        (self.quota[more], self.quota[less]) = (self.quota[more] + 1, self.quota[less] - 1);
+        self.ahead[more] += self.weight;
+        self.ahead[less] -= self.weight;
+    }
+
     /// Whoever has more than its share gives to those who have less.
     fn even_out(&mut self) {
         for i in (0..self.quota.len()).filter(|i| !self.picture.machines[*i].away).collect::<Vec<_>>() {
             while self.of[i].len() > self.quota[i] {
                 let Some(way) = self.way(vec![i]) else { break };
+                if way.len() > 1
+                    && let Some((other, to, f)) = self.instead(i)
+                {
+                    self.exchange(i, other);
+                    self.walk(vec![(other, to, f)]);
+                    continue;
+                }
                 if !self.walk(way) {
                     break;
                 }

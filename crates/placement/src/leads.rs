@@ -1,7 +1,7 @@
 //! Who leads: a machine leads its part of what it holds.
 
 use crate::copies::{Placed, places};
-use crate::share::{NEARLY, Quota, ceil, floor};
+use crate::share::{NEARLY, Quota, bound, ceil, floor};
 use crate::{Aim, Group, Picture, flow};
 
 /// One group's leaders.
@@ -12,8 +12,10 @@ struct Leads<'a> {
     share: Vec<f64>,
     low: Vec<usize>,
     high: Vec<usize>,
-    /// Of each machine, what it leads.
+    /// Of each machine, what it leads and others may lead.
     of: Vec<Vec<usize>>,
+    /// Which may be given more to lead.
+    able: Vec<bool>,
 }
 
 impl Leads<'_> {
@@ -28,7 +30,8 @@ impl Leads<'_> {
 
     /// What this one leads, and who could instead.
     fn others(&self, from: usize) -> impl Iterator<Item = (usize, usize)> + '_ {
-        self.of[from].iter().flat_map(move |f| self.placed.on[*f].iter().map(move |to| (*f, *to)))
+        let able = |to: &&usize| self.able[**to];
+        self.of[from].iter().flat_map(move |f| self.placed.on[*f].iter().filter(able).map(move |to| (*f, *to)))
     }
 }
 
@@ -43,7 +46,7 @@ pub(crate) fn choose(
     let all = groups.iter().zip(placed).zip(quotas);
     let mut all: Vec<Leads> = all.map(|((group, placed), quota)| begin(picture, group, placed, quota)).collect();
     if aim == Aim::Balance {
-        all.iter_mut().for_each(even_out);
+        all.iter_mut().zip(groups).filter(|(_, g)| g.aim(picture, aim) == aim).for_each(|(leads, _)| even_out(leads));
         level(picture.machines.len(), groups, &mut all);
     }
     all.into_iter().map(|leads| leads.lead).collect()
@@ -53,21 +56,26 @@ pub(crate) fn choose(
 fn begin<'a>(picture: &Picture, group: &Group, placed: &'a Placed, quota: &Quota) -> Leads<'a> {
     let place = places(picture);
     let n = picture.machines.len();
-    let share: Vec<f64> = quota.share.iter().map(|share| share / group.copies.max(1) as f64).collect();
+    // What some cannot lead the others do.
+    let able: Vec<bool> = picture.machines.iter().map(|m| m.leads && !m.away).collect();
+    let sum: f64 = quota.share.iter().zip(&able).filter(|(_, able)| **able).map(|(share, _)| share).sum();
+    let scale = if sum > NEARLY { placed.on.len() as f64 / sum } else { 0.0 };
+    let share: Vec<f64> = quota.share.iter().zip(&able).map(|(s, able)| if *able { s * scale } else { 0.0 }).collect();
     let (low, high) = (share.iter().map(|s| floor(*s)).collect(), share.iter().map(|s| ceil(*s)).collect());
     let lead = vec![None; placed.on.len()];
-    let mut leads = Leads { placed, lead, count: vec![0; n], share, low, high, of: vec![Vec::new(); n] };
+    let mut leads = Leads { placed, lead, count: vec![0; n], share, low, high, of: vec![Vec::new(); n], able };
     let head = &picture.tables[group.tables[0]].fragments;
-    let now = |f: usize| head[f].leader.and_then(|node| place.get(&node).copied());
     let mut open = Vec::new();
-    for f in 0..head.len() {
-        match now(f).filter(|i| placed.on[f].contains(i)) {
+    for (f, fragment) in head.iter().enumerate() {
+        let now = fragment.leader.and_then(|node| place.get(&node).copied());
+        match now.filter(|i| placed.on[f].contains(i)) {
+            Some(i) if fragment.settled => (leads.lead[f], leads.count[i]) = (Some(i), leads.count[i] + 1),
             Some(i) => leads.put(f, i),
             None => open.push(f),
         }
     }
     for f in open {
-        let able = |i: &&usize| !picture.machines[**i].away;
+        let able = |i: &&usize| leads.able[**i];
         let ahead = |i: &usize| leads.count[*i] as f64 - leads.share[*i];
         let best = placed.on[f].iter().filter(able).min_by(|a, b| ahead(a).total_cmp(&ahead(b)));
         if let Some(best) = best.copied() {
@@ -80,8 +88,11 @@ fn begin<'a>(picture: &Picture, group: &Group, placed: &'a Placed, quota: &Quota
 /// Each machine leads its share of the group, rounded up or down.
 fn even_out(leads: &mut Leads) {
     let n = leads.count.len();
-    for _ in 0..leads.lead.len() * 2 {
-        let over: Vec<usize> = (0..n).filter(|i| leads.count[*i] > leads.high[*i]).collect();
+    let mut stuck = vec![false; n];
+    for _ in 0..leads.lead.len() * 2 + 1 {
+        // Where all is settled nothing can be given away.
+        let may = |i: &usize| leads.count[*i] > leads.high[*i] && !leads.of[*i].is_empty() && !stuck[*i];
+        let over: Vec<usize> = (0..n).filter(may).collect();
         let from: Vec<usize> = match over.is_empty() {
             false => over.clone(),
             true => (0..n).filter(|i| leads.count[*i] > leads.low[*i]).collect(),
@@ -93,21 +104,26 @@ fn even_out(leads: &mut Leads) {
         if over.is_empty() && !(0..n).any(ends) {
             return;
         }
-        let Some(way) = flow::path(n, from, next, ends) else { return };
+        let Some(way) = flow::path(n, from, next, ends) else {
+            if over.is_empty() {
+                return;
+            }
+            over.into_iter().for_each(|i| stuck[i] = true);
+            continue;
+        };
         way.into_iter().rev().for_each(|(_, to, f)| leads.put(f, to));
     }
 }
 
 /// And so it is over all tables together.
 fn level(n: usize, groups: &[Group], all: &mut [Leads]) {
-    let most = groups.iter().map(Group::weight).max().unwrap_or(1) as f64;
     let mut ahead = vec![0.0; n];
     for (group, leads) in groups.iter().zip(all.iter()) {
         for (i, ahead) in ahead.iter_mut().enumerate() {
             *ahead += group.weight() as f64 * (leads.count[i] as f64 - leads.share[i]);
         }
     }
-    let bound = most - NEARLY;
+    let bound = bound(groups);
     for _ in 0..n * groups.len() {
         let over: Vec<usize> = (0..n).filter(|i| ahead[*i] >= bound).collect();
         let under: Vec<usize> = (0..n).filter(|i| ahead[*i] <= -bound).collect();

@@ -24,8 +24,10 @@ pub struct Machine {
     pub weight: u32,
     /// Copies of one fragment are put into different zones. Those without one are in a zone together.
     pub zone: Option<String>,
-    /// It is away for the moment, and waited for: what it holds stays there, and it gets nothing.
+    /// It is away for the moment, and waited for, or full: what it holds stays there, and it gets nothing.
     pub away: bool,
+    /// It can be given something to lead.
+    pub leads: bool,
 }
 
 /// A copy.
@@ -48,6 +50,8 @@ pub struct Fragment {
     pub leader: Option<NodeId>,
     /// About how large a copy is.
     pub bytes: u64,
+    /// Its leader is where it is written, and goes on as long as its copy stays.
+    pub settled: bool,
 }
 
 /// A table.
@@ -57,6 +61,8 @@ pub struct Table {
     pub copies: usize,
     /// The table, by its place in the picture, whose fragments these are put beside: it has as many, and follows none itself.
     pub with: Option<usize>,
+    /// Its copies do not move for balance's sake.
+    pub fixed: bool,
     /// All of its fragments.
     pub fragments: Vec<Fragment>,
 }
@@ -136,17 +142,24 @@ impl Group {
     fn weight(&self) -> usize {
         self.tables.len()
     }
+
+    fn aim(&self, picture: &Picture, aim: Aim) -> Aim {
+        let fixed = self.tables.first().is_some_and(|t| picture.tables[*t].fixed);
+        if fixed { Aim::Repair } else { aim }
+    }
 }
 
 /// What is to be done so that every fragment has its copies, and every node its share. Deterministic; done in any order that keeps
 /// each fragment's own, and planned anew at any point in between, it comes to the same end.
 pub fn plan(picture: &Picture, aim: Aim) -> Plan {
     let groups = groups(picture);
-    let quotas = share::quotas(picture, &groups, aim);
+    let (quotas, mut ahead) = share::quotas(picture, &groups, aim);
     let mut placed: Vec<copies::Placed> = Vec::with_capacity(groups.len());
     let mut bytes = vec![0; picture.machines.len()];
     for (group, quota) in groups.iter().zip(&quotas) {
-        placed.push(copies::place(picture, group, quota.copies.clone(), aim, &mut bytes));
+        let aim = group.aim(picture, aim);
+        let so_far = copies::SoFar { bytes: &mut bytes, ahead: &mut ahead, bound: share::bound(&groups) };
+        placed.push(copies::place(picture, group, quota, aim, so_far));
     }
     let leaders = leads::choose(picture, &groups, &placed, &quotas, aim);
     steps::steps(picture, &groups, &placed, &leaders)

@@ -72,14 +72,15 @@ impl Rounded {
 }
 
 /// Of each group, how many of its fragments every machine is to hold.
-pub(crate) fn quotas(picture: &Picture, groups: &[Group], aim: Aim) -> Vec<Quota> {
+/// And how far each machine is ahead of its share of all groups by that.
+pub(crate) fn quotas(picture: &Picture, groups: &[Group], aim: Aim) -> (Vec<Quota>, Vec<f64>) {
     let (count, zone) = zones(picture);
     let n = picture.machines.len();
     let mut totals = (vec![0.0; n], vec![0usize; n]);
     let mut all = Vec::with_capacity(groups.len());
     for group in groups {
         let held = held(picture, group);
-        let mut rounded = match aim {
+        let mut rounded = match group.aim(picture, aim) {
             Aim::Balance => shares(picture, group, &held, (count, &zone)),
             // Nobody is over his share: nothing moves for its sake.
             Aim::Repair => {
@@ -99,7 +100,8 @@ pub(crate) fn quotas(picture: &Picture, groups: &[Group], aim: Aim) -> Vec<Quota
     if aim == Aim::Balance {
         level(groups, &mut all, &mut totals, &zone);
     }
-    all.into_iter().map(|rounded| Quota { share: rounded.shares, copies: rounded.quota }).collect()
+    let ahead = totals.0.iter().zip(&totals.1).map(|(share, copies)| *copies as f64 - share).collect();
+    (all.into_iter().map(|rounded| Quota { share: rounded.shares, copies: rounded.quota }).collect(), ahead)
 }
 
 /// How many fragments of the group's first table each machine holds.
@@ -133,10 +135,10 @@ fn shares(picture: &Picture, group: &Group, held: &[usize], (count, zone): (usiz
     }
     let parts = divide(total, &zone_weight, &zone_room);
     let mut shares = vec![0.0; machines.len()];
-    for z in 0..count {
+    for (z, part) in parts.into_iter().enumerate() {
         let of: Vec<usize> = (0..machines.len()).filter(|i| zone[*i] == z).collect();
         let weights: Vec<f64> = of.iter().map(|i| weight(*i)).collect();
-        let within = divide(parts[z], &weights, &vec![fragments; of.len()]);
+        let within = divide(part, &weights, &vec![fragments; of.len()]);
         of.iter().zip(within).for_each(|(i, share)| shares[*i] = share + stays(*i) as f64);
     }
     let room = |z: usize| group.fragments * caps[z];
@@ -147,9 +149,9 @@ fn shares(picture: &Picture, group: &Group, held: &[usize], (count, zone): (usiz
 /// Rounds down, and gives what is left over to those who hold it already, then to those who have the least of all tables before.
 fn round(rounded: &mut Rounded, group: &Group, held: &[usize], totals: &mut (Vec<f64>, Vec<usize>), zone: &[usize]) {
     let n = rounded.shares.len();
-    for i in 0..n {
+    for (i, zone) in zone.iter().enumerate() {
         rounded.quota[i] = floor(rounded.shares[i]);
-        rounded.zone_sum[zone[i]] += rounded.quota[i];
+        rounded.zone_sum[*zone] += rounded.quota[i];
     }
     let total: f64 = rounded.shares.iter().sum();
     let mut left = (total + 0.5).floor() as usize - rounded.quota.iter().sum::<usize>().min((total + 0.5) as usize);
@@ -171,12 +173,16 @@ fn round(rounded: &mut Rounded, group: &Group, held: &[usize], totals: &mut (Vec
     }
 }
 
+/// How far from its share of all tables a machine may not be: as much as moves together.
+pub(crate) fn bound(groups: &[Group]) -> f64 {
+    groups.iter().map(Group::weight).max().unwrap_or(1) as f64 - NEARLY
+}
+
 /// Over all tables, too, every node has its share: roundings are exchanged along shortest paths until it has.
 fn level(groups: &[Group], all: &mut [Rounded], totals: &mut (Vec<f64>, Vec<usize>), zone: &[usize]) {
     let n = totals.0.len();
-    let most = groups.iter().map(Group::weight).max().unwrap_or(1);
     let ahead = |totals: &(Vec<f64>, Vec<usize>), i: usize| totals.1[i] as f64 - totals.0[i];
-    let bound = most as f64 - NEARLY;
+    let bound = bound(groups);
     // Each path brings one node nearer; more than there are roundings cannot be wrong.
     for _ in 0..n * groups.len() {
         let over: Vec<usize> = (0..n).filter(|i| ahead(totals, *i) >= bound).collect();

@@ -1,18 +1,20 @@
 //! Every plan is balanced and safe, and small ones are held against the optimum.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use base::{FragmentId, NodeId, TableId};
 use placement::{Aim, Fragment, Holder, Machine, Picture, Plan, Step, Table, plan};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::collections::{BTreeMap, BTreeSet};
 
 fn machine(n: usize, weight: u32, zone: Option<usize>) -> Machine {
-    Machine { node: NodeId(n as u64 + 1), weight, zone: zone.map(|z| format!("z{z}")), away: false }
+    Machine { node: NodeId(n as u64 + 1), weight, zone: zone.map(|z| format!("z{z}")), away: false, leads: true }
 }
 
 fn table(t: usize, fragments: usize, copies: usize) -> Table {
     let id = |index: usize| FragmentId { table: TableId(t as u64 + 1), index: index as u16 };
-    let fragment = |f| Fragment { id: id(f), holders: Vec::new(), leader: None, bytes: 1000 };
-    Table { copies, with: None, fragments: (0..fragments).map(fragment).collect() }
+    let fragment = |f| Fragment { id: id(f), holders: Vec::new(), leader: None, bytes: 1000, settled: false };
+    Table { copies, with: None, fixed: false, fragments: (0..fragments).map(fragment).collect() }
 }
 
 /// Does what the plan says, some of it or all; what is made is in sync at once.
@@ -211,6 +213,34 @@ fn whoever_is_away_keeps_what_it_has_and_gets_nothing() {
 }
 
 #[test]
+fn whoever_leads_where_it_is_written_goes_on() {
+    let machines = (0..3).map(|i| machine(i, 10, None)).collect();
+    let mut picture = Picture { machines, tables: vec![table(0, 9, 3)] };
+    settle(&mut picture);
+    for fragment in &mut picture.tables[0].fragments[..6] {
+        (fragment.leader, fragment.settled) = (Some(NodeId(1)), true);
+    }
+    let made = plan(&picture, Aim::Balance);
+    let led = |m: &placement::Move| matches!(m.step, Step::Lead(_)) && m.fragment.index >= 6;
+    assert!(made.moves.iter().all(led), "{:?}", made.moves);
+}
+
+#[test]
+fn what_cannot_lead_or_is_fixed_is_worked_around() {
+    let machines = (0..3).map(|i| machine(i, 10, None)).collect();
+    let mut picture = Picture { machines, tables: vec![table(0, 9, 3), table(1, 8, 1)] };
+    settle(&mut picture);
+    picture.machines[2].leads = false;
+    picture.tables[1].fixed = true;
+    picture.machines.push(machine(3, 10, None));
+    let before = picture.tables[1].clone();
+    settle(&mut picture);
+    assert_eq!(picture.tables[1], before);
+    let leads = counts(&picture, picture.tables[..1].iter(), true);
+    assert!(leads[0] >= 2 && leads[1] >= 2 && leads[3] >= 2, "{leads:?}");
+}
+
+#[test]
 fn nothing_is_removed_before_enough_others_are_in_sync() {
     let machines = (0..3).map(|i| machine(i, 10, None)).collect();
     let mut picture = Picture { machines, tables: vec![table(0, 12, 3)] };
@@ -309,10 +339,10 @@ fn optimum(picture: &Picture) -> i64 {
     };
     let mut must = 0;
     for (i, table) in picture.tables.iter().enumerate() {
-        for m in 0..n {
-            let share = (table.fragments.len() * table.copies) as f64 / n as f64;
+        let share = (table.fragments.len() * table.copies) as f64 / n as f64;
+        for (m, sum) in sum.iter_mut().enumerate() {
             bounded(&mut flow, cell(i, m), whole(m), share, &mut must);
-            sum[m] += share;
+            *sum += share;
         }
     }
     (0..n).for_each(|m| bounded(&mut flow, whole(m), t, sum[m], &mut must));

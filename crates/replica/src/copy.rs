@@ -322,6 +322,7 @@ impl Copy {
             Input::Dropped(number, heads) => self.mark_dropped(now, number, heads, fx),
             Input::AddMember(node) => self.add_member(now, node, fx),
             Input::RemoveMember(node) => self.remove_member(now, node, fx),
+            Input::HandOver(node) => self.hand_over(now, node, fx),
             Input::GivenUp(nodes) => self.given_up = nodes,
             Input::Bury(node, force) => self.bury(now, node, force, fx),
             Input::Full(full) => self.full = full,

@@ -44,6 +44,8 @@ pub enum Input {
     AddMember(NodeId),
     /// Leader: there are copies enough without this node's; it gives its own up.
     RemoveMember(NodeId),
+    /// Leader: let this node's copy lead, if it is in step.
+    HandOver(NodeId),
     /// These nodes were given up by an operator, whatever becomes of what only they have: nobody waits for their promises.
     GivenUp(std::collections::BTreeSet<base::NodeId>),
     /// Leader: this node does not come back; `true`: it is struck off even where a majority is asked for and not there.

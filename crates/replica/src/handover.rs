@@ -17,7 +17,12 @@ pub(crate) struct Writers {
     writes: u32,
     only: Option<NodeId>,
     mixed: bool,
+    /// For how many more windows it is taken for led where it is written: since all of many writes came from this very node.
+    home: u32,
 }
+
+/// So long a writer may pause.
+const HOME_WINDOWS: u32 = 10;
 
 impl Writers {
     pub(crate) fn note(&mut self, node: NodeId) {
@@ -33,13 +38,31 @@ impl Copy {
         // While islands meet there will be an opening anyway.
         let rival = self.foreign_lead();
         let Role::Leading(l) = &mut self.role else { return };
+        if l.writers.since == Instant(0) {
+            l.writers.since = now.mono;
+        }
         if now.mono - l.writers.since < timing.writers_window {
             return;
         }
         let windows = l.writers.windows + 1;
         let seen = std::mem::replace(&mut l.writers, Writers { since: now.mono, windows, ..Writers::default() });
-        let many = rival.is_none() && !seen.mixed && seen.writes >= timing.writes_min && windows > WINDOWS_MIN;
+        let one = !seen.mixed && seen.writes >= timing.writes_min;
+        let here = one && seen.only == Some(self.config.me);
+        l.writers.home = if here { HOME_WINDOWS } else { seen.home.saturating_sub(1) };
+        let many = rival.is_none() && one && windows > WINDOWS_MIN;
         if let Some(node) = seen.only.filter(|_| many && self.view_is_stable(now)) {
+            fx.sends.extend(self.invitation(node));
+        }
+    }
+
+    /// Does it lead where all of its many writes come from, as far as can be told yet?
+    pub fn is_settled(&self) -> bool {
+        matches!(&self.role, Role::Leading(l) if l.writers.home > 0 || l.writers.windows <= WINDOWS_MIN)
+    }
+
+    /// Another is to lead, so that all nodes have their share of that.
+    pub(crate) fn hand_over(&mut self, now: Now, node: NodeId, fx: &mut Effects) {
+        if node != self.config.me && self.foreign_lead().is_none() && self.view_is_stable(now) {
             fx.sends.extend(self.invitation(node));
         }
     }

@@ -54,6 +54,8 @@ pub struct Settings {
     pub multicast: bool,
     /// The zone.
     pub zone: Option<String>,
+    /// Its share of copies in relation to other nodes', if not the usual one.
+    pub weight: Option<u16>,
     /// How long to look for peers before taking part alone.
     pub discover_delay: Duration,
     /// How long who is waited for before it is given up.
@@ -258,6 +260,7 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
         advertise,
         announce,
         zone: settings.zone,
+        weight: settings.weight,
         keys: keys.clone(),
         accept: accept.clone(),
         join: settings.join,

@@ -182,6 +182,7 @@ impl World {
             advertise: addr(m),
             announce: addr(m),
             zone: None,
+            weight: None,
             keys: Keys::derive(b"sim", "sim"),
             accept: Vec::new(),
             join: Vec::new(),

@@ -92,6 +92,7 @@ impl Fleet {
             advertise: addr(m),
             announce: addr(m),
             zone: None,
+            weight: None,
             keys: Keys::derive(b"sim", "sim"),
             accept: Vec::new(),
             join: vec![addr(0)],

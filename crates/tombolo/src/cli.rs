@@ -18,7 +18,7 @@ pub(crate) struct Cli {
     /// The data directory of the node to run or to talk to [default: ~/.local/share/tombolo].
     #[arg(long, global = true, env = "TOMBOLO_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// A TOML file with the options of `up`, named alike: name, group, cookie_file, accept_cookie_file, listen, advertise, join, find, truth, multicast, zone, threads, node_timeout, stopped_timeout, replace_after.
+    /// A TOML file with the options of `up`, named alike: name, group, cookie_file, accept_cookie_file, listen, advertise, join, find, truth, multicast, zone, weight, threads, node_timeout, stopped_timeout, replace_after.
     #[arg(long, global = true, env = "TOMBOLO_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Say more; twice: everything.
@@ -82,6 +82,9 @@ pub(crate) struct Up {
     /// What this machine shares the fate of: a rack, a site.
     #[arg(long, env = "TOMBOLO_ZONE")]
     pub zone: Option<String>,
+    /// How many copies this node carries in relation to others, 0 to 1000; 0: none, but it serves clients [default: 100]
+    #[arg(long, env = "TOMBOLO_WEIGHT", value_name = "N", value_parser = clap::value_parser!(u16).range(..=1000))]
+    pub weight: Option<u16>,
     /// How many threads work on fragments [default: half of the processors, at most 8]
     #[arg(long, env = "TOMBOLO_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
@@ -175,6 +178,24 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// A map of all copies: which node holds what, who leads, how much there is of it.
+    Fragments {
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Wait until copies and leadership are spread evenly, and say how far that is. It is done without being asked.
+    Rebalance {
+        /// Say what is to be moved, and go.
+        #[arg(long, conflicts_with_all = ["pause", "resume"])]
+        dry_run: bool,
+        /// Even nothing out from now on; what lacks copies still gets them.
+        #[arg(long, conflicts_with = "resume")]
+        pause: bool,
+        /// Go on with it.
+        #[arg(long)]
+        resume: bool,
+    },
     /// Say that a node which is away is gone for good: it is buried, and others take its place.
     Condemn {
         /// Its name or id.
@@ -208,6 +229,9 @@ pub(crate) enum Command {
         /// What it is called from now on.
         new: String,
     },
+    /// Plans on paper, for fleets of any size.
+    #[command(subcommand)]
+    Simulate(SimulateCommand),
     /// Tables.
     #[command(subcommand)]
     Table(TableCommand),
@@ -417,6 +441,12 @@ pub(crate) enum FsCommand {
 }
 
 #[derive(Subcommand)]
+pub(crate) enum SimulateCommand {
+    /// How evenly copies are spread over a fleet, and what moves when a node joins, leaves, or a zone is lost.
+    Placement(crate::simulate::Fleet),
+}
+
+#[derive(Subcommand)]
 pub(crate) enum TableCommand {
     /// Make a table.
     Create {
@@ -432,6 +462,22 @@ pub(crate) enum TableCommand {
         /// As one JSON object.
         #[arg(long)]
         json: bool,
+    },
+    /// Change a table while it is used.
+    Alter {
+        name: String,
+        /// On how many nodes each record lies, 1 to 64.
+        #[arg(long)]
+        copies: Option<u16>,
+        /// When acknowledged writes are on disc: `interval` or `sync`.
+        #[arg(long)]
+        durability: Option<String>,
+        /// Writes are taken with so many copies in sync or more: a number, or `majority`.
+        #[arg(long)]
+        min_in_sync: Option<String>,
+        /// What becomes of keys that are written on two sides of a cut, as for `table create`.
+        #[arg(long)]
+        on_conflict: Option<String>,
     },
     /// Remove a table and all records in it, on every node.
     Drop { name: String },

@@ -1,9 +1,9 @@
 //! Each command, from its arguments to its exit status.
 
-use crate::cli::{BenchCommand, Cli, Command, FsCommand, Mount};
+use crate::cli::{BenchCommand, Cli, Command, FsCommand, Mount, SimulateCommand};
 use crate::control::{self, Ask, Told};
 use crate::server::Server;
-use crate::{bench, bench_fs, conflicts, cookie, doctor, dump, nodes, settings, tables, text};
+use crate::{bench, bench_fs, conflicts, cookie, doctor, dump, map, nodes, settings, simulate, tables, text};
 use anyhow::{Context, Result, anyhow};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -86,6 +86,8 @@ async fn command(cli: Cli, sources: &ArgMatches) -> Result<u8> {
             conflicts::command(&data, what).await
         }
         Command::Heals { json } => conflicts::heals(&data, json).await,
+        Command::Fragments { json } => map::fragments(&data, json).await,
+        Command::Rebalance { dry_run, pause, resume } => map::rebalance(&data, dry_run, pause, resume).await,
         Command::Nodes { json } => nodes::list(&data, json).await,
         Command::Condemn { node, force } => nodes::say(&data, node, Word::Condemn(force)).await,
         Command::Leave { node } => nodes::leave(&data, node).await,
@@ -129,14 +131,17 @@ async fn command(cli: Cli, sources: &ArgMatches) -> Result<u8> {
             clap_complete::generate(shell, &mut Cli::command(), "tombolo", &mut std::io::stdout());
             Ok(0)
         }
-        Command::Man { dir } => {
-            std::fs::create_dir_all(&dir)
-                .and_then(|()| clap_mangen::generate_to(Cli::command(), &dir))
-                .with_context(|| format!("cannot write the manual to {}", dir.display()))?;
-            Ok(0)
-        }
+        Command::Man { dir } => manual(&dir),
+        Command::Simulate(SimulateCommand::Placement(fleet)) => simulate::placement(&fleet),
         Command::Stop => done(ask(&data, Ask::Stop).await?, None),
     }
+}
+
+fn manual(dir: &Path) -> Result<u8> {
+    std::fs::create_dir_all(dir)
+        .and_then(|()| clap_mangen::generate_to(Cli::command(), dir))
+        .with_context(|| format!("cannot write the manual to {}", dir.display()))?;
+    Ok(0)
 }
 
 /// An argument's bytes; `-`: those of standard input.

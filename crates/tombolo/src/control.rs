@@ -57,6 +57,9 @@ pub(crate) enum Ask {
     Word(String, node::Word),
     DropFs(String),
     Stop,
+    Map,
+    PauseBalance(bool),
+    AlterTable(String, node::Alteration),
 }
 
 /// A value that lost a conflict, and what is under its key now.
@@ -85,6 +88,7 @@ pub(crate) enum Told {
     Done,
     /// Exit status, and what to print.
     Failed(u8, String),
+    Map(Box<node::Map>),
 }
 
 /// Where the socket of a data directory lies.

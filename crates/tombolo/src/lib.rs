@@ -9,10 +9,12 @@ mod control;
 mod cookie;
 mod doctor;
 mod dump;
+mod map;
 mod nodes;
 mod server;
 mod service;
 mod settings;
+mod simulate;
 mod tables;
 mod text;
 

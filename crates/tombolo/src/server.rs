@@ -213,6 +213,9 @@ impl Server {
             }
             Ask::Nodes => Told::Nodes(Box::new(db.status().await?), crate::nodes::loads(&db).await?),
             Ask::Word(name, word) => Told::Outcome(db.word(&name, word).await?),
+            Ask::Map => Told::Map(Box::new(db.map().await?)),
+            Ask::PauseBalance(paused) => Told::Outcome(db.pause_balance(paused).await?),
+            Ask::AlterTable(name, change) => Told::Outcome(db.alter_table(&name, change).await?),
             Ask::Heals => Told::Heals(db.heals().await?),
             Ask::Umount(dir) if self.unmount(&dir).await => Told::Done,
             Ask::Umount(dir) => Told::Failed(FAILED, format!("{} is not a mount of this node", dir.display())),

@@ -35,6 +35,7 @@ struct File {
     truth: Vec<String>,
     multicast: Option<bool>,
     zone: Option<String>,
+    weight: Option<u16>,
     threads: Option<NonZeroUsize>,
     node_timeout: Option<String>,
     stopped_timeout: Option<String>,
@@ -73,6 +74,7 @@ struct Resolved {
     providers: Vec<Provider>,
     multicast: bool,
     zone: Option<String>,
+    weight: Option<u16>,
     threads: Option<NonZeroUsize>,
     patience: Patience,
 }
@@ -124,6 +126,13 @@ fn patience(node: Option<String>, stopped: Option<String>, replace: Option<Strin
     Ok(patience)
 }
 
+fn weight(weight: Option<u16>) -> Result<Option<u16>> {
+    if let Some(weight) = weight.filter(|weight| *weight > 1000) {
+        bail!("weight {weight} is too much: 0 to 1000, and 100 is usual");
+    }
+    Ok(weight)
+}
+
 /// The options as durations that can be read back.
 fn duration_text(span: Option<Span>) -> String {
     span.map_or("never".into(), |span| format!("{}s", span.as_ms() / 1000))
@@ -152,6 +161,7 @@ fn resolve(data: &Path, file: File, up: Up) -> Result<Resolved> {
         providers: providers(&chosen(up.find, file.find), &chosen(up.truth, file.truth))?,
         multicast: !up.no_multicast && file.multicast.unwrap_or(true),
         zone: up.zone.or(file.zone),
+        weight: weight(up.weight.or(file.weight))?,
         threads: up.threads.or(file.threads),
         patience: patience(
             up.node_timeout.or(file.node_timeout),
@@ -191,6 +201,7 @@ pub(crate) fn load(data: PathBuf, config: Option<&Path>, up: Up) -> Result<(Sett
         providers: resolved.providers,
         multicast: resolved.multicast,
         zone: resolved.zone,
+        weight: resolved.weight,
         functions: Default::default(),
         threads: resolved.threads.map(NonZeroUsize::get),
         discover_delay: Duration::from_secs(3),
@@ -215,6 +226,7 @@ pub(crate) fn print(data: &Path, config: Option<&Path>, up: Up, sources: &ArgMat
         ("truth", !file.truth.is_empty()),
         ("multicast", file.multicast.is_some()),
         ("zone", file.zone.is_some()),
+        ("weight", file.weight.is_some()),
         ("threads", file.threads.is_some()),
         ("node_timeout", file.node_timeout.is_some()),
         ("stopped_timeout", file.stopped_timeout.is_some()),
@@ -233,6 +245,7 @@ pub(crate) fn print(data: &Path, config: Option<&Path>, up: Up, sources: &ArgMat
         Some(array(sources_of(&resolved.providers, true))),
         Some(resolved.multicast.to_string()),
         resolved.zone.as_deref().map(toml_text),
+        resolved.weight.map(|n| n.to_string()),
         resolved.threads.map(|n| n.to_string()),
         Some(toml_text(&duration_text(resolved.patience.node))),
         Some(toml_text(&duration_text(resolved.patience.stopped))),

@@ -4,14 +4,15 @@ use crate::cli::{Shape, TableCommand};
 use crate::commands::{FAILED, Usage, ask, done};
 use crate::control::{Ask, Told};
 use anyhow::Result;
-use node::{Durability, Storage, TableDef, TableInfo, TableOptions};
+use node::{Alteration, Durability, Storage, TableDef, TableInfo, TableOptions};
 use replica::{MergePolicy, MergeRule, MinInSync};
 use std::path::Path;
 
 pub(crate) async fn command(data: &Path, command: TableCommand) -> Result<u8> {
     match command {
         TableCommand::Create { name, mut shape } => {
-            name_node(data, &mut shape).await?;
+            let rule = named_rule(data, &shape.on_conflict).await?;
+            shape.on_conflict = rule.to_string();
             let options = options(&shape)?;
             done(ask(data, Ask::CreateTable(name, options)).await?, None)
         }
@@ -33,6 +34,23 @@ pub(crate) async fn command(data: &Path, command: TableCommand) -> Result<u8> {
             }
             other => done(other, None),
         },
+        TableCommand::Alter { name, copies, durability, min_in_sync, on_conflict } => {
+            let rule = match on_conflict {
+                Some(rule) => Some(named_rule(data, &rule).await?),
+                None => None,
+            };
+            let policy = rule.map(|default| MergePolicy { default, exceptions: Vec::new() });
+            let durability = durability.as_deref().map(durable).transpose()?;
+            let min_in_sync = min_in_sync.as_deref().map(enough).transpose()?;
+            let change = Alteration { copies, durability, min_in_sync, policy };
+            if change == Alteration::default() {
+                return Err(Usage(
+                    "nothing to change: give --copies, --durability, --min-in-sync or --on-conflict".into(),
+                )
+                .into());
+            }
+            done(ask(data, Ask::AlterTable(name.clone(), change)).await?, Some(&name))
+        }
         TableCommand::Drop { name } => {
             if let Some(fs) = vfs::filesystems([name.strip_suffix(".blocks").unwrap_or(&name)].into_iter()).first() {
                 eprintln!(
@@ -45,18 +63,36 @@ pub(crate) async fn command(data: &Path, command: TableCommand) -> Result<u8> {
     }
 }
 
-/// `island:NODE` takes a name, and is kept as an id: names change.
-async fn name_node(data: &Path, shape: &mut Shape) -> Result<()> {
-    let Some(name) = shape.on_conflict.strip_prefix("island:") else { return Ok(()) };
-    if shape.on_conflict.parse::<MergeRule>().is_ok() {
-        return Ok(());
-    }
-    if let Told::Status(status) = ask(data, Ask::Status).await? {
+/// What conflicts become. `island:NODE` takes a name, and is kept as an id: names change.
+async fn named_rule(data: &Path, rule: &str) -> Result<MergeRule> {
+    if let (Some(name), Err(_)) = (rule.strip_prefix("island:"), rule.parse::<MergeRule>())
+        && let Told::Status(status) = ask(data, Ask::Status).await?
+    {
         let node = status.nodes.iter().find(|node| node.name == name);
         let node = node.ok_or_else(|| Usage(format!("--on-conflict island:{name}: no node of that name is known")))?;
-        shape.on_conflict = format!("island:{}", node.id);
+        return Ok(merge_rule(&format!("island:{}", node.id))?);
     }
-    Ok(())
+    Ok(merge_rule(rule)?)
+}
+
+fn merge_rule(text: &str) -> Result<MergeRule, Usage> {
+    text.parse().map_err(|e| Usage(format!("--on-conflict: {e}")))
+}
+
+fn durable(text: &str) -> Result<Durability, Usage> {
+    match text {
+        "interval" => Ok(Durability::Interval),
+        "sync" => Ok(Durability::Sync),
+        other => Err(Usage(format!("--durability {other} is not supported; supported are interval and sync"))),
+    }
+}
+
+fn enough(text: &str) -> Result<MinInSync, Usage> {
+    match (text, text.parse()) {
+        ("majority", _) => Ok(MinInSync::Majority),
+        (_, Ok(n)) => Ok(MinInSync::Copies(n)),
+        (other, _) => Err(Usage(format!("--min-in-sync {other} is neither a number of copies nor `majority`"))),
+    }
 }
 
 /// What the flags say, as the node takes it.
@@ -69,17 +105,8 @@ pub(crate) fn options(shape: &Shape) -> Result<TableOptions, Usage> {
             return Err(Usage(format!("--storage {other} is not supported; supported are disc, disc_only and ram")));
         }
     };
-    let durability = match shape.durability.as_str() {
-        "interval" => Durability::Interval,
-        "sync" => Durability::Sync,
-        other => return Err(Usage(format!("--durability {other} is not supported; supported are interval and sync"))),
-    };
-    let default = shape.on_conflict.parse::<MergeRule>().map_err(|e| Usage(format!("--on-conflict: {e}")))?;
-    let min_in_sync = match (shape.min_in_sync.as_str(), shape.min_in_sync.parse()) {
-        ("majority", _) => MinInSync::Majority,
-        (_, Ok(n)) => MinInSync::Copies(n),
-        (other, _) => return Err(Usage(format!("--min-in-sync {other} is neither a number of copies nor `majority`"))),
-    };
+    let default = merge_rule(&shape.on_conflict)?;
+    let (durability, min_in_sync) = (durable(&shape.durability)?, enough(&shape.min_in_sync)?);
     Ok(TableOptions {
         copies: shape.copies,
         fragments: shape.fragments,

@@ -34,6 +34,14 @@ pub(crate) fn duration_ms(text: &str) -> Result<u64, String> {
     read.filter(|ms| *ms > 0).ok_or_else(|| format!("{text:?} is not a duration; write 500ms, 30s, 10m, 2h or 7d"))
 }
 
+/// A size for people: three digits or so.
+pub(crate) fn bytes_text(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let step = (0..UNITS.len() - 1).find(|step| bytes >> (10 * step) < 1024).unwrap_or(UNITS.len() - 1);
+    let size = bytes as f64 / (1u64 << (10 * step)) as f64;
+    if step == 0 { format!("{bytes} B") } else { format!("{size:.1} {}", UNITS[step]) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,74 @@
+//! Tables are made, changed and dropped: records of the system table.
+
+use crate::gateway::{ClientError, Op, OpReply, What};
+use crate::io::{Effect, OpId};
+use crate::node::Node;
+use crate::schema::{self, Alteration, TableDef, TableOptions, sys_fragment};
+use base::{Now, Span};
+use replica::{Batch, Check, Write};
+
+impl Node {
+    pub(crate) fn create(
+        &mut self,
+        now: Now,
+        op: OpId,
+        name: String,
+        options: TableOptions,
+        may_exist: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Err(bad) = schema::validate(&name, &options) {
+            return self.reply(op, OpReply::Error(bad.into()), out);
+        }
+        if let Some(def) = self.tables.get(&name).cloned() {
+            let error = OpReply::Error(ClientError::TableExists(name));
+            return self.reply(op, if may_exist { OpReply::Table(def) } else { error }, out);
+        }
+        let here = self.here();
+        let any = here.iter().any(|node| self.weight(*node) > 0);
+        let nodes = here.into_iter().filter(|node| !any || self.weight(*node) > 0).collect();
+        let counter = schema::dropped_key(&name);
+        let dropped = self.sys_record(&counter);
+        let counted = dropped.as_ref().map_or(Check::Absent(counter.clone()), |r| Check::AtVersion(counter, r.version));
+        let dropped = dropped.and_then(|r| r.value);
+        let generation = dropped.and_then(|v| Some(u64::from_be_bytes(v[..].try_into().ok()?))).unwrap_or(0);
+        let def = TableDef::new(&name, options.clone(), generation, nodes);
+        let key = schema::table_key(&name);
+        let value = wire::encode(&def).unwrap_or_default();
+        let checks = vec![Check::Absent(key.clone()), counted];
+        let batch = Batch { checks, writes: vec![Write::Put { key, value, ttl_ms: None }], sync: true };
+        self.creating.insert(op, (name, options, may_exist));
+        let what = What::Write { batch, branches: Vec::new() };
+        match self.gateway.begin(now.mono, op, sys_fragment(), what, Span::ms(10_000)) {
+            Some(number) => self.attempt(now, number, out),
+            None => self.finish(now, op, OpReply::Error(ClientError::Overloaded), out),
+        }
+    }
+
+    /// The table's name goes; its records stay on disc. A later table of that name is another.
+    pub(crate) fn drop_table(&mut self, now: Now, op: OpId, name: String, out: &mut Vec<Effect>) {
+        let Some(def) = self.tables.get(&name).cloned() else {
+            return self.reply(op, OpReply::Error(ClientError::NoTable(name)), out);
+        };
+        let batch = self.burial(&name, &def);
+        self.on_op(now, op, Op::Write(sys_fragment(), batch, Span::ms(10_000)), out);
+    }
+
+    /// The table's definition changes; its copies go by it as they hear of it.
+    pub(crate) fn alter(&mut self, now: Now, op: OpId, name: String, change: Alteration, out: &mut Vec<Effect>) {
+        let key = schema::table_key(&name);
+        let record = self.sys_record(&key);
+        let def = record.as_ref().and_then(|r| wire::decode::<TableDef>(r.value.as_ref()?).ok());
+        let (Some(record), Some(mut def)) = (record, def) else {
+            return self.reply(op, OpReply::Error(ClientError::NoTable(name)), out);
+        };
+        change.apply(&mut def.options);
+        if let Err(bad) = schema::validate(&name, &def.options) {
+            return self.reply(op, OpReply::Error(bad.into()), out);
+        }
+        let value = wire::encode(&def).unwrap_or_default();
+        let checks = vec![Check::AtVersion(key.clone(), record.version)];
+        let batch = Batch { checks, writes: vec![Write::Put { key, value, ttl_ms: None }], sync: true };
+        self.on_op(now, op, Op::Write(sys_fragment(), batch, Span::ms(10_000)), out);
+    }
+}
