@@ -17,6 +17,8 @@ const CALM: Span = Span::ms(60_000);
 const FLAPS_MIN: u32 = 2;
 /// Where one is said to be gone, so many others are asked once: a wire that is cut seldom takes one node alone.
 const BESIDE_MAX: usize = 16;
+/// That one is gone is no news any more for so long: in a large fleet all would tell all.
+const NEWS_FOR: Span = Span::ms(5_000);
 /// How often it is asked while it is said to be gone.
 const ASK_AGAIN: Span = Span::ms(2_000);
 
@@ -61,6 +63,8 @@ pub(crate) struct Peer {
     swim: Option<bool>,
     /// Another was said to be gone: it is asked once.
     beside: bool,
+    /// When this node was last told that it is gone, or that somebody else was.
+    doubted_at: Instant,
     question: Option<Question>,
     /// When to ask next.
     ask_at: Instant,
@@ -109,6 +113,7 @@ impl Peers {
             unlinked: Instant(0),
             swim: None,
             beside: false,
+            doubted_at: Instant(0),
             question: None,
             ask_at: Instant(0),
             refused: false,
@@ -199,8 +204,8 @@ impl Peers {
     pub(crate) fn doubt(&mut self, now: Instant, node: NodeId) -> bool {
         self.up.remove(&node);
         let Some(peer) = self.all.get_mut(&node).filter(|p| p.swim == Some(true)) else { return false };
-        let news = !peer.is_doubted();
-        (peer.swim, peer.ask_at) = (Some(false), now);
+        let news = now - peer.doubted_at >= NEWS_FOR;
+        (peer.swim, peer.ask_at, peer.doubted_at) = (Some(false), now, now);
         let (before, after): (Vec<_>, Vec<_>) = self.all.iter_mut().partition(|(other, _)| **other <= node);
         let others = after.into_iter().chain(before).filter(|(_, p)| p.swim == Some(true) && !p.links.is_empty());
         for (_, peer) in others.take(BESIDE_MAX) {
@@ -211,8 +216,9 @@ impl Peers {
 
     /// Somebody in view was told that it is gone: it is asked once.
     pub(crate) fn ask_once(&mut self, now: Instant, node: NodeId) {
-        let asked = |p: &&mut Peer| p.swim == Some(true) && !p.links.is_empty() && !p.is_doubted();
-        if let Some(peer) = self.all.get_mut(&node).filter(asked) {
+        let Some(peer) = self.all.get_mut(&node) else { return };
+        peer.doubted_at = now;
+        if peer.swim == Some(true) && !peer.links.is_empty() && !peer.is_doubted() {
             (peer.beside, peer.ask_at) = (true, now);
         }
     }
@@ -407,6 +413,28 @@ mod tests {
         let gone: Vec<NodeId> = peers.tend(at(700)).1.into_iter().map(|(node, _)| node).collect();
         assert_eq!(gone, [NodeId(30), NodeId(31)], "those that do not answer");
         assert!(peers.tend(at(60_000)).0.is_empty() && peers.deadline().is_none(), "nobody is asked again");
+    }
+
+    #[test]
+    fn a_rumour_is_told_to_others_once() {
+        let mut peers = Peers::default();
+        let at = |ms: u64| Instant(ms * 1_000_000 + 1);
+        for n in 2..5 {
+            peers.linked(NodeId(1), n, true, addr(), hello(n, 1));
+            peers.up(NodeId(n));
+        }
+        assert!(peers.doubt(at(10_000), NodeId(2)));
+        peers.ask_once(at(10_000), NodeId(3));
+        assert_eq!(
+            peers.tend(at(10_000)).0.len(),
+            3,
+            "they are asked: it, one beside it, and the one that was told of"
+        );
+        assert!(!peers.doubt(at(12_000), NodeId(3)), "whoever told of it told all");
+        peers.up(NodeId(2));
+        assert!(!peers.doubt(at(12_000), NodeId(2)));
+        peers.up(NodeId(2));
+        assert!(peers.doubt(at(17_000), NodeId(2)));
     }
 
     #[test]

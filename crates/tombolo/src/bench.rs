@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 /// The table that is measured.
-const TABLE: &str = "tombolo-bench";
+pub(crate) const TABLE: &str = "tombolo-bench";
 /// How long its copies may take to come into step.
 const READY_WAIT: Duration = Duration::from_secs(20);
 /// Clients that put the keys which are to be read.
@@ -37,6 +37,7 @@ pub(crate) enum Op {
 /// A load.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Spec {
+    name: String,
     op: Op,
     clients: u32,
     value_size: u32,
@@ -77,14 +78,15 @@ impl From<Error> for Stopped {
 /// The table goes with the load, however that ends.
 struct Scratch {
     db: Database,
+    name: String,
     keep: bool,
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
         if !self.keep {
-            let db = self.db.clone();
-            tokio::spawn(async move { db.drop_table(TABLE).await });
+            let (db, name) = (self.db.clone(), std::mem::take(&mut self.name));
+            tokio::spawn(async move { db.drop_table(&name).await });
         }
     }
 }
@@ -92,6 +94,7 @@ impl Drop for Scratch {
 /// The command.
 pub(crate) async fn kv(data: &Path, kv: BenchKv) -> Result<u8> {
     let spec = Spec {
+        name: kv.name,
         op: kv.op,
         clients: kv.clients,
         value_size: kv.value_size,
@@ -129,14 +132,15 @@ pub(crate) async fn kv(data: &Path, kv: BenchKv) -> Result<u8> {
 
 /// Puts the load on this node's database.
 pub(crate) async fn run(db: &Database, spec: &Spec) -> Result<Report, Stopped> {
-    let table = db.create_table(TABLE, spec.options.clone(), false).await.map_err(|e| match e {
+    let name = &spec.name;
+    let table = db.create_table(name, spec.options.clone(), false).await.map_err(|e| match e {
         Error::Node(node::ClientError::TableExists(_)) => Stopped::Why(format!(
-            "a table {TABLE} is there: another load runs, or its table was kept; `tombolo table drop {TABLE}` removes it"
+            "a table {name} is there: another load runs, or its table was kept; `tombolo table drop {name}` removes it"
         )),
         other => other.into(),
     })?;
-    let _scratch = Scratch { db: db.clone(), keep: spec.keep };
-    let in_sync = ready(db, spec.options.copies).await?;
+    let _scratch = Scratch { db: db.clone(), name: name.clone(), keep: spec.keep };
+    let in_sync = ready(db, name, spec.options.copies).await?;
     if matches!(spec.op, Op::Get | Op::Mixed) {
         fill(&table, spec).await?;
     }
@@ -180,12 +184,12 @@ fn used(before: &Vitals, after: &Vitals) -> f64 {
 }
 
 /// Waits until all fragments are led, and as many copies in sync as there can be; how many that is.
-async fn ready(db: &Database, copies: u16) -> Result<u16, Stopped> {
+async fn ready(db: &Database, name: &str, copies: u16) -> Result<u16, Stopped> {
     let end = Instant::now() + READY_WAIT;
     loop {
         let status = db.status().await?;
         let nodes = status.island.len().min(usize::from(copies)) as u16;
-        let line = status.tables.iter().find(|t| t.name == TABLE);
+        let line = status.tables.iter().find(|t| t.name == name);
         match line.filter(|t| t.led == t.fragments) {
             Some(t) if t.in_sync >= nodes => return Ok(t.in_sync),
             Some(t) if Instant::now() > end => {

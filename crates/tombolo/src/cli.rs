@@ -370,6 +370,9 @@ pub(crate) struct BenchKv {
     /// Seconds of load before them, in which leadership finds its place.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=3600))]
     pub warm: u32,
+    /// In which table, which is made for it.
+    #[arg(long, default_value = crate::bench::TABLE)]
+    pub name: String,
     /// The table stays.
     #[arg(long)]
     pub keep: bool,
