@@ -5,7 +5,7 @@
 use crate::frame::Frame;
 use crate::io::{Effect, LinkId};
 use crate::node::Node;
-use crate::schema::{self, TableDef, sys_fragment};
+use crate::schema::{self, Storage, TableDef, sys_fragment};
 use base::{Ballot, FragmentId, Instant, NodeId, Now, Span};
 use membership::{Mark, RosterStatus};
 use placement::{Aim, Fragment, Holder, Machine, Picture, Plan, Step, Table};
@@ -157,6 +157,8 @@ impl Node {
         let away = members.iter().filter(|n| **n != without && !here.contains(n) && self.counts(now, **n)).count();
         // Others that could hold one: who is to hold none does not count, unless it does.
         let could = rest.iter().filter(|n| there.contains(n) || self.weight(**n) > 0).count();
+        // What is in RAM is gone from whoever is stopped.
+        let away = if def.options.storage == Storage::Ram { 0 } else { away };
         !there.is_empty() && there.len() + away >= usize::from(def.options.copies).min(could + away)
     }
 
@@ -215,11 +217,14 @@ impl Node {
                 *last = (node, report);
             }
         }
-        let fragment = |id: FragmentId| {
+        let here = self.here();
+        let fragment = |id: FragmentId, ram: bool| {
             let (leader, report) = newest.get(&id)?;
             let holder = |(node, in_sync): &(NodeId, bool)| Holder { node: *node, in_sync: *in_sync };
             let (bytes, settled) = (report.bytes, report.settled);
-            let holders = report.holders.iter().map(holder).collect();
+            // What is in RAM is gone from whoever is stopped.
+            let there = report.holders.iter().filter(|(node, _)| !ram || here.contains(node));
+            let holders = there.map(holder).collect();
             Some(Fragment { id, holders, leader: Some(*leader), bytes, settled })
         };
         let table = |def: &TableDef| {
@@ -230,7 +235,7 @@ impl Node {
                 copies: options.copies.into(),
                 with: None,
                 fixed,
-                fragments: def.all().filter_map(fragment).collect(),
+                fragments: def.all().filter_map(|id| fragment(id, options.storage == Storage::Ram)).collect(),
             }
         };
         Picture { machines: self.machines(now, told), tables: self.tables.values().map(table).collect() }
@@ -243,7 +248,7 @@ impl Node {
         let known = self.roster.keys().filter(|node| self.counts(now, **node));
         let all: BTreeSet<NodeId> = new.chain(known).copied().collect();
         // Where all are told to hold nothing, somebody has to.
-        let any = all.iter().any(|node| self.weight(*node) > 0);
+        let any = all.iter().any(|node| here.contains(node) && self.weight(*node) > 0);
         let machine = |node: NodeId| {
             let entry = self.roster.get(&node);
             let said = told.get(&node);

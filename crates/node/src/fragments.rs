@@ -17,6 +17,10 @@ use std::collections::{BTreeMap, BTreeSet};
 const STAND_IN_AFTER: Span = Span::ms(1_000);
 /// A founder that says nothing of its copy for so long has none any more.
 const FOUNDED_WITHIN: Span = Span::ms(3_000);
+/// A founder's copy that has not been opened by then will not be.
+const OPENED_WITHIN: Span = Span::ms(15_000);
+/// The same where a majority is asked for.
+const MAJORITY_WITHIN: Span = Span::ms(60_000);
 /// How long everybody must have been there before a fragment without any copy is begun anew.
 const BEGIN_ANEW_AFTER: Span = Span::ms(5_000);
 
@@ -197,14 +201,14 @@ impl Node {
             self.nameless.insert(def.name.clone(), (key, lost));
             self.tables.insert(def.name.clone(), def);
         }
-        if self.tables.len() != before.1.len() || self.tables.keys().any(|name| !before.1.contains_key(name)) {
-            self.tables_at = now.mono;
-        }
         self.note_graves();
         for (grave, shown) in self.graves.values() {
             // What turned up of it is a table again, of another name.
             let def = TableDef { name: grave.name(), ..grave.def.clone() };
             self.tables.extend(shown.then(|| (def.name.clone(), def)));
+        }
+        if self.tables.len() != before.1.len() || self.tables.keys().any(|name| !before.1.contains_key(name)) {
+            self.tables_at = now.mono;
         }
         let paused = self.sys_record(schema::PAUSED_KEY).and_then(|r| wire::decode(&r.value?).ok());
         self.balance.paused = paused.unwrap_or(false);
@@ -293,7 +297,7 @@ impl Node {
             return;
         }
         // Those that a table begins with make their copies in that time; later they may have given them away.
-        let begun = now.mono - self.view_at.max(self.tables_at) >= FOUNDED_WITHIN;
+        let begun = now.mono - self.view_at.max(self.tables_at);
         let chosen = |fragment: FragmentId| here.iter().copied().max_by_key(|node| rendezvous(fragment, *node));
         let mut make = Vec::new();
         for def in self.tables.values() {
@@ -306,13 +310,22 @@ impl Node {
                 let said = |node: &NodeId| self.holders.get(&fragment).and_then(|all| all.get(node)).copied();
                 // What is in RAM alone may be gone from those who had it.
                 let founded = all || def.options.storage != Storage::Ram;
-                let founds = |node: &NodeId| founded && !begun && founders.contains(node);
+                let majority = def.options.min_in_sync == replica::MinInSync::Majority;
+                let founds = |node: &NodeId| {
+                    // One that has a copy with nothing in it may be about to open it, and of two majorities one would lose.
+                    let within = match said(node) {
+                        _ if majority => MAJORITY_WITHIN,
+                        Some(_) => OPENED_WITHIN,
+                        None => FOUNDED_WITHIN,
+                    };
+                    founded && begun < within && founders.contains(node)
+                };
                 let copies = here.iter().any(|node| said(node) == Some(true) || founds(node));
                 // One that was never filled is none; one that is about to open must not be made anew all the time.
                 let mine = |c: &Copy| c.serves() && !(all && c.stands_in());
                 let led = self.lead_of(fragment).is_some_and(|(node, _)| !all || !self.stands_in_for(fragment, node));
                 let led = led || self.copies.with(fragment, mine).unwrap_or(false);
-                let may = all || def.options.min_in_sync != replica::MinInSync::Majority;
+                let may = all || !majority;
                 if may && !copies && !led && chosen(fragment) == Some(self.config.me) {
                     make.push((fragment, def.clone(), all));
                 }

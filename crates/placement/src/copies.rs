@@ -130,10 +130,13 @@ impl<'a> Work<'a> {
     fn trim(&mut self, f: usize, copies: usize) {
         loop {
             let crowded = |i: &usize| self.in_zone(f, self.zone[*i]) > self.caps[self.zone[*i]];
+            let live = self.on[f].iter().filter(|i| !self.picture.machines[**i].away).count();
             let mut may_go: Vec<usize> =
                 self.on[f].iter().copied().filter(|i| !self.picture.machines[*i].away).collect();
-            if self.on[f].len() <= copies {
-                may_go.retain(crowded);
+            // Not in favour of one that is away; nor of a zone that has nobody to take it.
+            if live <= copies {
+                let elsewhere = |i: &usize| (0..self.quota.len()).any(|to| self.may_hold(f, to, Some(*i)));
+                may_go.retain(|i| crowded(i) && elsewhere(i));
             }
             let excess = |i: usize| self.of[i].len() as i64 - self.quota[i] as i64;
             let worst = may_go.into_iter().max_by_key(|i| (crowded(i), excess(*i), self.load[*i], Reverse(*i)));
@@ -158,13 +161,13 @@ impl<'a> Work<'a> {
             self.put(f, best);
             return true;
         }
-        if aim == Aim::Repair {
+        let from: Vec<usize> = (0..n).filter(|i| self.may_hold(f, *i, None)).collect();
+        if aim == Aim::Repair || from.is_empty() {
             // Better in a zone that has one already than nowhere.
             let any = (0..n).filter(|i| self.is_open(*i) && !self.on[f].contains(i)).max_by_key(key);
             any.inspect(|i| self.put(f, *i));
             return any.is_some();
         }
-        let from: Vec<usize> = (0..n).filter(|i| self.may_hold(f, *i, None)).collect();
         let Some(way) = self.way(from.clone()) else {
             // More than its share, rather than nowhere: it is evened out later.
             from.first().inspect(|i| self.put(f, **i));

@@ -185,11 +185,11 @@ fn zones(picture: &Picture) -> (usize, Vec<usize>) {
     (names.len(), of)
 }
 
-/// How many copies of one fragment each zone may hold: one, while there are zones enough.
+/// How many copies of one fragment each zone may hold: one, while there are zones enough that could take one now.
 fn caps(picture: &Picture, zone: &[usize], zones: usize, copies: usize) -> Vec<usize> {
     let mut size = vec![0; zones];
     for (machine, zone) in picture.machines.iter().zip(zone) {
-        size[*zone] += usize::from(machine.weight > 0 || machine.away);
+        size[*zone] += usize::from(machine.weight > 0 && !machine.away);
     }
     let fits = |cap: &usize| size.iter().map(|n| n.min(cap)).sum::<usize>() >= copies;
     let cap = (1..=copies.max(1)).find(fits).unwrap_or(copies.max(1));

@@ -58,7 +58,8 @@ fn of(
     let away = |n: &NodeId| holds(n) && machines.get(n).is_some_and(|m| m.away);
     let there = wanted.iter().filter(|n| in_sync(n)).count();
     let stays = wanted.iter().filter(|n| in_sync(n) || away(n)).count();
-    let enough = there > 0 && stays >= copies.min(wanted.len());
+    let present = fragment.holders.iter().filter(|h| h.in_sync && machines.contains_key(&h.node)).count();
+    let enough = there > 0 && stays >= copies.min(wanted.len().max(present));
     // One that is lost and behind goes when it is buried, or when it is back.
     let may_go = |n: &NodeId| in_sync(n) || machines.contains_key(n);
     for n in going.into_iter().filter(may_go) {

@@ -241,6 +241,24 @@ fn what_cannot_lead_or_is_fixed_is_worked_around() {
 }
 
 #[test]
+fn a_zone_whose_only_node_is_away_costs_no_copy() {
+    let zones = [(0, Some(1)), (1, Some(1)), (2, Some(2))];
+    let machines = zones.into_iter().map(|(n, zone)| machine(n, 10, zone)).collect();
+    let mut picture = Picture { machines, tables: vec![table(0, 6, 2)] };
+    picture.machines[2].away = true;
+    settle(&mut picture);
+    assert!(picture.tables[0].fragments.iter().all(|f| f.holders.len() == 2));
+    // Nor does one that is away count for one that is here.
+    let mut picture =
+        Picture { machines: (0..3).map(|n| machine(n, 10, None)).collect(), tables: vec![table(0, 6, 3)] };
+    settle(&mut picture);
+    picture.machines[2].away = true;
+    picture.tables[0].copies = 2;
+    let made = plan(&picture, Aim::Balance);
+    assert!(made.moves.iter().all(|m| !matches!(m.step, Step::Remove(_))), "{:?}", made.moves);
+}
+
+#[test]
 fn nothing_is_removed_before_enough_others_are_in_sync() {
     let machines = (0..3).map(|i| machine(i, 10, None)).collect();
     let mut picture = Picture { machines, tables: vec![table(0, 12, 3)] };
