@@ -107,10 +107,21 @@ impl Node {
             let (in_sync, behind) = (those(true), those(false));
             MapFragment { index: f.id.index, leader: f.leader.map(name), in_sync, behind, bytes: f.bytes }
         };
+        let unled = |id: base::FragmentId| MapFragment {
+            index: id.index,
+            leader: None,
+            in_sync: Vec::new(),
+            behind: Vec::new(),
+            bytes: 0,
+        };
         let table = |(def, table): (&crate::TableDef, &placement::Table)| MapTable {
             name: def.name.clone(),
             copies: def.options.copies,
-            fragments: table.fragments.iter().map(fragment).collect(),
+            // Those that nobody leads in this island are in no picture.
+            fragments: def
+                .all()
+                .map(|id| table.fragments.iter().find(|f| f.id == id).map_or_else(|| unled(id), fragment))
+                .collect(),
         };
         let step = |m: placement::Move| {
             let (what, node) = match m.step {

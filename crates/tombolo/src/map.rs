@@ -146,6 +146,11 @@ async fn watch(data: &Path) -> Result<u8> {
         let (.., bytes, _, _) = sums(&map.moves);
         let behind = map.tables.iter().flat_map(|t| &t.fragments).any(|f| !f.behind.is_empty());
         if map.moves.is_empty() && !behind {
+            let unled = map.tables.iter().flat_map(|t| &t.fragments).filter(|f| f.leader.is_none()).count();
+            if unled > 0 {
+                println!("nothing else to do, but {unled} fragments have no leader here: see `tombolo status`");
+                return Ok(FAILED);
+            }
             let away = map.nodes.iter().any(|n| !n.here);
             println!(
                 "{}",
