@@ -100,13 +100,9 @@ impl<'a> Work<'a> {
         self.on[f].iter().filter(|i| self.zone[**i] == zone).count()
     }
 
-    fn is_open(&self, i: usize) -> bool {
-        self.open[i]
-    }
-
     /// May this machine get a copy, in place of another's?
     fn may_hold(&self, f: usize, i: usize, instead: Option<usize>) -> bool {
-        if !self.is_open(i) || self.on[f].contains(&i) {
+        if !self.open[i] || self.on[f].contains(&i) {
             return false;
         }
         let zone = self.zone[i];
@@ -164,7 +160,7 @@ impl<'a> Work<'a> {
         let from: Vec<usize> = (0..n).filter(|i| self.may_hold(f, *i, None)).collect();
         if aim == Aim::Repair || from.is_empty() {
             // Better in a zone that has one already than nowhere.
-            let any = (0..n).filter(|i| self.is_open(*i) && !self.on[f].contains(i)).max_by_key(key);
+            let any = (0..n).filter(|i| self.open[*i] && !self.on[f].contains(i)).max_by_key(key);
             any.inspect(|i| self.put(f, *i));
             return any.is_some();
         }
@@ -182,7 +178,7 @@ impl<'a> Work<'a> {
     /// A shortest way from one of these machines to one that has less than its share, by moving a fragment each time.
     fn way(&self, from: Vec<usize>) -> Option<Vec<flow::Hop<usize>>> {
         let n = self.quota.len();
-        let mut spare: Vec<usize> = (0..n).filter(|i| self.spare(*i) > 0 && self.is_open(*i)).collect();
+        let mut spare: Vec<usize> = (0..n).filter(|i| self.spare(*i) > 0 && self.open[*i]).collect();
         spare.sort_by_key(|i| (Reverse(self.spare(*i)), self.load[*i], *i));
         let next = |from: usize, say: flow::Say<'_, usize>| {
             if self.picture.machines[from].away {
@@ -194,7 +190,7 @@ impl<'a> Work<'a> {
                 both.all(|(f, to)| !self.may_hold(f, to, Some(from)) || say(to, f))
             };
             if try_all(&spare) {
-                let rest: Vec<usize> = (0..n).filter(|i| self.spare(*i) == 0 && self.is_open(*i)).collect();
+                let rest: Vec<usize> = (0..n).filter(|i| self.spare(*i) == 0 && self.open[*i]).collect();
                 try_all(&rest);
             }
         };

@@ -116,9 +116,7 @@ pub struct Move {
 pub struct Plan {
     /// What is to be done.
     pub moves: Vec<Move>,
-    /// Where copies are in the end, of each table's fragments, as places among the machines.
-    pub target: Vec<Vec<Vec<usize>>>,
-    /// Who leads in the end.
+    /// Who leads in the end, of each table's fragments, as places among the machines.
     pub leaders: Vec<Vec<Option<usize>>>,
 }
 

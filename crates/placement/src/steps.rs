@@ -7,7 +7,6 @@ use std::collections::HashMap;
 
 /// The moves of all fragments, those that lack copies first.
 pub(crate) fn steps(picture: &Picture, groups: &[Group], placed: &[Placed], leaders: &[Vec<Option<usize>>]) -> Plan {
-    let mut target = vec![Vec::new(); picture.tables.len()];
     let mut leads = vec![Vec::new(); picture.tables.len()];
     let mut all: Vec<((bool, usize, u64), Vec<Move>)> = Vec::new();
     let machines: HashMap<NodeId, &Machine> = picture.machines.iter().map(|m| (m.node, m)).collect();
@@ -22,12 +21,11 @@ pub(crate) fn steps(picture: &Picture, groups: &[Group], placed: &[Placed], lead
                     all.push(((!repair, in_sync, fragment.bytes), moves));
                 }
             }
-            target[*table].clone_from(&placed.on);
             leads[*table].clone_from(leaders);
         }
     }
     all.sort_by_key(|(urgency, _)| *urgency);
-    Plan { moves: all.into_iter().flat_map(|(_, moves)| moves).collect(), target, leaders: leads }
+    Plan { moves: all.into_iter().flat_map(|(_, moves)| moves).collect(), leaders: leads }
 }
 
 /// First more copies, then another leader, and then fewer.
