@@ -275,9 +275,9 @@ impl Node {
         if even { Aim::Balance } else { Aim::Repair }
     }
 
-    /// What is to be done, by what leaders told.
-    pub(crate) fn plan(&self, now: Now, told: &BTreeMap<NodeId, Told>) -> Plan {
-        placement::plan(&self.picture(now, told), self.aim(now))
+    /// What is to be done.
+    pub(crate) fn plan(&self, now: Now, picture: &Picture) -> Plan {
+        placement::plan(picture, self.aim(now))
     }
 
     /// Whoever leads the system table orders what can be done now.
@@ -295,9 +295,10 @@ impl Node {
         if self.balance.idle == Some(seen) && self.out_since.is_empty() {
             return;
         }
-        let plan = self.plan(now, &self.balance.reports);
+        let picture = self.picture(now, &self.balance.reports);
+        let plan = self.plan(now, &picture);
         self.balance.idle = plan.moves.is_empty().then_some(seen);
-        let orders = self.orders(now, &plan);
+        let orders = self.orders(now, &picture, &plan);
         if !orders.is_empty() {
             self.chores_at = self.chores_at.min(now.mono + SOON);
         }
@@ -312,16 +313,12 @@ impl Node {
 
     /// Of a plan what can be done now, without too much at once; and who is to do it. What was ordered before, and is not done, waits
     /// longer each time: its leader may see things otherwise.
-    fn orders(&mut self, now: Now, plan: &Plan) -> Vec<(NodeId, FragmentId, Order)> {
-        let mut leader: BTreeMap<FragmentId, (Ballot, NodeId)> = BTreeMap::new();
+    fn orders(&mut self, now: Now, picture: &Picture, plan: &Plan) -> Vec<(NodeId, FragmentId, Order)> {
+        let all = || picture.tables.iter().flat_map(|t| &t.fragments);
+        let leader: BTreeMap<FragmentId, NodeId> = all().filter_map(|f| Some((f.id, f.leader?))).collect();
         let mut coming: BTreeMap<NodeId, usize> = BTreeMap::new();
-        for (node, report) in
-            self.balance.reports.iter().flat_map(|(node, t)| t.reports.iter().map(move |r| (*node, r)))
-        {
-            let known = leader.entry(report.fragment).or_insert((report.ballot, node));
-            *known = (*known).max((report.ballot, node));
-            let joining = report.holders.iter().filter(|(node, in_sync)| !in_sync && self.view.contains(node));
-            joining.for_each(|(node, _)| *coming.entry(*node).or_default() += 1);
+        for holder in all().flat_map(|f| &f.holders).filter(|h| !h.in_sync && self.view.contains(&h.node)) {
+            *coming.entry(holder.node).or_default() += 1;
         }
         let mut before = std::mem::take(&mut self.balance.ordered);
         let (mut leads, mut orders) = (0, Vec::new());
@@ -331,7 +328,7 @@ impl Node {
                 Step::Lead(node) => Order::Lead(node),
                 Step::Remove(node) => Order::Remove(node),
             };
-            let Some((_, to)) = leader.get(&m.fragment) else { continue };
+            let Some(to) = leader.get(&m.fragment) else { continue };
             let waits = before.remove(&(m.fragment, order));
             if let Some((until, wait)) = waits.filter(|(until, _)| now.mono < *until) {
                 self.balance.ordered.insert((m.fragment, order), (until, wait));

@@ -137,7 +137,7 @@ impl Node {
         Map {
             nodes,
             tables: self.tables.values().zip(&picture.tables).map(table).collect(),
-            moves: self.plan(now, told).moves.into_iter().map(step).collect(),
+            moves: self.plan(now, &picture).moves.into_iter().map(step).collect(),
             paused: self.balance.paused,
         }
     }
