@@ -15,24 +15,19 @@ const MEMTABLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// Values from this on lie in files of their own: those of files, not those of most tables, which are quicker among their keys.
 const LARGE_BYTES: u32 = 16 * 1024;
-/// A batch above this is staged in pieces and switched on at the end.
-const PIECE_BYTES: usize = 4 * 1024 * 1024;
+/// Batches are handed to the engine together, up to about so many bytes.
+const COMMIT_BYTES: usize = 4 * 1024 * 1024;
 
 const META: u8 = b'm';
-const HEAD: u8 = b'h';
+pub(crate) const HEAD: u8 = b'h';
 /// Of one node, all branches up to this number are folded.
-const FOLD: u8 = b'f';
-/// A staged batch is complete, and is to be moved over.
-const SWITCH: u8 = b's';
-/// All records of the fragment are to be removed.
-const WIPE: u8 = b'w';
-
+pub(crate) const FOLD: u8 = b'f';
 /// How a record lies in its row, by the row's first byte: all of it,
-const WHOLE: u8 = 0;
+pub(crate) const WHOLE: u8 = 0;
 /// all but its value, which is under the same key in `values`,
 const APART: u8 = 1;
 /// or, in the staging space, all of it, though it is to lie apart.
-const TO_PART: u8 = 2;
+pub(crate) const TO_PART: u8 = 2;
 
 /// What lies in the row of a record whose value lies apart: the version, the stamp, when it expires, the value's bytes.
 type Head = (Version, Hlc, Option<WallMs>, u32);
@@ -43,27 +38,27 @@ pub type Loaded = BTreeMap<FragmentId, Stored>;
 /// The records of all copies of a node.
 pub struct Disc {
     path: PathBuf,
-    db: Database,
-    records: Keyspace,
-    values: Keyspace,
-    state: Keyspace,
-    staging: Keyspace,
+    pub(crate) db: Database,
+    pub(crate) records: Keyspace,
+    pub(crate) values: Keyspace,
+    pub(crate) state: Keyspace,
+    pub(crate) staging: Keyspace,
     lost: Mutex<Option<String>>,
 }
 
-fn prefix(fragment: FragmentId) -> Vec<u8> {
+pub(crate) fn prefix(fragment: FragmentId) -> Vec<u8> {
     let mut key = fragment.table.0.to_be_bytes().to_vec();
     key.extend_from_slice(&fragment.index.to_be_bytes());
     key
 }
 
-fn with(fragment: FragmentId, rest: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn with(fragment: FragmentId, rest: &[&[u8]]) -> Vec<u8> {
     let mut key = prefix(fragment);
     rest.iter().for_each(|part| key.extend_from_slice(part));
     key
 }
 
-fn split(key: &[u8]) -> Option<(FragmentId, &[u8])> {
+pub(crate) fn split(key: &[u8]) -> Option<(FragmentId, &[u8])> {
     let table = TableId(u64::from_be_bytes(key.get(..8)?.try_into().ok()?));
     let index = u16::from_be_bytes(key.get(8..10)?.try_into().ok()?);
     Some((FragmentId { table, index }, &key[10..]))
@@ -108,7 +103,7 @@ impl Disc {
         Ok(Disc { path: path.into(), db, records, values, state, staging, lost: Mutex::default() })
     }
 
-    fn damaged(&self, what: impl ToString) -> StorageError {
+    pub(crate) fn damaged(&self, what: impl ToString) -> StorageError {
         StorageError::Damaged { path: self.path.clone(), what: what.to_string() }
     }
 
@@ -116,7 +111,7 @@ impl Disc {
         StorageError::Write { path: self.path.clone(), what: "the storage engine failed".into() }
     }
 
-    fn failed(&self, e: fjall::Error) -> StorageError {
+    pub(crate) fn failed(&self, e: fjall::Error) -> StorageError {
         let what = match e {
             fjall::Error::Io(e) => e.to_string(),
             other => other.to_string(),
@@ -160,34 +155,14 @@ impl Disc {
         Ok(loaded)
     }
 
-    /// Writes a group of batches, in order; durable when this returns if `sync`, else in the hands of the system.
+    /// Writes a group of batches, none of which takes long, in order; durable when this returns if `sync`, else in the hands of the
+    /// system.
     pub(crate) fn write(&self, group: &[(FragmentId, Persist)], sync: bool) -> Result<(), StorageError> {
-        let mut out = self.db.batch();
-        let mut size = 0;
+        let (mut out, mut size) = (self.db.batch(), 0);
         for (fragment, persist) in group {
-            if persist.batch.wipe {
-                out.commit().map_err(|e| self.failed(e))?;
-                self.begin_wipe(*fragment)?;
-                self.wipe(*fragment)?;
-                (out, size) = (self.db.batch(), 0);
-            }
-            let (bytes, stage) = (persist.batch.bytes(), persist.batch.stage);
-            let large = bytes > PIECE_BYTES && !matches!(stage, Stage::Keep { .. });
-            if large || matches!(stage, Stage::Switch | Stage::Keep { first: true }) {
-                out.commit().map_err(|e| self.failed(e))?;
-                if stage != Stage::Switch {
-                    self.clear_staging(*fragment)?;
-                }
-                (out, size) = (self.db.batch(), 0);
-            }
-            if large || stage == Stage::Switch {
-                self.switch(*fragment, &persist.batch)?;
-                self.drain(*fragment)?;
-                continue;
-            }
             self.fill(&mut out, *fragment, &persist.batch)?;
-            size += bytes;
-            if size > PIECE_BYTES {
+            size += persist.batch.bytes();
+            if size > COMMIT_BYTES {
                 out.commit().map_err(|e| self.failed(e))?;
                 (out, size) = (self.db.batch(), 0);
             }
@@ -203,7 +178,12 @@ impl Disc {
         self.db.persist(mode).map_err(|e| self.failed(e))
     }
 
-    fn fill(&self, out: &mut OwnedWriteBatch, fragment: FragmentId, batch: &WriteBatch) -> Result<(), StorageError> {
+    pub(crate) fn fill(
+        &self,
+        out: &mut OwnedWriteBatch,
+        fragment: FragmentId,
+        batch: &WriteBatch,
+    ) -> Result<(), StorageError> {
         for (key, record) in &batch.puts {
             let stored = with(fragment, &[key]);
             if let Stage::Keep { .. } = batch.stage {
@@ -223,7 +203,7 @@ impl Disc {
         self.fill_state(out, fragment, batch)
     }
 
-    fn row(&self, tag: u8, content: &impl serde::Serialize) -> Result<Vec<u8>, StorageError> {
+    pub(crate) fn row(&self, tag: u8, content: &impl serde::Serialize) -> Result<Vec<u8>, StorageError> {
         postcard::to_extend(content, vec![tag]).map_err(|e| self.damaged(e))
     }
 
@@ -240,7 +220,7 @@ impl Disc {
     }
 
     /// A record of a copy that keeps values apart; a value that was there before goes with the record that it was of.
-    fn fill_parted(
+    pub(crate) fn fill_parted(
         &self,
         out: &mut OwnedWriteBatch,
         stored: Vec<u8>,
@@ -265,7 +245,7 @@ impl Disc {
         Ok(())
     }
 
-    fn fill_state(
+    pub(crate) fn fill_state(
         &self,
         out: &mut OwnedWriteBatch,
         fragment: FragmentId,
@@ -282,135 +262,6 @@ impl Disc {
         if let Some(meta) = &batch.meta {
             let value = postcard::to_stdvec(meta).map_err(|e| self.damaged(e))?;
             out.insert(&self.state, with(fragment, &[&[META]]), value);
-        }
-        Ok(())
-    }
-
-    /// A batch of any size is atomic: its records go to the staging space in pieces, beside those that are there already, then
-    /// one small batch moves heads and switches them on, then they are moved over.
-    fn switch(&self, fragment: FragmentId, batch: &WriteBatch) -> Result<(), StorageError> {
-        let failed = |e| self.failed(e);
-        let (mut out, mut size) = (self.db.batch(), 0);
-        for (key, record) in &batch.puts {
-            let value = self.row(if batch.apart.is_some() { TO_PART } else { WHOLE }, record)?;
-            size += key.len() + value.len();
-            out.insert(&self.staging, with(fragment, &[key]), value);
-            if size > PIECE_BYTES {
-                out.commit().map_err(failed)?;
-                (out, size) = (self.db.batch(), 0);
-            }
-        }
-        for key in &batch.removes {
-            // An empty value says: remove.
-            out.insert(&self.staging, with(fragment, &[key]), []);
-            size += key.len();
-            if size > PIECE_BYTES {
-                out.commit().map_err(failed)?;
-                (out, size) = (self.db.batch(), 0);
-            }
-        }
-        self.fill_state(&mut out, fragment, batch)?;
-        out.insert(&self.state, with(fragment, &[&[SWITCH]]), []);
-        out.commit().map_err(failed)
-    }
-
-    fn drain(&self, fragment: FragmentId) -> Result<(), StorageError> {
-        let failed = |e| self.failed(e);
-        let (mut out, mut size) = (self.db.batch(), 0);
-        for row in self.staging.prefix(prefix(fragment)) {
-            let (key, value) = row.into_inner().map_err(failed)?;
-            size += key.len() + value.len();
-            out.remove(&self.staging, key.clone());
-            match value.split_first() {
-                None => {
-                    out.remove(&self.values, key.clone());
-                    out.remove(&self.records, key);
-                }
-                Some((&TO_PART, rest)) => {
-                    let record: Record = postcard::from_bytes(rest).map_err(|e| self.damaged(e))?;
-                    let (_, own) = split(&key).ok_or_else(|| self.damaged("a staged key"))?;
-                    self.fill_parted(&mut out, key.to_vec(), own, &record)?;
-                }
-                Some(_) => out.insert(&self.records, key, value),
-            }
-            if size > PIECE_BYTES {
-                out.commit().map_err(failed)?;
-                (out, size) = (self.db.batch(), 0);
-            }
-        }
-        out.commit().map_err(failed)?;
-        self.clear_staging(fragment)
-    }
-
-    /// The mark goes first: from then on the pieces mean nothing.
-    fn clear_staging(&self, fragment: FragmentId) -> Result<(), StorageError> {
-        let failed = |e| self.failed(e);
-        self.state.remove(with(fragment, &[&[SWITCH]])).map_err(failed)?;
-        let (mut out, mut count) = (self.db.batch(), 0);
-        for row in self.staging.prefix(prefix(fragment)) {
-            out.remove(&self.staging, row.key().map_err(failed)?);
-            count += 1;
-            if count % 4096 == 0 {
-                out.commit().map_err(failed)?;
-                out = self.db.batch();
-            }
-        }
-        out.commit().map_err(failed)
-    }
-
-    /// A copy goes: first its heads, and the mark, so that a crash leaves no heads without their records.
-    fn begin_wipe(&self, fragment: FragmentId) -> Result<(), StorageError> {
-        let failed = |e| self.failed(e);
-        let mut out = self.db.batch();
-        for tag in [HEAD, FOLD] {
-            for row in self.state.prefix(with(fragment, &[&[tag]])) {
-                out.remove(&self.state, row.key().map_err(failed)?);
-            }
-        }
-        out.insert(&self.state, with(fragment, &[&[WIPE]]), []);
-        out.commit().map_err(failed)
-    }
-
-    /// Then its records, in pieces, and the mark.
-    fn wipe(&self, fragment: FragmentId) -> Result<(), StorageError> {
-        let failed = |e| self.failed(e);
-        self.clear_staging(fragment)?;
-        for space in [&self.records, &self.values] {
-            let (mut out, mut count) = (self.db.batch(), 0);
-            for row in space.prefix(prefix(fragment)) {
-                out.remove(space, row.key().map_err(failed)?);
-                count += 1;
-                if count % 4096 == 0 {
-                    out.commit().map_err(failed)?;
-                    out = self.db.batch();
-                }
-            }
-            out.commit().map_err(failed)?;
-        }
-        self.state.remove(with(fragment, &[&[WIPE]])).map_err(failed)
-    }
-
-    /// After a crash: what was switched on is moved over, what was not is forgotten.
-    fn finish_switches(&self) -> Result<(), StorageError> {
-        let mut fragments: BTreeMap<FragmentId, bool> = BTreeMap::new();
-        let mut wiped = Vec::new();
-        for row in self.state.iter() {
-            let key = row.key().map_err(|e| self.failed(e))?;
-            match split(&key) {
-                Some((fragment, [SWITCH])) => drop(fragments.insert(fragment, true)),
-                Some((fragment, [WIPE])) => wiped.push(fragment),
-                _ => {}
-            }
-        }
-        wiped.into_iter().try_for_each(|fragment| self.wipe(fragment))?;
-        for row in self.staging.iter() {
-            let key = row.key().map_err(|e| self.failed(e))?;
-            if let Some((fragment, _)) = split(&key) {
-                fragments.entry(fragment).or_insert(false);
-            }
-        }
-        for (fragment, switched) in fragments {
-            if switched { self.drain(fragment)? } else { self.clear_staging(fragment)? }
         }
         Ok(())
     }
@@ -455,71 +306,6 @@ impl std::fmt::Debug for Disc {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use replica::Place;
-
-    /// The mark of a switch is told apart from staged rows, whatever a table is called; and what goes takes its value along.
-    #[test]
-    fn a_switch_of_any_table_survives_a_crash_and_removes_values_too() {
-        for table in [7, 0x7300_0000_0000_0007] {
-            let dir = tempfile::tempdir().expect("dir");
-            let (disc, _) = Disc::open(dir.path(), 1).expect("opens");
-            let fragment = FragmentId { table: TableId(table), index: 0 };
-            let version = Version { branch: BranchId { node: NodeId(1), n: 1 }, seq: 3 };
-            let record = Record { version, hlc: Hlc(1), expires: None, value: Some("v".into()) };
-            let puts = |keys: &[&'static [u8]]| keys.iter().map(|k| (Bytes::from_static(k), record.clone())).collect();
-            let first = WriteBatch {
-                heads: vec![version],
-                puts: puts(&[b"\x01a", b"\x01b"]),
-                apart: Some(Place::first()),
-                ..WriteBatch::default()
-            };
-            disc.write(&[(fragment, Persist { batch: first, mark: 1, sync: false })], true).expect("written");
-            let removes = vec![Bytes::from_static(b"\x01a")];
-            let second = WriteBatch {
-                puts: puts(&[b"\x08", b"\x09", b"\x01c"]),
-                removes,
-                apart: Some(Place::first()),
-                ..WriteBatch::default()
-            };
-            disc.switch(fragment, &second).expect("switched");
-            disc.persist(true).expect("flushed");
-            drop(disc);
-            let (disc, loaded) = Disc::open(dir.path(), 1).expect("opens");
-            assert_eq!((loaded[&fragment].store.len(), disc.values.iter().count()), (4, 2), "table {table:x}");
-            let third = WriteBatch { removes: vec![Bytes::from_static(b"\x01b")], ..WriteBatch::default() };
-            disc.write(&[(fragment, Persist { batch: third, mark: 2, sync: false })], true).expect("written");
-            assert_eq!(disc.values.iter().count(), 1);
-        }
-    }
-
-    /// A crash in the middle of a copy's end: nothing is left but the numbers of its branches.
-    #[test]
-    fn a_copy_that_goes_leaves_its_meta_alone() {
-        for crash in [false, true] {
-            let dir = tempfile::tempdir().expect("dir");
-            let (disc, _) = Disc::open(dir.path(), 1).expect("opens");
-            let fragment = FragmentId { table: TableId(7), index: 0 };
-            let version = Version { branch: BranchId { node: NodeId(1), n: 1 }, seq: 3 };
-            let record = Record { version, hlc: Hlc(1), expires: None, value: Some("v".into()) };
-            let meta = Meta { n: 4, ..Meta::default() };
-            let puts = vec![(Bytes::from_static(b"\x01k"), record)];
-            let first = WriteBatch { heads: vec![version], puts, apart: Some(Place::first()), ..WriteBatch::default() };
-            disc.write(&[(fragment, Persist { batch: first, mark: 1, sync: false })], true).expect("written");
-            if crash {
-                disc.begin_wipe(fragment).expect("begun");
-                let meta = WriteBatch { meta: Some(meta), ..WriteBatch::default() };
-                disc.write(&[(fragment, Persist { batch: meta, mark: 2, sync: false })], true).expect("written");
-            } else {
-                let gone = WriteBatch { wipe: true, meta: Some(meta), ..WriteBatch::default() };
-                disc.write(&[(fragment, Persist { batch: gone, mark: 2, sync: false })], true).expect("written");
-            }
-            drop(disc);
-            let (disc, loaded) = Disc::open(dir.path(), 1).expect("opens");
-            let there = &loaded[&fragment];
-            assert_eq!((there.meta.n, there.store.len(), there.store.heads().is_empty()), (4, 0, true));
-            assert_eq!((disc.records.iter().count(), disc.values.iter().count(), disc.state.iter().count()), (0, 0, 1));
-        }
-    }
 
     /// Heads that are folded take their own rows along, and records of folded branches are still covered.
     #[test]
@@ -534,37 +320,13 @@ mod tests {
         let folds = vec![(version(3).branch, (1..4).map(|n| version(n).branch).collect())];
         let second = WriteBatch { folds, ..WriteBatch::default() };
         for (mark, batch) in [(1, first), (2, second)] {
-            disc.write(&[(fragment, Persist { batch, mark, sync: false })], true).expect("written");
+            disc.write_all(vec![(fragment, Persist { batch, mark, sync: false })], true).expect("written");
         }
         assert_eq!(disc.state.iter().count(), 2);
         drop(disc);
         let (_, loaded) = Disc::open(dir.path(), 1).expect("opens");
         let heads = loaded[&fragment].store.heads();
         assert_eq!((heads.len(), heads.is_folded(version(3).branch), loaded[&fragment].store.len()), (1, true, 1));
-    }
-
-    /// A crash between the switch and the end of the move: the next start moves the rest.
-    #[test]
-    fn what_was_switched_on_is_moved_after_a_crash() {
-        let dir = tempfile::tempdir().expect("dir");
-        let (disc, _) = Disc::open(dir.path(), 1).expect("opens");
-        let fragment = FragmentId { table: TableId(7), index: 0 };
-        let version = Version { branch: BranchId { node: NodeId(1), n: 1 }, seq: 3 };
-        let record = |k: u8| Record { version, hlc: Hlc(1), expires: None, value: Some(vec![k; 2000].into()) };
-        let puts = |keys: std::ops::Range<u8>| keys.map(|k| (Bytes::from(vec![1, k]), record(k))).collect();
-        let apart = || Some(Place::first());
-        let stage = Stage::Keep { first: true };
-        let kept = WriteBatch { puts: puts(0..20), apart: apart(), stage, ..WriteBatch::default() };
-        disc.write(&[(fragment, Persist { batch: kept, mark: 1, sync: false })], false).expect("staged");
-        let switch = WriteBatch { heads: vec![version], puts: puts(20..30), apart: apart(), ..WriteBatch::default() };
-        disc.switch(fragment, &WriteBatch { stage: Stage::Switch, ..switch }).expect("switched");
-        disc.persist(true).expect("flushed");
-        assert_eq!(disc.value(fragment, &[1, 5]), None, "it is not in its place yet");
-        drop(disc);
-        let (disc, loaded) = Disc::open(dir.path(), 1).expect("opens");
-        assert_eq!(loaded[&fragment].store.len(), 30);
-        assert!((0..30).all(|k| disc.value(fragment, &[1, k]) == Some((version, vec![k; 2000].into()))));
-        assert_eq!(disc.staging.iter().count(), 0);
     }
 
     /// What other versions of this program wrote, and will read: rows as they lie on the disc. Whoever changes them on purpose

@@ -5,6 +5,7 @@
 
 mod dir;
 mod disc;
+mod long;
 mod writer;
 
 pub use dir::{DataDir, Identity};

@@ -1,7 +1,8 @@
+use crate::long::Long;
 use crate::{Disc, StorageError};
 use base::FragmentId;
-use replica::Persist;
-use std::collections::BTreeMap;
+use replica::{Persist, Place};
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -26,7 +27,7 @@ pub enum Event {
     Failed(StorageError),
 }
 
-/// A thread that writes batches in order: many in one flush (group commit), and a flush at least every 100 ms while there
+/// A thread that writes the batches of each fragment in order: many in one flush (group commit), and a flush at least every 100 ms while there
 /// is something to flush. An idle node writes nothing.
 pub struct Writer {
     queue: SyncSender<(FragmentId, Persist)>,
@@ -41,8 +42,9 @@ impl Writer {
         let queued = Arc::new(Queued { bytes: Mutex::new(Some(0)), less: Condvar::new() });
         let done = queued.clone();
         let thread = std::thread::Builder::new().name("disc".into()).spawn(move || {
+            let work = Work { disc: &disc, tell: &tell, unflushed: None, lines: BTreeMap::new(), turn: None };
             // The engine asserts on what it does not expect; then nothing more can be written either.
-            let worked = catch_unwind(AssertUnwindSafe(|| work(&disc, &jobs, &done, &tell)));
+            let worked = catch_unwind(AssertUnwindSafe(|| work.run(&jobs, &done)));
             if let Err(e) = worked.unwrap_or_else(|_| Err(disc.broken())) {
                 tell(Event::Failed(e));
                 // Whoever still sends must not block: take and drop.
@@ -95,47 +97,95 @@ impl Queued {
     }
 }
 
-fn work(
-    disc: &Disc,
-    jobs: &Receiver<(FragmentId, Persist)>,
-    queued: &Queued,
-    tell: &impl Fn(Event),
-) -> Result<(), StorageError> {
-    let mut unflushed: Option<Instant> = None;
-    loop {
-        let first = match unflushed {
-            Some(since) => match jobs.recv_timeout(SYNC_INTERVAL.saturating_sub(since.elapsed())) {
-                Ok(job) => job,
-                Err(RecvTimeoutError::Timeout) => {
-                    disc.persist(true)?;
-                    unflushed = None;
-                    continue;
-                }
-                Err(RecvTimeoutError::Disconnected) => return disc.persist(true),
-            },
-            None => match jobs.recv() {
-                Ok(job) => job,
-                Err(_) => return Ok(()),
-            },
+/// What the thread is at.
+struct Work<'a, T> {
+    disc: &'a Disc,
+    tell: &'a T,
+    /// Since when there is something that was not flushed.
+    unflushed: Option<Instant>,
+    /// Of each fragment with a batch that takes long: that batch, and those behind it.
+    lines: BTreeMap<FragmentId, (Long, VecDeque<Persist>)>,
+    /// Whose turn was last.
+    turn: Option<FragmentId>,
+}
+
+impl<T: Fn(Event)> Work<'_, T> {
+    fn run(mut self, jobs: &Receiver<(FragmentId, Persist)>, queued: &Queued) -> Result<(), StorageError> {
+        loop {
+            let (first, ended) = self.wait(jobs);
+            let mut group: Vec<_> = first.into_iter().collect();
+            while group.len() < GROUP_MAX
+                && let Ok(job) = jobs.try_recv()
+            {
+                group.push(job);
+            }
+            let bytes = group.iter().map(|(_, p)| p.batch.bytes()).sum();
+            let taken = self.take(group);
+            queued.less(bytes);
+            taken?;
+            self.step()?;
+            if ended && self.lines.is_empty() {
+                return self.disc.persist(true);
+            }
+        }
+    }
+
+    /// The next batch, if one comes before something else is to be done; and whether none will come any more.
+    fn wait(&self, jobs: &Receiver<(FragmentId, Persist)>) -> (Option<(FragmentId, Persist)>, bool) {
+        let wait = if self.lines.is_empty() {
+            self.unflushed.map(|since| SYNC_INTERVAL.saturating_sub(since.elapsed()))
+        } else {
+            Some(Duration::ZERO)
         };
-        let mut group = vec![first];
-        while group.len() < GROUP_MAX
-            && let Ok(job) = jobs.try_recv()
-        {
-            group.push(job);
+        match wait.map_or_else(|| jobs.recv().map_err(RecvTimeoutError::from), |wait| jobs.recv_timeout(wait)) {
+            Ok(job) => (Some(job), false),
+            Err(e) => (None, e == RecvTimeoutError::Disconnected),
         }
-        let late = unflushed.is_some_and(|since| since.elapsed() >= SYNC_INTERVAL);
-        let sync = late || group.iter().any(|(_, p)| p.sync);
-        let bytes = group.iter().map(|(_, p)| p.batch.bytes()).sum();
-        let written = disc.write(&group, sync);
-        queued.less(bytes);
-        written?;
-        unflushed = if sync { None } else { unflushed.or(Some(Instant::now())) };
-        if sync {
-            let marks: BTreeMap<FragmentId, u64> =
-                group.iter().filter(|(_, p)| p.sync).map(|(f, p)| (*f, p.mark)).collect();
-            marks.into_iter().for_each(|(fragment, mark)| tell(Event::Durable(fragment, mark)));
+    }
+
+    /// Writes what can be written at once, and has what takes long, and what comes after it, stand in line.
+    fn take(&mut self, group: impl IntoIterator<Item = (FragmentId, Persist)>) -> Result<(), StorageError> {
+        let mut now = Vec::new();
+        for (fragment, persist) in group {
+            if let Some((_, line)) = self.lines.get_mut(&fragment) {
+                line.push_back(persist);
+            } else if Long::takes(&persist.batch) {
+                self.lines.insert(fragment, (Long::new(fragment, persist), VecDeque::new()));
+            } else {
+                now.push((fragment, persist));
+            }
         }
+        let late = self.unflushed.is_some_and(|since| since.elapsed() >= SYNC_INTERVAL);
+        if now.is_empty() && !late {
+            return Ok(());
+        }
+        let sync = late || now.iter().any(|(_, p)| p.sync);
+        self.disc.write(&now, sync)?;
+        self.written(sync, now.iter().map(|(f, p)| (*f, p)));
+        Ok(())
+    }
+
+    /// What was to be flushed is told.
+    fn written<'p>(&mut self, flushed: bool, all: impl Iterator<Item = (FragmentId, &'p Persist)>) {
+        self.unflushed = if flushed { None } else { self.unflushed.or(Some(Instant::now())) };
+        let marks: BTreeMap<FragmentId, u64> = all.filter(|(_, p)| p.sync).map(|(f, p)| (f, p.mark)).collect();
+        marks.into_iter().for_each(|(fragment, mark)| (self.tell)(Event::Durable(fragment, mark)));
+    }
+
+    /// One step of one of the batches that take long; what stood behind it is written when it is done.
+    fn step(&mut self) -> Result<(), StorageError> {
+        let next = self.lines.keys().find(|f| self.turn.is_none_or(|turn| **f > turn)).or(self.lines.keys().next());
+        let Some(fragment) = next.copied() else { return Ok(()) };
+        self.turn = Some(fragment);
+        let Some((long, _)) = self.lines.get_mut(&fragment) else { return Ok(()) };
+        if !self.disc.step(long)? {
+            return Ok(());
+        }
+        let Some((Long { persist, .. }, line)) = self.lines.remove(&fragment) else { return Ok(()) };
+        self.disc.persist(persist.sync)?;
+        persist.batch.apart.iter().for_each(Place::written);
+        self.written(persist.sync, [(fragment, &persist)].into_iter());
+        self.take(line.into_iter().map(|p| (fragment, p)))
     }
 }
 
@@ -144,7 +194,7 @@ mod tests {
     use super::*;
     use base::{BranchId, Hlc, NodeId, TableId, Version};
     use bytes::Bytes;
-    use replica::{Meta, Place, Record, Stage, Store, Values, WriteBatch};
+    use replica::{Meta, Record, Stage, Store, Values, WriteBatch};
     use std::sync::mpsc;
 
     fn fragment(index: u16) -> FragmentId {
@@ -197,7 +247,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         let (disc, _) = open(dir.path());
         let large = Persist { batch: batch(3, 3000, 4000), mark: 1, sync: true };
-        disc.write(&[(fragment(0), large)], true).expect("written");
+        disc.write_all(vec![(fragment(0), large)], true).expect("written");
         drop(disc);
         let (_, loaded) = open(dir.path());
         let store = &loaded[&fragment(0)].store;
@@ -215,13 +265,13 @@ mod tests {
             let mut batch = batch(seq, keys, size);
             let place = Place::first();
             batch.apart = Some(place.clone());
-            disc.write(&[(fragment(0), Persist { batch, mark: seq, sync: true })], true).expect("written");
+            disc.write_all(vec![(fragment(0), Persist { batch, mark: seq, sync: true })], true).expect("written");
             assert!(place.is_written());
         }
         let key = |k: usize| Bytes::from(format!("\x01{k:06}"));
         let gone = Record { value: None, ..batch(3, 1, 1).puts.remove(0).1 };
         let batch = WriteBatch { puts: vec![(key(7), gone)], apart: Some(Place::first()), ..batch(3, 0, 0) };
-        disc.write(&[(fragment(0), Persist { batch, mark: 3, sync: true })], true).expect("written");
+        disc.write_all(vec![(fragment(0), Persist { batch, mark: 3, sync: true })], true).expect("written");
         drop(disc);
         let (disc, mut loaded) = open(dir.path());
         std::mem::swap(&mut store, &mut loaded.get_mut(&fragment(0)).expect("loaded").store);
@@ -247,14 +297,14 @@ mod tests {
         };
         let given_up = part(1, 9, Stage::Keep { first: true });
         let rest = part(2, 5, Stage::Keep { first: true });
-        disc.write(&[(fragment(0), given_up), (fragment(0), rest)], true).expect("written");
+        disc.write_all(vec![(fragment(0), given_up), (fragment(0), rest)], true).expect("written");
         drop(disc);
         let (disc, loaded) = open(dir.path());
         assert!(loaded.is_empty() && disc.value(fragment(0), b"\x01000001").is_none(), "a crash forgets it");
         let parts = [part(2, 9, Stage::Keep { first: true }), part(3, 5, Stage::Keep { first: true })];
         let switch = WriteBatch { apart: Some(Place::first()), stage: Stage::Switch, ..batch(4, 2, 100) };
         let all = parts.into_iter().chain([Persist { batch: switch, mark: 1, sync: true }]);
-        disc.write(&all.map(|p| (fragment(0), p)).collect::<Vec<_>>(), true).expect("written");
+        disc.write_all(all.map(|p| (fragment(0), p)).collect(), true).expect("written");
         drop(disc);
         let (disc, loaded) = open(dir.path());
         let seqs: Vec<u64> = loaded[&fragment(0)].store.all().map(|(_, kept)| kept.version().seq).collect();
@@ -269,7 +319,7 @@ mod tests {
     fn damage_is_said_and_nothing_is_changed() {
         let dir = tempfile::tempdir().expect("dir");
         let (disc, _) = open(dir.path());
-        disc.write(&[(fragment(0), Persist { batch: batch(1, 200, 100), mark: 1, sync: true })], true)
+        disc.write_all(vec![(fragment(0), Persist { batch: batch(1, 200, 100), mark: 1, sync: true })], true)
             .expect("written");
         drop(disc);
         // Overwrite the middle of every file of some size.
@@ -294,5 +344,37 @@ mod tests {
                 assert!(loaded.is_empty(), "half a batch was loaded");
             }
         }
+    }
+
+    /// What takes long keeps nobody else waiting, and what comes behind it in its own fragment is not lost beneath it.
+    #[test]
+    fn batches_of_others_are_written_between_the_steps_of_a_long_one() {
+        let dir = tempfile::tempdir().expect("dir");
+        let (disc, _) = open(dir.path());
+        let told = Mutex::new(Vec::new());
+        let tell = |event| match event {
+            Event::Durable(f, mark) => told.lock().expect("whole").push((f.index, mark)),
+            Event::Failed(e) => panic!("{e}"),
+        };
+        let lines = BTreeMap::new();
+        let mut work = Work { disc: &disc, tell: &tell, unflushed: None, lines, turn: None };
+        let job = |index, mark, seq, keys, size| {
+            (fragment(index), Persist { batch: batch(seq, keys, size), mark, sync: true })
+        };
+        work.take([job(0, 1, 1, 3000, 9000), job(1, 1, 1, 3, 10), job(0, 2, 2, 2, 10)]).expect("taken");
+        let mut number = 1;
+        while !work.lines.is_empty() {
+            work.step().expect("a step");
+            number += 1;
+            work.take([job(1, number, number, 3, 10)]).expect("taken");
+        }
+        let told = told.into_inner().expect("whole");
+        let last = told.iter().position(|t| *t == (0, 1)).expect("it was written");
+        assert!(last > 10 && told[..last].iter().all(|(index, _)| *index == 1), "{told:?}");
+        assert_eq!(told[last + 1], (0, 2), "{told:?}");
+        drop(disc);
+        let (_, loaded) = open(dir.path());
+        let seqs: Vec<u64> = loaded[&fragment(0)].store.all().map(|(_, kept)| kept.version().seq).collect();
+        assert_eq!((&seqs[..3], seqs.len()), (&[2, 2, 1][..], 3000));
     }
 }

@@ -58,6 +58,8 @@ pub(crate) struct Report {
     max_us: f64,
     /// Operations that were refused, could not be done, or of unknown fate.
     failed: u64,
+    /// What each reason for that came to, in their own words.
+    reasons: BTreeMap<String, u64>,
     in_sync: u16,
     seconds: f64,
     cpu_s: BTreeMap<String, f64>,
@@ -122,7 +124,10 @@ pub(crate) async fn kv(data: &Path, kv: BenchKv) -> Result<u8> {
         report.p50_us, report.p99_us, report.p999_us, report.max_us
     );
     if report.failed > 0 {
-        println!("{} operations were not done, or it is not known", report.failed);
+        println!("{} operations were not done, or it is not known:", report.failed);
+    }
+    for (reason, times) in &report.reasons {
+        println!("{times} times: {reason}");
     }
     for (node, seconds) in &report.cpu_s {
         println!("processor time of {node}: {seconds:.1} s");
@@ -157,11 +162,13 @@ pub(crate) async fn run(db: &Database, spec: &Spec) -> Result<Report, Stopped> {
     }
     tokio::time::sleep_until(begun.into()).await;
     let before = db.vitals().await?;
-    let mut failed = 0;
+    let mut reasons = BTreeMap::new();
     while let Some(part) = clients.join_next().await {
         let (took, bad) = part.map_err(|e| Stopped::Why(format!("a client of the load failed: {e}")))?;
         let _ = all.add(took);
-        failed += bad;
+        for (reason, times) in bad {
+            *reasons.entry(reason).or_default() += times;
+        }
     }
     let seconds = begun.elapsed().as_secs_f64();
     let after = db.vitals().await?;
@@ -172,7 +179,8 @@ pub(crate) async fn run(db: &Database, spec: &Spec) -> Result<Report, Stopped> {
         p99_us: us(all.value_at_quantile(0.99)),
         p999_us: us(all.value_at_quantile(0.999)),
         max_us: us(all.max()),
-        failed,
+        failed: reasons.values().sum(),
+        reasons,
         in_sync,
         seconds,
         cpu_s: after.iter().filter_map(|(node, now)| Some((node.clone(), used(before.get(node)?, now)))).collect(),
@@ -221,17 +229,16 @@ impl Load {
         Ok(matches!(outcome, Outcome::Done { .. }))
     }
 
-    /// The `n`th operation of all; was it done?
-    async fn one(&self, n: u64) -> bool {
+    /// The `n`th operation of all; was it done, as far as the node could do it?
+    async fn one(&self, n: u64) -> Result<bool, Error> {
         let scattered = key(n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % self.keys);
-        let done = match self.op {
+        match self.op {
             Op::Get => self.table.get(&scattered).await.map(|found| found.is_some()),
             Op::Mixed if n.is_multiple_of(2) => self.table.get(&scattered).await.map(|found| found.is_some()),
             Op::Put | Op::Mixed => self.put(scattered, Vec::new()).await,
             // Every key is new.
             Op::PutIfAbsent => self.put(key(n), vec![Check::Absent(key(n))]).await,
-        };
-        done.unwrap_or(false)
+        }
     }
 }
 
@@ -241,17 +248,19 @@ async fn client(
     next: &AtomicU64,
     (begun, end): (Instant, Instant),
     mut took: Histogram<u64>,
-) -> (Histogram<u64>, u64) {
-    let mut failed = 0;
+) -> (Histogram<u64>, BTreeMap<String, u64>) {
+    let mut failed = BTreeMap::new();
     let mut start = Instant::now();
     while start < end {
         let done = load.one(next.fetch_add(1, Ordering::Relaxed)).await;
         let now = Instant::now();
         if start >= begun {
-            if done {
-                let _ = took.record((now - start).as_nanos() as u64);
-            } else {
-                failed += 1;
+            match done {
+                Ok(true) => {
+                    let _ = took.record((now - start).as_nanos() as u64);
+                }
+                Ok(false) => *failed.entry("the key was missing, or there already".to_string()).or_default() += 1,
+                Err(why) => *failed.entry(why.to_string()).or_default() += 1,
             }
         }
         if load.op == Op::Get {
