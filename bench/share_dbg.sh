@@ -3,7 +3,7 @@
 # processors. Needs bc. usage: bench/share.sh [MIB] [CLIENTS]
 mib=${1:-2048}; clients=${2:-16}
 port0=17600
-. "$(dirname "$0")/lib.sh"
+export TOMBOLO_LOG=info,runtime=debug; . "$(dirname "$0")/lib.sh"
 cluster 3
 kv() { tombolo 1 bench kv --value-size 16384 --keys "$1" --clients "$clients" --warm 0 --json "${@:2}"; }
 figure() { grep -o "\"$1\":[0-9.]*" | cut -d: -f2; }

@@ -226,7 +226,7 @@ pub struct Copy {
     /// Something is staged on disc.
     pub(crate) staging: bool,
     /// When it last lost its leader, or its lead.
-    orphaned: Option<Instant>,
+    pub(crate) orphaned: Option<Instant>,
     said: Option<Status>,
     said_at: Instant,
     ticked: Instant,

@@ -221,7 +221,7 @@ impl Leading {
 
     /// May answers go out?
     pub(crate) fn answers(&self, now: Now, view: &BTreeSet<NodeId>) -> bool {
-        let followed = self.settle.1.iter().all(|node| self.set.contains(node) || !view.contains(node));
+        let followed = self.settle.1.is_disjoint(view);
         let settled = followed || self.set.len() >= self.set_max;
         self.ready && now.mono >= self.not_before && (settled || now.mono >= self.settle.0)
     }
@@ -455,6 +455,8 @@ impl Copy {
         puts.extend(self.set_noted(now, &set));
         let seq = self.append(now, puts, true, fx);
         let Role::Leading(l) = &mut self.role else { return };
+        // Whoever has followed is not waited for again when it is let go.
+        l.settle.1.retain(|node| !set.contains(node));
         l.set = set.clone();
         l.sets.push_back((seq, set.clone()));
         self.note(Notice::InSync(set), fx);

@@ -143,6 +143,9 @@ impl Copy {
         self.config.dress(&mut store);
         self.store = store;
         self.stagings.clear();
+        // Its node has to know whom to ask from here on: whoever let it go, and nobody else who says that he leads.
+        self.orphaned = None;
+        self.statuses.iter_mut().filter(|(node, _)| **node != from).for_each(|(_, s)| s.lead = None);
         self.persist(WriteBatch { meta: Some(self.meta), wipe: true, ..WriteBatch::default() }, true, fx);
         self.note(Notice::Left, fx);
     }
@@ -259,6 +262,7 @@ mod tests {
         feed(&mut copy, 7004, say(Msg::Leave { ballot, session }));
         assert!(copy.store().is_empty() && copy.store().heads().is_empty());
         assert_eq!(copy.inspect().meta.n, n, "numbers of branches are never used twice");
+        assert_eq!(copy.leader(), Some((NodeId(2), lead.expect("it leads"))), "its node asks that one from here on");
     }
 
     #[test]

@@ -223,22 +223,30 @@ fn key(n: u64) -> Bytes {
 }
 
 impl Load {
-    async fn put(&self, key: Bytes, checks: Vec<Check>) -> Result<bool, Error> {
+    async fn put(&self, key: Bytes, checks: Vec<Check>) -> Result<Result<(), String>, Error> {
         let writes = vec![Write::Put { key: key.clone(), value: self.value.clone(), ttl_ms: None }];
-        let outcome = self.table.batch(&key, Batch { checks, writes, sync: false }).await?;
-        Ok(matches!(outcome, Outcome::Done { .. }))
+        Ok(match self.table.batch(&key, Batch { checks, writes, sync: false }).await? {
+            Outcome::Done { .. } => Ok(()),
+            Outcome::Failed(refusal) => Err(refusal.to_string()),
+            Outcome::Unknown => Err("its outcome is unknown".to_string()),
+        })
     }
 
-    /// The `n`th operation of all; was it done, as far as the node could do it?
-    async fn one(&self, n: u64) -> Result<bool, Error> {
+    /// The `n`th operation of all; and why it was not done.
+    async fn one(&self, n: u64) -> Result<(), String> {
         let scattered = key(n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % self.keys);
-        match self.op {
-            Op::Get => self.table.get(&scattered).await.map(|found| found.is_some()),
-            Op::Mixed if n.is_multiple_of(2) => self.table.get(&scattered).await.map(|found| found.is_some()),
-            Op::Put | Op::Mixed => self.put(scattered, Vec::new()).await,
+        let get = async || {
+            let found = self.table.get(&scattered).await?;
+            Ok(found.map(drop).ok_or_else(|| "a key was missing".to_string()))
+        };
+        let done = match self.op {
+            Op::Get => get().await,
+            Op::Mixed if n.is_multiple_of(2) => get().await,
+            Op::Put | Op::Mixed => self.put(scattered.clone(), Vec::new()).await,
             // Every key is new.
             Op::PutIfAbsent => self.put(key(n), vec![Check::Absent(key(n))]).await,
-        }
+        };
+        done.unwrap_or_else(|e: Error| Err(e.to_string()))
     }
 }
 
@@ -256,11 +264,10 @@ async fn client(
         let now = Instant::now();
         if start >= begun {
             match done {
-                Ok(true) => {
+                Ok(()) => {
                     let _ = took.record((now - start).as_nanos() as u64);
                 }
-                Ok(false) => *failed.entry("the key was missing, or there already".to_string()).or_default() += 1,
-                Err(why) => *failed.entry(why.to_string()).or_default() += 1,
+                Err(why) => *failed.entry(why).or_default() += 1,
             }
         }
         if load.op == Op::Get {
@@ -280,8 +287,8 @@ async fn fill(table: &Table, spec: &Spec) -> Result<(), Stopped> {
         let load = Load { table: table.clone(), op: spec.op, keys: spec.keys.into(), value: value.clone() };
         fillers.spawn(async move {
             for n in (filler..load.keys).step_by(FILLERS as usize) {
-                if !load.put(key(n), Vec::new()).await? {
-                    return Err(Stopped::Why("a key could not be put before the load".into()));
+                if let Err(why) = load.put(key(n), Vec::new()).await? {
+                    return Err(Stopped::Why(format!("a key could not be put before the load: {why}")));
                 }
             }
             Ok(())
