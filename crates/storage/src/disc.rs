@@ -185,22 +185,38 @@ impl Disc {
         batch: &WriteBatch,
     ) -> Result<(), StorageError> {
         for (key, record) in &batch.puts {
-            let stored = with(fragment, &[key]);
             if let Stage::Keep { .. } = batch.stage {
-                out.insert(&self.staging, stored, self.row(TO_PART, record)?);
-            } else if batch.apart.is_some() {
-                self.fill_parted(out, stored, key, record)?;
+                out.insert(&self.staging, with(fragment, &[key]), self.row(TO_PART, record)?);
             } else {
-                out.insert(&self.records, stored, self.row(WHOLE, record)?);
+                self.put(out, fragment, batch, key, record)?;
             }
         }
-        for key in &batch.removes {
-            out.remove(&self.records, with(fragment, &[key]));
-            if is_apart(key) {
-                out.remove(&self.values, with(fragment, &[key]));
-            }
-        }
+        batch.removes.iter().for_each(|key| self.remove(out, fragment, key));
         self.fill_state(out, fragment, batch)
+    }
+
+    /// A record goes where it belongs.
+    pub(crate) fn put(
+        &self,
+        out: &mut OwnedWriteBatch,
+        fragment: FragmentId,
+        batch: &WriteBatch,
+        key: &[u8],
+        record: &Record,
+    ) -> Result<(), StorageError> {
+        let stored = with(fragment, &[key]);
+        if batch.apart.is_some() {
+            return self.fill_parted(out, stored, key, record);
+        }
+        out.insert(&self.records, stored, self.row(WHOLE, record)?);
+        Ok(())
+    }
+
+    pub(crate) fn remove(&self, out: &mut OwnedWriteBatch, fragment: FragmentId, key: &[u8]) {
+        out.remove(&self.records, with(fragment, &[key]));
+        if is_apart(key) {
+            out.remove(&self.values, with(fragment, &[key]));
+        }
     }
 
     pub(crate) fn row(&self, tag: u8, content: &impl serde::Serialize) -> Result<Vec<u8>, StorageError> {

@@ -4,6 +4,7 @@
 use crate::StorageError;
 use crate::disc::{Disc, FOLD, HEAD, TO_PART, WHOLE, prefix, split, with};
 use base::FragmentId;
+use bytes::Bytes;
 use fjall::Keyspace;
 use postcard::from_bytes;
 use replica::{Persist, Record, Stage, WriteBatch};
@@ -36,10 +37,14 @@ enum Step {
     Unmark(u8),
     /// All rows go.
     Clear(Rows, Option<Vec<u8>>),
-    /// Records from this one on go to the staging space, beside those that are there already.
-    Stage(usize),
+    /// Nothing counts of what follows, until [`Step::Become`].
+    Begin,
+    /// Records from this one on go to the staging space, beside those that are there already; or at once where they belong.
+    Put(Rows, usize),
     /// Heads move, and what is staged counts.
     Switch,
+    /// Heads move, and what was put counts.
+    Become,
     /// What is staged goes where it belongs.
     Drain(Option<Vec<u8>>),
     /// All of the batch at once.
@@ -77,7 +82,7 @@ impl Long {
         batch.wipe || is_large(batch) || matches!(batch.stage, Stage::Switch | Stage::Keep { first: true })
     }
 
-    pub(crate) fn new(fragment: FragmentId, persist: Persist) -> Long {
+    fn new(fragment: FragmentId, persist: Persist, is_empty: bool) -> Long {
         let mut steps = VecDeque::new();
         if persist.batch.wipe {
             steps.push_back(Step::BeginWipe);
@@ -87,8 +92,12 @@ impl Long {
         if !staged {
             steps.extend(clear_staging());
         }
-        if staged || is_large(&persist.batch) {
-            steps.extend([Step::Stage(0), Step::Switch]);
+        let large = is_large(&persist.batch);
+        if large && !staged && (is_empty || persist.batch.wipe) {
+            // There is nothing that has to stay until all of it is there.
+            steps.extend([Step::Begin, Step::Put(Rows::Records, 0), Step::Become]);
+        } else if staged || large {
+            steps.extend([Step::Put(Rows::Staging, 0), Step::Switch]);
             steps.extend(drain());
         } else {
             steps.push_back(Step::Fill);
@@ -114,6 +123,12 @@ fn rest(fragment: FragmentId, after: Option<Vec<u8>>) -> (Bound<Vec<u8>>, Bound<
 }
 
 impl Disc {
+    /// What is to be done for a batch.
+    pub(crate) fn long(&self, fragment: FragmentId, persist: Persist) -> Long {
+        let is_empty = self.records.prefix(prefix(fragment)).next().is_none();
+        Long::new(fragment, persist, is_empty)
+    }
+
     /// Does the next step of a batch; `true` when that was the last one.
     pub(crate) fn step(&self, long: &mut Long) -> Result<bool, StorageError> {
         let (fragment, batch) = (long.fragment, &long.persist.batch);
@@ -125,11 +140,19 @@ impl Disc {
                 None
             }
             Some(Step::Clear(rows, after)) => self.clear(fragment, rows, after)?,
-            Some(Step::Stage(from)) => self.stage(fragment, batch, from)?,
-            Some(Step::Switch) => {
+            Some(Step::Begin) => {
+                self.state.insert(with(fragment, &[&[WIPE]]), []).map_err(|e| self.failed(e))?;
+                None
+            }
+            Some(Step::Put(rows, from)) => self.put_some(fragment, batch, rows, from)?,
+            Some(step @ (Step::Switch | Step::Become)) => {
                 let mut out = self.db.batch();
                 self.fill_state(&mut out, fragment, batch)?;
-                out.insert(&self.state, with(fragment, &[&[SWITCH]]), []);
+                if let Step::Switch = step {
+                    out.insert(&self.state, with(fragment, &[&[SWITCH]]), []);
+                } else {
+                    out.remove(&self.state, with(fragment, &[&[WIPE]]));
+                }
                 out.commit().map_err(|e| self.failed(e))?;
                 None
             }
@@ -175,14 +198,24 @@ impl Disc {
         Ok((count == PIECE_ROWS).then_some(Step::Clear(rows, last)))
     }
 
-    fn stage(&self, fragment: FragmentId, batch: &WriteBatch, from: usize) -> Result<Option<Step>, StorageError> {
+    fn put_some(
+        &self,
+        fragment: FragmentId,
+        batch: &WriteBatch,
+        rows: Rows,
+        from: usize,
+    ) -> Result<Option<Step>, StorageError> {
         let (mut out, mut size, mut next) = (self.db.batch(), 0, from);
+        let staged = matches!(rows, Rows::Staging);
         let tag = if batch.apart.is_some() { TO_PART } else { WHOLE };
         for (key, record) in batch.puts.iter().skip(from) {
-            let value = self.row(tag, record)?;
-            size += key.len() + value.len();
+            if staged {
+                out.insert(&self.staging, with(fragment, &[key]), self.row(tag, record)?);
+            } else {
+                self.put(&mut out, fragment, batch, key, record)?;
+            }
+            size += key.len() + record.value.as_ref().map_or(0, Bytes::len);
             next += 1;
-            out.insert(&self.staging, with(fragment, &[key]), value);
             if size > PIECE_BYTES {
                 break;
             }
@@ -191,12 +224,16 @@ impl Disc {
             if next < batch.puts.len() || next - from >= PIECE_ROWS {
                 break;
             }
-            // An empty value says: remove.
-            out.insert(&self.staging, with(fragment, &[key]), []);
+            if staged {
+                // An empty value says: remove.
+                out.insert(&self.staging, with(fragment, &[key]), []);
+            } else {
+                self.remove(&mut out, fragment, key);
+            }
             next += 1;
         }
         out.commit().map_err(|e| self.failed(e))?;
-        Ok((next < batch.puts.len() + batch.removes.len()).then_some(Step::Stage(next)))
+        Ok((next < batch.puts.len() + batch.removes.len()).then_some(Step::Put(rows, next)))
     }
 
     fn drain(&self, fragment: FragmentId, after: Option<Vec<u8>>) -> Result<Option<Step>, StorageError> {
@@ -261,7 +298,7 @@ impl Disc {
                 self.write(&[(fragment, persist)], false)?;
                 continue;
             }
-            let mut long = Long::new(fragment, persist);
+            let mut long = self.long(fragment, persist);
             while !self.step(&mut long)? {}
             long.persist.batch.apart.iter().for_each(replica::Place::written);
         }
@@ -273,7 +310,6 @@ impl Disc {
 mod tests {
     use super::*;
     use base::{BranchId, Hlc, NodeId, TableId, Version};
-    use bytes::Bytes;
     use replica::{Meta, Place, Values};
 
     /// What a copy shows: its number of branches, its heads, and of each key the version and the value's bytes.
@@ -306,7 +342,15 @@ mod tests {
     /// As it is after a start; nothing is left in the staging space, and no value without its record.
     fn shown(path: &std::path::Path, fragment: FragmentId, apart: bool) -> Shown {
         let (disc, loaded) = Disc::open(path, 1).expect("opens");
-        let there = &loaded[&fragment];
+        let none = (0, 0, BTreeMap::new());
+        let Some(there) = loaded.get(&fragment) else {
+            assert_eq!(
+                (disc.records.iter().count(), disc.values.iter().count()),
+                (0, 0),
+                "nothing that nobody knows of"
+            );
+            return none;
+        };
         let row = |(k, kept): (&Bytes, &replica::Kept)| {
             let bytes = kept.value_bytes().expect("none is deleted");
             let on_disc = disc.value(fragment, k).map(|(version, value)| (version, value.len()));
@@ -328,22 +372,24 @@ mod tests {
             let large = WriteBatch { removes, ..batch(apart, 2, 5..600, 20_000) };
             let gone = WriteBatch { wipe: true, meta: Some(Meta { n: 2, ..Meta::default() }), ..WriteBatch::default() };
             let anew = WriteBatch { wipe: true, ..batch(apart, 2, 100..700, 20_000) };
-            let mut all = vec![(None, large), (None, gone), (None, anew)];
-            all.extend(apart.then_some((Some(kept), switch)));
+            let first = || batch(apart, 1, 0..20, 1000);
+            let new = batch(apart, 2, 5..600, 20_000);
+            let mut all = vec![(vec![first()], large), (vec![first()], gone), (vec![first()], anew), (vec![], new)];
+            all.extend(apart.then(|| (vec![first(), kept], switch)));
             all
         };
         // The second looks like the mark of a switch.
         let plain = (false, FragmentId { table: TableId(7), index: 0 });
         let odd = (true, FragmentId { table: TableId(0x7300_0000_0000_0007), index: 0xffff });
         for (apart, fragment) in [plain, odd] {
-            for (number, (kept, last)) in cases(apart).into_iter().enumerate() {
+            for (number, (before, last)) in cases(apart).into_iter().enumerate() {
                 let mut seen = Vec::new();
                 for steps in 0.. {
                     let dir = tempfile::tempdir().expect("dir");
                     let (disc, _) = Disc::open(dir.path(), 1).expect("opens");
-                    let first = [Some(batch(apart, 1, 0..20, 1000)), kept.clone()].into_iter().flatten();
-                    disc.write_all(first.map(|b| (fragment, persist(b))).collect(), true).expect("written");
-                    let mut long = Long::new(fragment, persist(last.clone()));
+                    let before = before.iter().map(|b| (fragment, persist(b.clone()))).collect();
+                    disc.write_all(before, true).expect("written");
+                    let mut long = disc.long(fragment, persist(last.clone()));
                     let done = (0..steps).any(|_| disc.step(&mut long).expect("a step"));
                     disc.persist(true).expect("flushed");
                     drop(disc);
@@ -361,6 +407,7 @@ mod tests {
                     0 => &[(1, 1, 20), (2, 1, 595)],
                     1 => &[(1, 1, 20), (1, 0, 0), (2, 0, 0)],
                     2 => &[(1, 1, 20), (1, 0, 0), (2, 1, 600)],
+                    3 => &[(0, 0, 0), (2, 1, 595)],
                     _ => &[(1, 1, 20), (2, 1, 40)],
                 };
                 assert_eq!(states, expected, "case {number}, apart {apart}");

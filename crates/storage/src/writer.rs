@@ -150,7 +150,7 @@ impl<T: Fn(Event)> Work<'_, T> {
             if let Some((_, line)) = self.lines.get_mut(&fragment) {
                 line.push_back(persist);
             } else if Long::takes(&persist.batch) {
-                self.lines.insert(fragment, (Long::new(fragment, persist), VecDeque::new()));
+                self.lines.insert(fragment, (self.disc.long(fragment, persist), VecDeque::new()));
             } else {
                 now.push((fragment, persist));
             }
