@@ -6,7 +6,7 @@ use crate::frame::Frame;
 use crate::io::{Effect, LinkId};
 use crate::node::Node;
 use crate::schema::{self, Storage, TableDef, sys_fragment};
-use base::{Ballot, FragmentId, Instant, NodeId, Now, Span};
+use base::{Ballot, FragmentId, Instant, NodeId, Now, Span, TableId};
 use membership::{Mark, RosterStatus};
 use placement::{Aim, Fragment, Holder, Machine, Picture, Plan, Step, Table};
 use replica::{Batch, Input, Inspect, MinInSync, Write};
@@ -159,7 +159,19 @@ impl Node {
         let could = rest.iter().filter(|n| there.contains(n) || self.weight(**n) > 0).count();
         // What is in RAM is gone from whoever is stopped.
         let away = if def.options.storage == Storage::Ram { 0 } else { away };
-        !there.is_empty() && there.len() + away >= usize::from(def.options.copies).min(could + away)
+        !there.is_empty() && there.len() + away >= usize::from(self.copies_of(def)).min(could + away)
+    }
+
+    /// How many copies there shall be.
+    pub(crate) fn copies_of(&self, def: &TableDef) -> u16 {
+        self.beside(def).unwrap_or(def).options.copies
+    }
+
+    /// The table beside which this one lies, while that is there.
+    fn beside(&self, def: &TableDef) -> Option<&TableDef> {
+        let id = def.options.beside?;
+        let fits = |other: &&TableDef| other.id == id && other.options.fragments == def.options.fragments;
+        self.tables.values().find(fits).filter(|other| other.options.beside.is_none())
     }
 
     /// A node's share in relation to others', as far as it has said.
@@ -230,15 +242,28 @@ impl Node {
         let table = |def: &TableDef| {
             let options = &def.options;
             // A second copy of one that asks for a majority stops it until it is in sync.
-            let fixed = options.copies == 1 && options.min_in_sync == MinInSync::Majority;
-            Table {
-                copies: options.copies.into(),
-                with: None,
-                fixed,
-                fragments: def.all().filter_map(|id| fragment(id, options.storage == Storage::Ram)).collect(),
-            }
+            let copies = self.copies_of(def);
+            let fixed = copies == 1 && options.min_in_sync == MinInSync::Majority;
+            let fragments = def.all().filter_map(|id| fragment(id, options.storage == Storage::Ram)).collect();
+            Table { copies: copies.into(), with: None, fixed, fragments }
         };
-        Picture { machines: self.machines(now, told), tables: self.tables.values().map(table).collect() }
+        let mut tables: Vec<Table> = self.tables.values().map(table).collect();
+        self.put_together(&mut tables);
+        Picture { machines: self.machines(now, told), tables }
+    }
+
+    /// Tables that lie beside others do so fragment by fragment: only where all of both are known. Else they stay where they are.
+    fn put_together(&self, tables: &mut [Table]) {
+        let place: BTreeMap<TableId, usize> = self.tables.values().zip(0..).map(|(def, i)| (def.id, i)).collect();
+        for (i, def) in self.tables.values().enumerate() {
+            let head = self.beside(def).and_then(|other| place.get(&other.id).copied());
+            let whole = |i: usize| tables[i].fragments.len() == usize::from(def.options.fragments);
+            match head {
+                Some(head) if whole(i) && whole(head) => tables[i].with = Some(head),
+                Some(_) => tables[i].fixed = true,
+                None => {}
+            }
+        }
     }
 
     fn machines(&self, now: Now, told: &BTreeMap<NodeId, Told>) -> Vec<Machine> {

@@ -116,7 +116,7 @@ impl Node {
         };
         let table = |(def, table): (&crate::TableDef, &placement::Table)| MapTable {
             name: def.name.clone(),
-            copies: def.options.copies,
+            copies: self.copies_of(def),
             // Those that nobody leads in this island are in no picture.
             fragments: def
                 .all()

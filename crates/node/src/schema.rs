@@ -63,6 +63,8 @@ pub struct TableOptions {
     pub unordered: bool,
     /// With fewer in-sync copies than this, writes are refused; reads are not.
     pub min_in_sync: MinInSync,
+    /// Its copies lie where that table's do, fragment by fragment; it has as many of both.
+    pub beside: Option<TableId>,
 }
 
 impl Default for TableOptions {
@@ -76,6 +78,7 @@ impl Default for TableOptions {
             fragment_by: FragmentBy::Key,
             unordered: false,
             min_in_sync: MinInSync::default(),
+            beside: None,
         }
     }
 }
@@ -91,6 +94,8 @@ pub struct Alteration {
     pub min_in_sync: Option<MinInSync>,
     /// See [`TableOptions::policy`].
     pub policy: Option<MergePolicy>,
+    /// See [`TableOptions::beside`].
+    pub beside: Option<Option<TableId>>,
 }
 
 impl Alteration {
@@ -99,11 +104,13 @@ impl Alteration {
         options.durability = self.durability.unwrap_or(options.durability);
         options.min_in_sync = self.min_in_sync.unwrap_or(options.min_in_sync);
         options.policy = self.policy.unwrap_or_else(|| options.policy.clone());
+        options.beside = self.beside.unwrap_or(options.beside);
     }
 }
 
 /// A table, as the system table holds it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(from = "StoredDef", into = "StoredDef")]
 pub struct TableDef {
     /// Part of every fragment's id. Derived from the name and the shape, so that two islands which each make the same
     /// table make one; that is why two machines can both be told to `mount shared` before they have met.
@@ -114,6 +121,44 @@ pub struct TableDef {
     pub options: TableOptions,
     /// Which nodes begin with copies of which fragment. From then on each fragment's own list is the truth.
     pub founders: Vec<Vec<NodeId>>,
+}
+
+/// The form in which a definition is kept: what is added stands at the end.
+#[derive(Serialize, Deserialize)]
+struct StoredDef {
+    id: TableId,
+    name: String,
+    shape: (u16, u16, Storage, Durability, MergePolicy, FragmentBy, bool, MinInSync),
+    founders: Vec<Vec<NodeId>>,
+    beside: Option<TableId>,
+}
+
+impl From<TableDef> for StoredDef {
+    fn from(def: TableDef) -> StoredDef {
+        let TableDef { id, name, options: o, founders } = def;
+        let shape =
+            (o.copies, o.fragments, o.storage, o.durability, o.policy, o.fragment_by, o.unordered, o.min_in_sync);
+        StoredDef { id, name, shape, founders, beside: o.beside }
+    }
+}
+
+impl From<StoredDef> for TableDef {
+    fn from(stored: StoredDef) -> TableDef {
+        let StoredDef { id, name, shape, founders, beside } = stored;
+        let (copies, fragments, storage, durability, policy, fragment_by, unordered, min_in_sync) = shape;
+        let options = TableOptions {
+            copies,
+            fragments,
+            storage,
+            durability,
+            policy,
+            fragment_by,
+            unordered,
+            min_in_sync,
+            beside,
+        };
+        TableDef { id, name, options, founders }
+    }
 }
 
 impl TableDef {
@@ -170,6 +215,14 @@ pub enum BadTable {
     /// More in-sync copies asked for than there shall be.
     #[error("table {0}: min-in-sync must be `majority`, or a number from 1 to the number of copies")]
     MinInSync(String),
+    /// It cannot lie beside that table.
+    #[error(
+        "table {0} cannot lie beside that one: it must be there, have as many fragments, and lie beside none itself; nor may others lie beside {0}"
+    )]
+    Beside(String),
+    /// It has as many copies as the table that it lies beside.
+    #[error("table {0} lies beside another, and has as many copies: change those of that one")]
+    CopiesBeside(String),
 }
 
 /// Checks what came from a user.

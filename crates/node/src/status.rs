@@ -101,6 +101,8 @@ pub struct TableLine {
     pub min_in_sync: String,
     /// Keys are found by hash only.
     pub unordered: bool,
+    /// The table beside which its copies lie; `-`: that is gone.
+    pub beside: Option<String>,
     /// Fragments that have a leader in this island.
     pub led: u16,
     /// The fewest in-sync copies of any of them.
@@ -246,13 +248,14 @@ impl Node {
         let leads: Vec<u16> = def.all().filter_map(|f| self.lead_of(f)).map(|(_, lead)| lead.in_sync).collect();
         TableLine {
             name: def.name.clone(),
-            copies: o.copies,
+            copies: self.copies_of(def),
             fragments: o.fragments,
             storage: o.storage.to_string(),
             durability: format!("{:?}", o.durability).to_lowercase(),
             on_conflict: o.policy.default.to_string(),
             min_in_sync: o.min_in_sync.to_string(),
             unordered: o.unordered,
+            beside: o.beside.map(|id| self.tables.values().find(|d| d.id == id).map_or("-".into(), |d| d.name.clone())),
             led: leads.len() as u16,
             in_sync: leads.into_iter().min().unwrap_or(0),
         }

@@ -3,8 +3,8 @@
 use crate::gateway::{ClientError, Op, OpReply, What};
 use crate::io::{Effect, OpId};
 use crate::node::Node;
-use crate::schema::{self, Alteration, TableDef, TableOptions, sys_fragment};
-use base::{Now, Span};
+use crate::schema::{self, Alteration, BadTable, TableDef, TableOptions, sys_fragment};
+use base::{Now, Span, TableId};
 use replica::{Batch, Check, Write};
 
 impl Node {
@@ -13,7 +13,7 @@ impl Node {
         now: Now,
         op: OpId,
         name: String,
-        options: TableOptions,
+        mut options: TableOptions,
         may_exist: bool,
         out: &mut Vec<Effect>,
     ) {
@@ -24,6 +24,10 @@ impl Node {
             let error = OpReply::Error(ClientError::TableExists(name));
             return self.reply(op, if may_exist { OpReply::Table(def) } else { error }, out);
         }
+        let beside = match self.check_beside(&name, None, &mut options) {
+            Ok(beside) => beside,
+            Err(bad) => return self.reply(op, OpReply::Error(bad.into()), out),
+        };
         let here = self.here();
         let any = here.iter().any(|node| self.weight(*node) > 0);
         let nodes = here.into_iter().filter(|node| !any || self.weight(*node) > 0).collect();
@@ -32,7 +36,10 @@ impl Node {
         let counted = dropped.as_ref().map_or(Check::Absent(counter.clone()), |r| Check::AtVersion(counter, r.version));
         let dropped = dropped.and_then(|r| r.value);
         let generation = dropped.and_then(|v| Some(u64::from_be_bytes(v[..].try_into().ok()?))).unwrap_or(0);
-        let def = TableDef::new(&name, options.clone(), generation, nodes);
+        let mut def = TableDef::new(&name, options.clone(), generation, nodes);
+        if let Some(rows) = beside.map(|other| other.founders).filter(|rows| rows.iter().all(|row| !row.is_empty())) {
+            def.founders = rows;
+        }
         let key = schema::table_key(&name);
         let value = wire::encode(&def).unwrap_or_default();
         let checks = vec![Check::Absent(key.clone()), counted];
@@ -43,6 +50,27 @@ impl Node {
             Some(number) => self.attempt(now, number, out),
             None => self.finish(now, op, OpReply::Error(ClientError::Overloaded), out),
         }
+    }
+
+    /// The table that this one lies beside, with founders that are here; it gets as many copies as that one has.
+    fn check_beside(
+        &self,
+        name: &str,
+        own: Option<TableId>,
+        options: &mut TableOptions,
+    ) -> Result<Option<TableDef>, BadTable> {
+        let Some(id) = options.beside else { return Ok(None) };
+        let bad = || BadTable::Beside(name.into());
+        let mut other = self.tables.values().find(|def| def.id == id).cloned().ok_or_else(bad)?;
+        let followed = own.is_some_and(|own| self.tables.values().any(|def| def.options.beside == Some(own)));
+        let fits = other.options.fragments == options.fragments && other.options.beside.is_none();
+        if !fits || followed || own == Some(id) {
+            return Err(bad());
+        }
+        options.copies = other.options.copies;
+        let here = self.here();
+        other.founders.iter_mut().for_each(|row| row.retain(|node| here.contains(node)));
+        Ok(Some(other))
     }
 
     /// The table's name goes; its records stay on disc. A later table of that name is another.
@@ -62,7 +90,14 @@ impl Node {
         let (Some(record), Some(mut def)) = (record, def) else {
             return self.reply(op, OpReply::Error(ClientError::NoTable(name)), out);
         };
+        let copies = change.copies;
         change.apply(&mut def.options);
+        if let Err(bad) = self.check_beside(&name, Some(def.id), &mut def.options) {
+            return self.reply(op, OpReply::Error(bad.into()), out);
+        }
+        if copies.is_some_and(|copies| copies != def.options.copies) {
+            return self.reply(op, OpReply::Error(BadTable::CopiesBeside(name).into()), out);
+        }
         if let Err(bad) = schema::validate(&name, &def.options) {
             return self.reply(op, OpReply::Error(bad.into()), out);
         }

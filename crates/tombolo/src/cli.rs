@@ -412,6 +412,10 @@ pub(crate) struct Shape {
     /// Find keys by hash only: less memory and work; a scan walks the whole table.
     #[arg(long)]
     pub unordered: bool,
+    /// Put its copies where those of this table are, fragment by fragment; it gets as many fragments and copies as that one:
+    /// records under one key of both lie on the same nodes.
+    #[arg(long, value_name = "TABLE")]
+    pub beside: Option<String>,
 }
 
 #[derive(Args)]
@@ -481,6 +485,9 @@ pub(crate) enum TableCommand {
         /// What becomes of keys that are written on two sides of a cut, as for `table create`.
         #[arg(long)]
         on_conflict: Option<String>,
+        /// Put its copies where those of this table are, as for `table create`; "": no more.
+        #[arg(long, value_name = "TABLE")]
+        beside: Option<String>,
     },
     /// Remove a table and all records in it, on every node.
     Drop { name: String },

@@ -13,7 +13,11 @@ pub(crate) async fn command(data: &Path, command: TableCommand) -> Result<u8> {
         TableCommand::Create { name, mut shape } => {
             let rule = named_rule(data, &shape.on_conflict).await?;
             shape.on_conflict = rule.to_string();
-            let options = options(&shape)?;
+            let mut options = options(&shape)?;
+            if let Some(other) = &shape.beside {
+                let other = named_table(data, other).await?;
+                (options.beside, options.fragments) = (Some(other.id), other.options.fragments);
+            }
             done(ask(data, Ask::CreateTable(name, options)).await?, None)
         }
         TableCommand::List => match ask(data, Ask::Tables).await? {
@@ -34,7 +38,7 @@ pub(crate) async fn command(data: &Path, command: TableCommand) -> Result<u8> {
             }
             other => done(other, None),
         },
-        TableCommand::Alter { name, copies, durability, min_in_sync, on_conflict } => {
+        TableCommand::Alter { name, copies, durability, min_in_sync, on_conflict, beside } => {
             let rule = match on_conflict {
                 Some(rule) => Some(named_rule(data, &rule).await?),
                 None => None,
@@ -42,10 +46,15 @@ pub(crate) async fn command(data: &Path, command: TableCommand) -> Result<u8> {
             let policy = rule.map(|default| MergePolicy { default, exceptions: Vec::new() });
             let durability = durability.as_deref().map(durable).transpose()?;
             let min_in_sync = min_in_sync.as_deref().map(enough).transpose()?;
-            let change = Alteration { copies, durability, min_in_sync, policy };
+            let beside = match beside.as_deref() {
+                None => None,
+                Some("") => Some(None),
+                Some(other) => Some(Some(named_table(data, other).await?.id)),
+            };
+            let change = Alteration { copies, durability, min_in_sync, policy, beside };
             if change == Alteration::default() {
                 return Err(Usage(
-                    "nothing to change: give --copies, --durability, --min-in-sync or --on-conflict".into(),
+                    "nothing to change: give --copies, --durability, --min-in-sync, --on-conflict or --beside".into(),
                 )
                 .into());
             }
@@ -73,6 +82,16 @@ async fn named_rule(data: &Path, rule: &str) -> Result<MergeRule> {
         return Ok(merge_rule(&format!("island:{}", node.id))?);
     }
     Ok(merge_rule(rule)?)
+}
+
+async fn named_table(data: &Path, name: &str) -> Result<TableDef> {
+    let tables = match ask(data, Ask::Tables).await? {
+        Told::Tables(tables) => tables,
+        _ => Vec::new(),
+    };
+    let found = tables.into_iter().find(|def| def.name == name);
+    Ok(found
+        .ok_or_else(|| Usage(format!("--beside {name}: there is no table of that name; see `tombolo table list`")))?)
 }
 
 fn merge_rule(text: &str) -> Result<MergeRule, Usage> {
@@ -137,6 +156,9 @@ fn print_info(info: &TableInfo) {
     let order = if t.unordered { "unordered" } else { "ordered" };
     println!("storage {}, durability {}, on conflict {}, {order}", t.storage, t.durability, t.on_conflict);
     println!("writes are taken with {} copies in sync or more", t.min_in_sync);
+    if let Some(other) = &t.beside {
+        println!("copies lie where those of table {other} do");
+    }
     let here = info.fragments.iter().filter_map(|f| Some((f.records?, f.bytes?)));
     let (count, records, bytes) = here.fold((0, 0, 0), |sum, (r, b)| (sum.0 + 1, sum.1 + r, sum.2 + b));
     println!("on this node: {count} fragments, {records} records, {bytes} bytes of keys and values");
