@@ -133,6 +133,15 @@ impl Database {
         }
     }
 
+    /// From now on a node takes in so many bytes a second of copies that are made on it, but not less than
+    /// [`node::COPY_RATE_MIN`]; `None`: as many as it can.
+    pub async fn copy_rate(&self, rate: Option<u64>) -> Result<Outcome, Error> {
+        match self.op(Op::CopyRate(rate)).await? {
+            OpReply::Outcome(outcome) => Ok(outcome),
+            _ => Err(Error::Ended),
+        }
+    }
+
     /// Changes a table while it is used. A check that failed: somebody else changed it at the same moment.
     pub async fn alter_table(&self, name: &str, change: Alteration) -> Result<Outcome, Error> {
         match self.op(Op::AlterTable(name.into(), change)).await? {

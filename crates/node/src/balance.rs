@@ -3,9 +3,10 @@
 //! is, so it does not matter who draws it, what was lost on the way, or what another island had begun.
 
 use crate::frame::Frame;
-use crate::io::{Effect, LinkId};
+use crate::gateway::Op;
+use crate::io::{Effect, LinkId, OpId};
 use crate::node::Node;
-use crate::schema::{self, Storage, TableDef, sys_fragment};
+use crate::schema::{Storage, TableDef, sys_fragment};
 use base::{Ballot, FragmentId, Instant, NodeId, Now, Span, TableId};
 use membership::{Mark, RosterStatus};
 use placement::{Aim, Fragment, Holder, Machine, Picture, Plan, Step, Table};
@@ -412,11 +413,19 @@ impl Node {
         self.feed(now, fragment, input, out);
     }
 
-    /// An operator's word on evening out.
-    pub(crate) fn pause_batch(paused: bool) -> Batch {
-        let value = wire::encode(&paused).unwrap_or_default();
-        let writes = vec![Write::Put { key: schema::PAUSED_KEY.into(), value, ttl_ms: None }];
-        Batch { checks: Vec::new(), writes, sync: true }
+    /// An operator's word on how copies are made.
+    pub(crate) fn set(
+        &mut self,
+        now: Now,
+        op: OpId,
+        key: &'static [u8],
+        value: &impl Serialize,
+        out: &mut Vec<Effect>,
+    ) {
+        let value = wire::encode(value).unwrap_or_default();
+        let writes = vec![Write::Put { key: key.into(), value, ttl_ms: None }];
+        let batch = Batch { checks: Vec::new(), writes, sync: true };
+        self.on_op(now, op, Op::Write(sys_fragment(), batch, Span::ms(10_000)), out);
     }
 }
 

@@ -54,6 +54,9 @@ pub enum Op {
     Map,
     /// Copies are evened out no more, or again.
     PauseBalance(bool),
+    /// A node takes in so many bytes a second of copies that are made on it, at least [`COPY_RATE_MIN`](crate::COPY_RATE_MIN); `None`:
+    /// as many as it can.
+    CopyRate(Option<u64>),
     /// Change a table while it is used.
     AlterTable(String, Alteration),
 }

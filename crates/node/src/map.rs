@@ -18,6 +18,8 @@ pub struct Map {
     pub moves: Vec<MapMove>,
     /// An operator said that copies are not evened out.
     pub paused: bool,
+    /// How many bytes a second a node takes in of copies that are made on it, if an operator said so.
+    pub rate: Option<u64>,
 }
 
 /// One node.
@@ -139,6 +141,7 @@ impl Node {
             tables: self.tables.values().zip(&picture.tables).map(table).collect(),
             moves: self.plan(now, &picture).moves.into_iter().map(step).collect(),
             paused: self.balance.paused,
+            rate: self.pace.rate,
         }
     }
 }

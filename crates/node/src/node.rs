@@ -8,8 +8,9 @@ use crate::gateway::{ClientError, Gateway, Next, Op, OpReply, What};
 use crate::graves::Grave;
 use crate::io::{Effect, Input, LinkId, Notice, OpId};
 use crate::lifecycle::Lives;
+use crate::pace::Pace;
 use crate::peers::Peers;
-use crate::schema::{TableDef, TableOptions, sys_fragment, sys_table};
+use crate::schema::{self, TableDef, TableOptions, sys_fragment, sys_table};
 use crate::vitals::{Asking, Vitals};
 use base::{FragmentId, Instant, NodeId, Now, Span, TableId, Version};
 use bytes::Bytes;
@@ -169,6 +170,7 @@ pub struct Node {
     pub(crate) surveys: Asking<Told>,
     pub(crate) balance: Balance,
     pub(crate) questions: Questions,
+    pub(crate) pace: Pace,
     pub(crate) rng: StdRng,
 }
 
@@ -236,6 +238,7 @@ impl Node {
             surveys: Asking::default(),
             balance: Balance::default(),
             questions: Questions::default(),
+            pace: Pace::default(),
             rng,
             config,
         };
@@ -382,6 +385,7 @@ impl Node {
             self.asking.deadline(),
             self.surveys.deadline(),
             self.questions.deadline(),
+            self.pace.deadline(),
         ];
         all.into_iter().flatten().min().unwrap_or(now + CHORES)
     }
@@ -401,6 +405,7 @@ impl Node {
             };
             self.finish(now, op, reply, out);
         }
+        self.send_paced(now, out);
         self.tend_asking(now, out);
         self.tend_questions(now, out);
         if now.mono >= self.chores_at {
@@ -638,14 +643,8 @@ impl Node {
             Op::Changes(fragment, since) => return self.ask_changes(now, op, fragment, since, out),
             Op::Vitals => return self.ask_vitals(now, op, out),
             Op::Map => return self.ask_leads(now, op, out),
-            Op::PauseBalance(paused) => {
-                return self.on_op(
-                    now,
-                    op,
-                    Op::Write(sys_fragment(), Node::pause_batch(paused), Span::ms(10_000)),
-                    out,
-                );
-            }
+            Op::PauseBalance(paused) => return self.set(now, op, schema::PAUSED_KEY, &paused, out),
+            Op::CopyRate(rate) => return self.set(now, op, schema::RATE_KEY, &rate.unwrap_or(0), out),
             Op::AlterTable(name, change) => return self.alter(now, op, name, change, out),
             Op::Word(named, word) => return self.word(now, op, &named, word, out),
         };

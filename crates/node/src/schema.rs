@@ -281,6 +281,8 @@ pub(crate) const WHOLE_KEY: &[u8] = b"whole";
 pub(crate) const TABLE_PREFIX: &[u8] = b"table/";
 /// Copies are not evened out.
 pub(crate) const PAUSED_KEY: &[u8] = b"paused";
+/// How many bytes a second a node takes in of copies that are made on it.
+pub(crate) const RATE_KEY: &[u8] = b"rate";
 
 fn key_of(prefix: &[u8], node: NodeId) -> Bytes {
     [prefix, node.to_string().as_bytes()].concat().into()

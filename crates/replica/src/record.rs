@@ -28,8 +28,8 @@ impl Record {
         if self.expires.is_some_and(|at| at <= wall) { None } else { self.value.as_ref() }
     }
 
-    /// About how many bytes it takes in RAM beside its value: for bounds on chunks, not for accounting.
-    pub(crate) fn weight(&self, key: &Bytes) -> usize {
+    /// About how many bytes it takes in RAM, or on its way, with its key: for bounds on chunks, not for accounting.
+    pub fn weight(&self, key: &Bytes) -> usize {
         key.len() + self.value.as_ref().map_or(0, Bytes::len) + 64
     }
 }

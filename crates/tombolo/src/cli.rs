@@ -185,17 +185,7 @@ pub(crate) enum Command {
         json: bool,
     },
     /// Wait until copies and leadership are spread evenly, and say how far that is. It is done without being asked.
-    Rebalance {
-        /// Say what is to be moved, and go.
-        #[arg(long, conflicts_with_all = ["pause", "resume"])]
-        dry_run: bool,
-        /// Even nothing out from now on; what lacks copies still gets them.
-        #[arg(long, conflicts_with = "resume")]
-        pause: bool,
-        /// Go on with it.
-        #[arg(long)]
-        resume: bool,
-    },
+    Rebalance(Rebalance),
     /// Say that a node which is away is gone for good: it is buried, and others take its place.
     Condemn {
         /// Its name or id.
@@ -416,6 +406,22 @@ pub(crate) struct Shape {
     /// records under one key of both lie on the same nodes.
     #[arg(long, value_name = "TABLE")]
     pub beside: Option<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct Rebalance {
+    /// Say what is to be moved, and go.
+    #[arg(long, conflicts_with_all = ["pause", "resume", "rate"])]
+    pub dry_run: bool,
+    /// Even nothing out from now on; what lacks copies still gets them.
+    #[arg(long, conflicts_with = "resume")]
+    pub pause: bool,
+    /// Go on with it.
+    #[arg(long)]
+    pub resume: bool,
+    /// From now on a node takes in so much a second of copies that are made on it, 4MiB or more; `none`: as much as it can.
+    #[arg(long, value_name = "SIZE")]
+    pub rate: Option<String>,
 }
 
 #[derive(Args)]

@@ -87,7 +87,7 @@ async fn command(cli: Cli, sources: &ArgMatches) -> Result<u8> {
         }
         Command::Heals { json } => conflicts::heals(&data, json).await,
         Command::Fragments { json } => map::fragments(&data, json).await,
-        Command::Rebalance { dry_run, pause, resume } => map::rebalance(&data, dry_run, pause, resume).await,
+        Command::Rebalance(what) => map::rebalance(&data, what).await,
         Command::Nodes { json } => nodes::list(&data, json).await,
         Command::Condemn { node, force } => nodes::say(&data, node, Word::Condemn(force)).await,
         Command::Leave { node } => nodes::leave(&data, node).await,

@@ -59,6 +59,7 @@ pub(crate) enum Ask {
     Stop,
     Map,
     PauseBalance(bool),
+    CopyRate(Option<u64>),
     AlterTable(String, node::Alteration),
 }
 

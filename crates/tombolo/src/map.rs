@@ -1,10 +1,11 @@
 //! `fragments` and `rebalance`: where copies are, and where they go.
 
-use crate::commands::{FAILED, ask, done};
+use crate::cli::Rebalance;
+use crate::commands::{FAILED, Usage, ask, done};
 use crate::control::{Ask, Told};
-use crate::text::bytes_text;
+use crate::text::{bytes_text, size_bytes};
 use anyhow::Result;
-use node::{Map, MapFragment, MapMove, MapTable};
+use node::{COPY_RATE_MIN, Map, MapFragment, MapMove, MapTable};
 use replica::Outcome;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 /// How often it is looked how far it is.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// What a node takes in by, for a guess beforehand.
-const GUESSED_MIB_S: u64 = 100;
+const GUESSED_RATE: u64 = 100 << 20;
 
 async fn map(data: &Path) -> Result<Result<Map, Told>> {
     Ok(match ask(data, Ask::Map).await? {
@@ -45,6 +46,9 @@ pub(crate) async fn fragments(data: &Path, json: bool) -> Result<u8> {
             n.leads,
             bytes_text(n.bytes)
         );
+    }
+    if map.rate.is_some() {
+        println!("{}: `tombolo rebalance --rate none` ends that", rate_text(map.rate));
     }
     if map.paused {
         println!("copies are not evened out: `tombolo rebalance --resume` goes on with it");
@@ -95,10 +99,27 @@ fn sums_text(map: &Map) -> String {
 }
 
 /// `rebalance`.
-pub(crate) async fn rebalance(data: &Path, dry_run: bool, pause: bool, resume: bool) -> Result<u8> {
-    if pause || resume {
-        return match ask(data, Ask::PauseBalance(pause)).await? {
-            Told::Outcome(Outcome::Done { .. }) if pause => {
+pub(crate) async fn rebalance(data: &Path, what: Rebalance) -> Result<u8> {
+    if let Some(rate) = &what.rate {
+        let rate = if rate == "none" { None } else { Some(size_bytes(rate).map_err(Usage)?) };
+        if let Some(less) = rate.filter(|rate| *rate < COPY_RATE_MIN) {
+            let (less, least) = (bytes_text(less), bytes_text(COPY_RATE_MIN));
+            return Err(Usage(format!(
+                "--rate {less} is too little: copies would never be done; give {least} or more"
+            ))
+            .into());
+        }
+        match ask(data, Ask::CopyRate(rate)).await? {
+            Told::Outcome(Outcome::Done { .. }) => println!("{}", rate_text(rate)),
+            other => return done(other, None),
+        }
+        if !what.pause && !what.resume {
+            return Ok(0);
+        }
+    }
+    if what.pause || what.resume {
+        return match ask(data, Ask::PauseBalance(what.pause)).await? {
+            Told::Outcome(Outcome::Done { .. }) if what.pause => {
                 println!(
                     "copies are not evened out any more, until `tombolo rebalance --resume`; what lacks copies gets them"
                 );
@@ -111,7 +132,14 @@ pub(crate) async fn rebalance(data: &Path, dry_run: bool, pause: bool, resume: b
             other => done(other, None),
         };
     }
-    if dry_run { planned(data).await } else { watch(data).await }
+    if what.dry_run { planned(data).await } else { watch(data).await }
+}
+
+fn rate_text(rate: Option<u64>) -> String {
+    match rate {
+        Some(rate) => format!("a node takes in {} a second of copies that are made on it", bytes_text(rate)),
+        None => "a node takes in as much as it can of copies that are made on it".into(),
+    }
 }
 
 async fn planned(data: &Path) -> Result<u8> {
@@ -126,10 +154,11 @@ async fn planned(data: &Path) -> Result<u8> {
     }
     let mut to: BTreeMap<&str, u64> = BTreeMap::new();
     map.moves.iter().for_each(|m| *to.entry(&m.node).or_default() += m.bytes);
-    let longest = to.values().max().copied().unwrap_or(0).div_ceil(GUESSED_MIB_S << 20);
+    let rate = map.rate.unwrap_or(GUESSED_RATE).max(1);
+    let longest = to.values().max().copied().unwrap_or(0).div_ceil(rate);
     println!("{}", sums_text(&map));
     if longest > 0 {
-        println!("about {longest} s, if a node takes in {GUESSED_MIB_S} MiB a second");
+        println!("about {longest} s, if a node takes in {} a second", bytes_text(rate));
     }
     Ok(0)
 }

@@ -215,6 +215,7 @@ impl Server {
             Ask::Word(name, word) => Told::Outcome(db.word(&name, word).await?),
             Ask::Map => Told::Map(Box::new(db.map().await?)),
             Ask::PauseBalance(paused) => Told::Outcome(db.pause_balance(paused).await?),
+            Ask::CopyRate(rate) => Told::Outcome(db.copy_rate(rate).await?),
             Ask::AlterTable(name, change) => Told::Outcome(db.alter_table(&name, change).await?),
             Ask::Heals => Told::Heals(db.heals().await?),
             Ask::Umount(dir) if self.unmount(&dir).await => Told::Done,

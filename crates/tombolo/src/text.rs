@@ -34,6 +34,17 @@ pub(crate) fn duration_ms(text: &str) -> Result<u64, String> {
     read.filter(|ms| *ms > 0).ok_or_else(|| format!("{text:?} is not a duration; write 500ms, 30s, 10m, 2h or 7d"))
 }
 
+/// Reads 512, 64KiB, 10MiB, 1.5GiB, 2TiB as bytes.
+pub(crate) fn size_bytes(text: &str) -> Result<u64, String> {
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40), ("B", 0), ("", 0)];
+    let read = units.iter().find_map(|(unit, shift)| {
+        let n: f64 = text.strip_suffix(unit)?.trim_end().parse().ok()?;
+        let bytes = n * (1u64 << shift) as f64;
+        (1.0..9e18).contains(&bytes).then_some(bytes as u64)
+    });
+    read.ok_or_else(|| format!("{text:?} is not a size; write 512, 64KiB, 10MiB, 1.5GiB or 2TiB"))
+}
+
 /// A size for people: three digits or so.
 pub(crate) fn bytes_text(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -49,6 +60,15 @@ mod tests {
     #[test]
     fn bytes_stay_on_one_line_and_can_be_told_apart() {
         assert_eq!(escape(b"a\tb\nc\\d\xff\x01 \xc3\xbc"), "a\\tb\\nc\\\\d\\xff\\x01 ü");
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!((size_bytes("512"), size_bytes("7B"), size_bytes("64KiB")), (Ok(512), Ok(7), Ok(65_536)));
+        assert_eq!((size_bytes("1.5GiB"), size_bytes("2 TiB")), (Ok(3 << 29), Ok(2 << 40)));
+        for bad in ["", "0", "-1MiB", "MiB", "10MB", "nan", "inf", "1e30TiB"] {
+            assert!(size_bytes(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

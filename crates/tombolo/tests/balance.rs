@@ -152,6 +152,13 @@ fn weights_count_and_a_pause_holds() {
     bad(&["table", "alter", "nowhere", "--copies", "2"], 1, &["nowhere", "table list"]);
     bad(&["table", "alter", "t", "--min-in-sync", "3"], 2, &["min-in-sync"]);
     bad(&["rebalance", "--pause", "--resume"], 2, &["cannot be used with"]);
+    bad(&["rebalance", "--rate", "1MiB"], 2, &["1.0 MiB", "4.0 MiB or more"]);
+    bad(&["rebalance", "--rate", "much"], 2, &["much", "10MiB"]);
+    assert!(nodes[0].tell(&["rebalance", "--rate", "4MiB"]).contains("takes in 4.0 MiB a second"));
+    wait_or(|| nodes[1].tell(&["fragments"]), 10, || nodes[1].tell(&["fragments"]).contains("--rate none"));
+    nodes[0].tell(&["table", "alter", "t", "--copies", "3"]);
+    even(&nodes[0], &[("n1", 14, 4), ("n2", 16, 8), ("n3", 18, 12)]);
+    assert!(nodes[0].tell(&["rebalance", "--rate", "none"]).contains("as much as it can"));
     let heavy = Node::new(&scratch, "n9", Some(net.host(3)), &[]);
     says(&heavy.ask(&["up", "--weight", "1001"]), 2, &["1001", "1000"]);
 }
