@@ -157,7 +157,7 @@ fn weights_count_and_a_pause_holds() {
     assert!(nodes[0].tell(&["rebalance", "--rate", "4MiB"]).contains("takes in 4.0 MiB a second"));
     wait_or(|| nodes[1].tell(&["fragments"]), 10, || nodes[1].tell(&["fragments"]).contains("--rate none"));
     nodes[0].tell(&["table", "alter", "t", "--copies", "3"]);
-    even(&nodes[0], &[("n1", 14, 4), ("n2", 16, 8), ("n3", 18, 12)]);
+    even(&nodes[0], &[("n1", 14, 6), ("n2", 16, 8), ("n3", 18, 10)]);
     assert!(nodes[0].tell(&["rebalance", "--rate", "none"]).contains("as much as it can"));
     let heavy = Node::new(&scratch, "n9", Some(net.host(3)), &[]);
     says(&heavy.ask(&["up", "--weight", "1001"]), 2, &["1001", "1000"]);
