@@ -161,7 +161,7 @@ impl Node {
 
     /// A node leads a fragment no more. If it was the one that is asked, its island is about to have another leader: those
     /// that were known beside it are of other islands, and are not asked instead.
-    fn drop_route(&mut self, fragment: FragmentId, from: NodeId) {
+    pub(crate) fn drop_route(&mut self, fragment: FragmentId, from: NodeId) {
         let asked = self.routed(fragment).is_some_and(|(node, _)| node == from);
         if let Some(leads) = self.routes.get_mut(&fragment) {
             leads.remove(&from);
@@ -284,12 +284,16 @@ impl Node {
     fn take_out(&mut self, now: Now, keep: impl Fn(FragmentId) -> bool) {
         let going: Vec<FragmentId> = self.copies.ids().into_iter().filter(|fragment| !keep(*fragment)).collect();
         for fragment in going {
-            // What its copy had heard of others is all that this node knows.
-            let leader = |c: &Copy| c.leader().map(|(node, lead)| (node, lead, !c.is_stand_in(node)));
-            let lead = self.copies.with(fragment, leader).flatten();
-            if let Some((node, lead, is_copy)) = lead.filter(|(node, ..)| *node != self.config.me) {
-                self.routes.entry(fragment).or_default().insert(node, (is_copy, lead, now.mono));
-            }
+            // What its copy had heard of others is all that this node knows. Its own leader is asked; those that were known beside it
+            // are of other islands.
+            let known = |c: &Copy| (c.leader(), c.leads().collect::<Vec<_>>());
+            let (leader, leads) = self.copies.with(fragment, known).unwrap_or_default();
+            let Some((leader, lead)) = leader.filter(|(node, _)| *node != self.config.me) else { continue };
+            let is_copy = leads.iter().all(|(node, _, is_copy)| *node != leader || *is_copy);
+            let others = leads.into_iter().filter(|(node, ..)| *node != leader);
+            let routes = self.routes.entry(fragment).or_default();
+            routes.extend(others.map(|(node, lead, is_copy)| (node, (is_copy, lead, now.mono))));
+            routes.insert(leader, (is_copy, lead, Instant(now.mono.0.saturating_sub(1))));
         }
         for (fragment, stored, fx) in self.copies.take_out(now, keep) {
             self.stored.insert(fragment, stored);

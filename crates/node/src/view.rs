@@ -100,12 +100,12 @@ impl Node {
         for node in view.difference(&self.view) {
             out.push(Effect::Notice(Notice::MemberJoin(*node, self.name_of(*node))));
         }
-        for node in self.view.difference(&view) {
+        for node in &self.view.difference(&view).copied().collect::<Vec<_>>() {
+            let led = self.routes.iter().filter(|(_, leads)| leads.contains_key(node));
+            let led: Vec<_> = led.map(|(fragment, _)| *fragment).collect();
+            led.into_iter().for_each(|fragment| self.drop_route(fragment, *node));
             let bye = self.peers.get(*node).is_some_and(|p| p.bye);
             out.push(Effect::Notice(Notice::MemberLeave(*node, self.name_of(*node), bye)));
-            self.routes.values_mut().for_each(|leads| {
-                leads.remove(node);
-            });
             self.holders.values_mut().for_each(|nodes| {
                 nodes.remove(node);
             });

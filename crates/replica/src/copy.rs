@@ -226,7 +226,9 @@ pub struct Copy {
     /// Something is staged on disc.
     pub(crate) staging: bool,
     /// When it last lost its leader, or its lead.
-    pub(crate) orphaned: Option<Instant>,
+    orphaned: Option<Instant>,
+    /// Whoever let this copy go, which is about to be taken out; until it is one again.
+    pub(crate) let_go: Option<(NodeId, Lead)>,
     said: Option<Status>,
     said_at: Instant,
     ticked: Instant,
@@ -294,6 +296,7 @@ impl Copy {
             sessions: store.sessions,
             staging: false,
             orphaned: None,
+            let_go: None,
             said: None,
             said_at: Instant(0),
             ticked: now.mono,
@@ -454,6 +457,9 @@ impl Copy {
 
     /// Who leads, as far as this copy knows: itself, its leader, or whoever says so with the highest ballot.
     pub fn leader(&self) -> Option<(NodeId, Lead)> {
+        if self.let_go.is_some() {
+            return self.let_go;
+        }
         if let Role::Following(f) = &self.role {
             // What it last said of itself, if that is still the same lead.
             let said = self.statuses.get(&f.leader).and_then(|s| s.lead).filter(|l| l.ballot == f.lead.ballot);
@@ -461,6 +467,12 @@ impl Copy {
         }
         let other = || self.foreign_lead().filter(|(_, lead)| self.may_turn_to(lead));
         self.lead().map(|lead| (self.config.me, lead)).or_else(other)
+    }
+
+    /// All in view that say that they lead, and whether they are copies: those of other islands, too.
+    pub fn leads(&self) -> impl Iterator<Item = (NodeId, Lead, bool)> + '_ {
+        let known = self.statuses.iter().filter(|(node, _)| self.view.contains(node));
+        known.filter_map(|(node, s)| Some((*node, s.lead?, !s.stand_in)))
     }
 
     /// Is it a stand-in, as far as this copy knows?

@@ -109,8 +109,16 @@ impl Copy {
 
     /// The session is broken: ask anew, at once if the leader still leads.
     fn rejoin(&mut self, now: Now, fx: &mut Effects) {
+        // The same one, not one of another island that leads with a higher ballot.
+        let same = match &self.role {
+            Role::Following(f) => {
+                self.leads().find(|(node, lead, _)| (*node, lead.ballot) == (f.leader, f.lead.ballot))
+            }
+            _ => None,
+        };
         self.step_down(now, fx);
-        if let Some((leader, lead)) = self.foreign_lead().filter(|(node, _)| self.may_follow(*node)) {
+        let next = same.map(|(node, lead, _)| (node, lead)).or_else(|| self.foreign_lead());
+        if let Some((leader, lead)) = next.filter(|(node, _)| self.may_follow(*node)) {
             self.follow(now, leader, lead, fx);
         }
     }
@@ -200,6 +208,7 @@ impl Copy {
         }
         heads.add(Version { branch, seq: f.seq });
         f.joined = true;
+        self.let_go = None;
         let (leader, session, seq, ballot) = (f.leader, f.session, f.seq, f.lead.ballot);
         self.meta.promised = self.meta.promised.max(ballot);
         let stamps = puts.iter().map(|(_, r)| r.hlc).chain(staged.iter().map(|(_, kept)| kept.hlc()));

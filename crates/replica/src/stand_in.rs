@@ -137,15 +137,15 @@ impl Copy {
         if f.leader != from || f.lead.ballot != ballot || f.session != session {
             return;
         }
+        let lead = f.lead;
         self.role = Role::Idle { since: now.mono, wait: Span(0) };
         let mut store = Store::new(self.config.seed);
         store.handed = self.store.handed;
         self.config.dress(&mut store);
         self.store = store;
         self.stagings.clear();
-        // Its node has to know whom to ask from here on: whoever let it go, and nobody else who says that he leads.
-        self.orphaned = None;
-        self.statuses.iter_mut().filter(|(node, _)| **node != from).for_each(|(_, s)| s.lead = None);
+        // Its node has to know whom to ask from here on: whoever let it go, and not another island's leader.
+        self.let_go = Some((from, lead));
         self.persist(WriteBatch { meta: Some(self.meta), wipe: true, ..WriteBatch::default() }, true, fx);
         self.note(Notice::Left, fx);
     }
@@ -262,7 +262,12 @@ mod tests {
         feed(&mut copy, 7004, say(Msg::Leave { ballot, session }));
         assert!(copy.store().is_empty() && copy.store().heads().is_empty());
         assert_eq!(copy.inspect().meta.n, n, "numbers of branches are never used twice");
-        assert_eq!(copy.leader(), Some((NodeId(2), lead.expect("it leads"))), "its node asks that one from here on");
+        // Another island's leader, with a higher ballot.
+        let ballot = Ballot { counter: 20, node: NodeId(3) };
+        let other = Some(Lead { branch: BranchId { node: NodeId(3), n: 1 }, ballot, in_sync: 1 });
+        feed(&mut copy, 7005, Input::Msg(NodeId(3), Msg::Status(Status { lead: other, heard: ballot, ..status })));
+        assert_eq!(copy.leader(), Some(NodeId(2)).zip(lead), "its node asks whoever let it go");
+        assert_eq!(copy.leads().count(), 2, "and knows of the other");
     }
 
     #[test]

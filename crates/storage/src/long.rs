@@ -25,20 +25,20 @@ const WIPE: u8 = b'w';
 pub(crate) struct Long {
     pub(crate) fragment: FragmentId,
     pub(crate) persist: Persist,
-    steps: VecDeque<Step>,
+    /// What is to be done; not known before it is begun, when all before it is written.
+    steps: Option<VecDeque<Step>>,
 }
 
 /// What is to be done; those that go through rows know where they are.
 #[derive(Debug)]
 enum Step {
-    /// A copy goes: first its heads, and a mark, so that a crash leaves no heads without their records.
-    BeginWipe,
+    /// Heads go, and what follows does not count until the mark that is set does not stand any more: a crash leaves no heads without
+    /// their records, and no records without their heads.
+    Begin,
     /// A mark means nothing any more.
     Unmark(u8),
     /// All rows go.
     Clear(Rows, Option<Vec<u8>>),
-    /// Nothing counts of what follows, until [`Step::Become`].
-    Begin,
     /// Records from this one on go to the staging space, beside those that are there already; or at once where they belong.
     Put(Rows, usize),
     /// Heads move, and what is staged counts.
@@ -77,32 +77,13 @@ fn is_large(batch: &WriteBatch) -> bool {
 }
 
 impl Long {
+    pub(crate) fn new(fragment: FragmentId, persist: Persist) -> Long {
+        Long { fragment, persist, steps: None }
+    }
+
     /// Does this batch take long?
     pub(crate) fn takes(batch: &WriteBatch) -> bool {
         batch.wipe || is_large(batch) || matches!(batch.stage, Stage::Switch | Stage::Keep { first: true })
-    }
-
-    fn new(fragment: FragmentId, persist: Persist, is_empty: bool) -> Long {
-        let mut steps = VecDeque::new();
-        if persist.batch.wipe {
-            steps.push_back(Step::BeginWipe);
-            steps.extend(wipe());
-        }
-        let staged = persist.batch.stage == Stage::Switch;
-        if !staged {
-            steps.extend(clear_staging());
-        }
-        let large = is_large(&persist.batch);
-        if large && !staged && (is_empty || persist.batch.wipe) {
-            // There is nothing that has to stay until all of it is there.
-            steps.extend([Step::Begin, Step::Put(Rows::Records, 0), Step::Become]);
-        } else if staged || large {
-            steps.extend([Step::Put(Rows::Staging, 0), Step::Switch]);
-            steps.extend(drain());
-        } else {
-            steps.push_back(Step::Fill);
-        }
-        Long { fragment, persist, steps }
     }
 }
 
@@ -123,27 +104,54 @@ fn rest(fragment: FragmentId, after: Option<Vec<u8>>) -> (Bound<Vec<u8>>, Bound<
 }
 
 impl Disc {
-    /// What is to be done for a batch.
-    pub(crate) fn long(&self, fragment: FragmentId, persist: Persist) -> Long {
-        let is_empty = self.records.prefix(prefix(fragment)).next().is_none();
-        Long::new(fragment, persist, is_empty)
+    /// What is to be done for a batch, all before it being written.
+    fn steps(&self, fragment: FragmentId, batch: &WriteBatch) -> Result<VecDeque<Step>, StorageError> {
+        let mut steps = VecDeque::new();
+        if batch.wipe {
+            steps.push_back(Step::Begin);
+            steps.extend(wipe());
+        }
+        let (staged, large) = (batch.stage == Stage::Switch, is_large(batch));
+        if !staged {
+            steps.extend(clear_staging());
+        }
+        if large && !staged && (batch.wipe || self.is_empty(fragment)?) {
+            // There is nothing that has to stay until all of it is there.
+            steps.extend([Step::Begin, Step::Put(Rows::Records, 0), Step::Become]);
+        } else if staged || large {
+            steps.extend([Step::Put(Rows::Staging, 0), Step::Switch]);
+            steps.extend(drain());
+        } else {
+            steps.push_back(Step::Fill);
+        }
+        Ok(steps)
+    }
+
+    /// Neither heads nor records?
+    fn is_empty(&self, fragment: FragmentId) -> Result<bool, StorageError> {
+        let heads = [HEAD, FOLD].map(|tag| self.state.prefix(with(fragment, &[&[tag]])));
+        let records = self.records.prefix(prefix(fragment));
+        match heads.into_iter().flatten().chain(records).next().map(|row| row.key()) {
+            Some(Err(e)) => Err(self.failed(e)),
+            first => Ok(first.is_none()),
+        }
     }
 
     /// Does the next step of a batch; `true` when that was the last one.
     pub(crate) fn step(&self, long: &mut Long) -> Result<bool, StorageError> {
         let (fragment, batch) = (long.fragment, &long.persist.batch);
-        let again = match long.steps.pop_front() {
+        let steps = match &mut long.steps {
+            Some(steps) => steps,
+            none => none.insert(self.steps(fragment, batch)?),
+        };
+        let again = match steps.pop_front() {
             None => None,
-            Some(Step::BeginWipe) => self.begin_wipe(fragment)?,
+            Some(Step::Begin) => self.begin(fragment)?,
             Some(Step::Unmark(mark)) => {
                 self.state.remove(with(fragment, &[&[mark]])).map_err(|e| self.failed(e))?;
                 None
             }
             Some(Step::Clear(rows, after)) => self.clear(fragment, rows, after)?,
-            Some(Step::Begin) => {
-                self.state.insert(with(fragment, &[&[WIPE]]), []).map_err(|e| self.failed(e))?;
-                None
-            }
             Some(Step::Put(rows, from)) => self.put_some(fragment, batch, rows, from)?,
             Some(step @ (Step::Switch | Step::Become)) => {
                 let mut out = self.db.batch();
@@ -164,11 +172,11 @@ impl Disc {
                 None
             }
         };
-        again.into_iter().for_each(|step| long.steps.push_front(step));
-        Ok(long.steps.is_empty())
+        again.into_iter().for_each(|step| steps.push_front(step));
+        Ok(steps.is_empty())
     }
 
-    fn begin_wipe(&self, fragment: FragmentId) -> Result<Option<Step>, StorageError> {
+    fn begin(&self, fragment: FragmentId) -> Result<Option<Step>, StorageError> {
         let failed = |e| self.failed(e);
         let mut out = self.db.batch();
         for tag in [HEAD, FOLD] {
@@ -216,7 +224,7 @@ impl Disc {
             }
             size += key.len() + record.value.as_ref().map_or(0, Bytes::len);
             next += 1;
-            if size > PIECE_BYTES {
+            if size > PIECE_BYTES || next - from >= PIECE_ROWS {
                 break;
             }
         }
@@ -238,10 +246,10 @@ impl Disc {
 
     fn drain(&self, fragment: FragmentId, after: Option<Vec<u8>>) -> Result<Option<Step>, StorageError> {
         let failed = |e| self.failed(e);
-        let (mut out, mut size, mut last) = (self.db.batch(), 0, None);
+        let (mut out, mut size, mut count, mut last) = (self.db.batch(), 0, 0, None);
         for row in self.staging.range(rest(fragment, after)) {
             let (key, value) = row.into_inner().map_err(failed)?;
-            size += key.len() + value.len();
+            (size, count) = (size + key.len() + value.len(), count + 1);
             last = Some(key.to_vec());
             out.remove(&self.staging, key.clone());
             match value.split_first() {
@@ -256,12 +264,12 @@ impl Disc {
                 }
                 Some(_) => out.insert(&self.records, key, value),
             }
-            if size > PIECE_BYTES {
+            if size > PIECE_BYTES || count >= PIECE_ROWS {
                 break;
             }
         }
         out.commit().map_err(failed)?;
-        Ok((size > PIECE_BYTES).then_some(Step::Drain(last)))
+        Ok((size > PIECE_BYTES || count >= PIECE_ROWS).then_some(Step::Drain(last)))
     }
 
     /// After a crash: what was switched on is moved over, what was not is forgotten.
@@ -284,7 +292,7 @@ impl Disc {
         }
         for (fragment, steps) in todo {
             let persist = Persist { batch: WriteBatch::default(), mark: 0, sync: false };
-            let mut long = Long { fragment, persist, steps };
+            let mut long = Long { fragment, persist, steps: Some(steps) };
             while !self.step(&mut long)? {}
         }
         Ok(())
@@ -298,7 +306,7 @@ impl Disc {
                 self.write(&[(fragment, persist)], false)?;
                 continue;
             }
-            let mut long = self.long(fragment, persist);
+            let mut long = Long::new(fragment, persist);
             while !self.step(&mut long)? {}
             long.persist.batch.apart.iter().for_each(replica::Place::written);
         }
@@ -389,7 +397,7 @@ mod tests {
                     let (disc, _) = Disc::open(dir.path(), 1).expect("opens");
                     let before = before.iter().map(|b| (fragment, persist(b.clone()))).collect();
                     disc.write_all(before, true).expect("written");
-                    let mut long = disc.long(fragment, persist(last.clone()));
+                    let mut long = Long::new(fragment, persist(last.clone()));
                     let done = (0..steps).any(|_| disc.step(&mut long).expect("a step"));
                     disc.persist(true).expect("flushed");
                     drop(disc);
