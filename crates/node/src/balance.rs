@@ -6,6 +6,7 @@ use crate::frame::Frame;
 use crate::gateway::Op;
 use crate::io::{Effect, LinkId, OpId};
 use crate::node::Node;
+use crate::pace::Pace;
 use crate::schema::{Storage, TableDef, sys_fragment};
 use base::{Ballot, FragmentId, Instant, NodeId, Now, Span, TableId};
 use membership::{Mark, RosterStatus};
@@ -87,6 +88,8 @@ pub(crate) struct Balance {
     unknown: Option<Instant>,
     /// An operator said that nothing is to be evened out.
     pub(crate) paused: bool,
+    /// How fast copies are made here.
+    pub(crate) pace: Pace,
 }
 
 /// What a plan depends on: the reports, the system table, the view, and how much is to be done.

@@ -56,7 +56,7 @@ impl Node {
     fn carry(&mut self, now: Now, fragment: FragmentId, fx: Effects, out: &mut Vec<Effect>) {
         out.extend(fx.persists.into_iter().map(|p| Effect::Persist(fragment, p)));
         for (to, msg) in fx.sends {
-            let Some(msg) = self.pace.pass(now.mono, to, fragment, msg) else { continue };
+            let Some(msg) = self.balance.pace.pass(now.mono, to, fragment, msg) else { continue };
             if let Some(link) = self.peers.link(to) {
                 out.push(Effect::Frame(link, Frame::Copy(fragment, msg)));
             }
@@ -105,7 +105,7 @@ impl Node {
 
     /// What waited until it may be sent.
     pub(crate) fn send_paced(&mut self, now: Now, out: &mut Vec<Effect>) {
-        while let Some((to, fragment, msg)) = self.pace.due(now.mono) {
+        while let Some((to, fragment, msg)) = self.balance.pace.due(now.mono) {
             self.to(to, Frame::Copy(fragment, msg), out);
         }
     }
@@ -128,7 +128,7 @@ impl Node {
             }
         }
         if self.copies.contains(fragment) {
-            self.pace.came(now.mono, &msg);
+            self.balance.pace.came(now.mono, &msg);
             self.copies.later(fragment, Input::Msg(from, msg));
             return;
         }
@@ -222,7 +222,7 @@ impl Node {
         let paused = self.sys_record(schema::PAUSED_KEY).and_then(|r| wire::decode(&r.value?).ok());
         self.balance.paused = paused.unwrap_or(false);
         let rate = self.sys_record(schema::RATE_KEY).and_then(|r| wire::decode(&r.value?).ok());
-        self.pace.rate = rate.filter(|rate| *rate > 0);
+        self.balance.pace.rate = rate.filter(|rate| *rate > 0);
         self.lives = self.copies.with(sys_fragment(), |sys| Lives::read(sys, now)).unwrap_or_default();
         self.note_fates(now, &before.0);
         self.read_cluster();

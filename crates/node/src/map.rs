@@ -141,7 +141,7 @@ impl Node {
             tables: self.tables.values().zip(&picture.tables).map(table).collect(),
             moves: self.plan(now, &picture).moves.into_iter().map(step).collect(),
             paused: self.balance.paused,
-            rate: self.pace.rate,
+            rate: self.balance.pace.rate,
         }
     }
 }

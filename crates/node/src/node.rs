@@ -8,7 +8,6 @@ use crate::gateway::{ClientError, Gateway, Next, Op, OpReply, What};
 use crate::graves::Grave;
 use crate::io::{Effect, Input, LinkId, Notice, OpId};
 use crate::lifecycle::Lives;
-use crate::pace::Pace;
 use crate::peers::Peers;
 use crate::schema::{self, TableDef, TableOptions, sys_fragment, sys_table};
 use crate::vitals::{Asking, Vitals};
@@ -170,7 +169,6 @@ pub struct Node {
     pub(crate) surveys: Asking<Told>,
     pub(crate) balance: Balance,
     pub(crate) questions: Questions,
-    pub(crate) pace: Pace,
     pub(crate) rng: StdRng,
 }
 
@@ -238,7 +236,6 @@ impl Node {
             surveys: Asking::default(),
             balance: Balance::default(),
             questions: Questions::default(),
-            pace: Pace::default(),
             rng,
             config,
         };
@@ -385,7 +382,7 @@ impl Node {
             self.asking.deadline(),
             self.surveys.deadline(),
             self.questions.deadline(),
-            self.pace.deadline(),
+            self.balance.pace.deadline(),
         ];
         all.into_iter().flatten().min().unwrap_or(now + CHORES)
     }
