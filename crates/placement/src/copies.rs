@@ -164,6 +164,11 @@ impl<'a> Work<'a> {
             any.inspect(|i| self.put(f, *i));
             return any.is_some();
         }
+        if let Some((taker, other, f)) = self.taker(&[f], None) {
+            self.exchange(taker, other);
+            self.put(f, taker);
+            return true;
+        }
         let Some(way) = self.way(from.clone()) else {
             // More than its share, rather than nowhere: it is evened out later.
             from.first().inspect(|i| self.put(f, **i));
@@ -226,6 +231,23 @@ impl<'a> Work<'a> {
         (0..self.quota.len()).filter(may).find_map(gives)
     }
 
+    /// Where whoever is short of copies can be given none of these at once: somebody else who can, and may have one more in place of
+    /// one who is short; that one; and which.
+    fn taker(&self, fragments: &[usize], from: Option<usize>) -> Option<(usize, usize, usize)> {
+        let n = self.quota.len();
+        let less = |i: &usize| {
+            let may = self.quota[*i] > floor(self.share[*i]) && self.ahead[*i] - self.weight > -self.bound;
+            may && self.open[*i] && self.spare(*i) > 0
+        };
+        let short = (0..n).filter(less).max_by_key(|i| (self.spare(*i), Reverse(*i)))?;
+        let more = |i: &usize| {
+            let may = self.quota[*i] < ceil(self.share[*i]) && self.ahead[*i] + self.weight < self.bound;
+            may && self.of[*i].len() <= self.quota[*i] && *i != short
+        };
+        let takes = |i: usize| fragments.iter().find(|f| self.may_hold(**f, i, from)).map(|f| (i, short, *f));
+        (0..n).filter(more).find_map(takes)
+    }
+
     /// One may have one more, and the other one less.
     fn exchange(&mut self, more: usize, less: usize) {
         (self.quota[more], self.quota[less]) = (self.quota[more] + 1, self.quota[less] - 1);
@@ -243,6 +265,13 @@ impl<'a> Work<'a> {
                 {
                     self.exchange(i, other);
                     self.walk(vec![(other, to, f)]);
+                    continue;
+                }
+                if way.len() > 1
+                    && let Some((taker, other, f)) = self.taker(&self.of[i], Some(i))
+                {
+                    self.exchange(taker, other);
+                    self.walk(vec![(i, taker, f)]);
                     continue;
                 }
                 if !self.walk(way) {

@@ -1,6 +1,7 @@
 //! How many copies of each table every node is to hold.
 
 use crate::{Aim, Group, Picture, caps, flow, zones};
+use std::collections::BTreeSet;
 
 /// What rounding may make of numbers that are equal.
 pub(crate) const NEARLY: f64 = 1e-6;
@@ -45,6 +46,8 @@ struct Rounded {
     quota: Vec<usize>,
     zone_room: Vec<usize>,
     zone_sum: Vec<usize>,
+    /// None of its copies can be given to a machine that is short of them: it had better keep what it has.
+    stuck: Vec<bool>,
 }
 
 impl Rounded {
@@ -90,6 +93,7 @@ pub(crate) fn quotas(picture: &Picture, groups: &[Group], aim: Aim) -> (Vec<Quot
                     quota: (0..n).map(fill).collect(),
                     zone_room: Vec::new(),
                     zone_sum: Vec::new(),
+                    stuck: Vec::new(),
                 });
                 continue;
             }
@@ -143,7 +147,33 @@ fn shares(picture: &Picture, group: &Group, held: &[usize], (count, zone): (usiz
     }
     let room = |z: usize| group.fragments * caps[z];
     let n = machines.len();
-    Rounded { shares, quota: vec![0; n], zone_room: (0..count).map(room).collect(), zone_sum: vec![0; count] }
+    let stuck = stuck(picture, group, (&shares, held), zone, &caps);
+    Rounded { shares, quota: vec![0; n], zone_room: (0..count).map(room).collect(), zone_sum: vec![0; count], stuck }
+}
+
+/// Of each machine, whether no zone of those that are short has room for any of its copies.
+fn stuck(
+    picture: &Picture,
+    group: &Group,
+    (shares, held): (&[f64], &[usize]),
+    zone: &[usize],
+    caps: &[usize],
+) -> Vec<bool> {
+    let n = picture.machines.len();
+    let short: BTreeSet<usize> = (0..n).filter(|i| held[*i] < floor(shares[*i])).map(|i| zone[i]).collect();
+    let mut stuck: Vec<bool> = held.iter().map(|held| *held > 0).collect();
+    if short.is_empty() || short.len() == caps.len() {
+        return vec![false; n];
+    }
+    let place = crate::copies::places(picture);
+    for fragment in group.tables.first().iter().flat_map(|t| &picture.tables[**t].fragments) {
+        let on: Vec<usize> = fragment.holders.iter().filter_map(|h| place.get(&h.node).copied()).collect();
+        let others = |z: usize, i: usize| on.iter().filter(|j| zone[**j] == z && **j != i).count();
+        for i in &on {
+            stuck[*i] &= !short.iter().any(|z| others(*z, *i) < caps[*z]);
+        }
+    }
+    stuck
 }
 
 /// Rounds down, and gives what is left over to those who hold it already, then to those who have the least of all tables before.
@@ -159,7 +189,8 @@ fn round(rounded: &mut Rounded, group: &Group, held: &[usize], totals: &mut (Vec
     let behind = |i: usize| totals.1[i] as f64 - totals.0[i] - rounded.shares[i] * group.weight() as f64;
     order.sort_by(|a, b| {
         let has = |i: usize| held[i] > rounded.quota[i];
-        has(*b).cmp(&has(*a)).then(behind(*a).total_cmp(&behind(*b))).then(a.cmp(b))
+        let keeps = |i: usize| (has(i), has(i) && rounded.stuck[i]);
+        keeps(*b).cmp(&keeps(*a)).then(behind(*a).total_cmp(&behind(*b))).then(a.cmp(b))
     });
     for i in order {
         if left > 0 && rounded.zone_sum[zone[i]] < rounded.zone_room[zone[i]] {
@@ -183,12 +214,15 @@ fn level(groups: &[Group], all: &mut [Rounded], totals: &mut (Vec<f64>, Vec<usiz
     let n = totals.0.len();
     let ahead = |totals: &(Vec<f64>, Vec<usize>), i: usize| totals.1[i] as f64 - totals.0[i];
     let bound = bound(groups);
+    // Those who could not give keep what they have, as long as others can be found.
+    let mut strict = true;
     // Each path brings one node nearer; more than there are roundings cannot be wrong.
     for _ in 0..n * groups.len() {
         let over: Vec<usize> = (0..n).filter(|i| ahead(totals, *i) >= bound).collect();
         let under: Vec<usize> = (0..n).filter(|i| ahead(totals, *i) <= -bound).collect();
         let next = |from: usize, say: flow::Say<'_, usize>| {
-            let mut all = all.iter().enumerate().filter(|(_, rounded)| rounded.may_lose(from));
+            let may = |rounded: &Rounded| rounded.may_lose(from) && !(strict && rounded.stuck[from]);
+            let mut all = all.iter().enumerate().filter(|(_, rounded)| may(rounded));
             all.all(|(g, rounded)| (0..n).filter(|to| rounded.may_shift(from, *to, zone)).all(|to| say(to, g)));
         };
         let way = if !over.is_empty() {
@@ -199,6 +233,10 @@ fn level(groups: &[Group], all: &mut [Rounded], totals: &mut (Vec<f64>, Vec<usiz
         } else {
             return;
         };
+        if strict && way.is_none() {
+            strict = false;
+            continue;
+        }
         let Some(way) = way else { return };
         for (from, to, g) in way {
             if !all[g].may_shift(from, to, zone) {
