@@ -17,9 +17,6 @@ impl Node {
         may_exist: bool,
         out: &mut Vec<Effect>,
     ) {
-        if let Err(bad) = schema::validate(&name, &options) {
-            return self.reply(op, OpReply::Error(bad.into()), out);
-        }
         if let Some(def) = self.tables.get(&name).cloned() {
             let error = OpReply::Error(ClientError::TableExists(name));
             return self.reply(op, if may_exist { OpReply::Table(def) } else { error }, out);
@@ -28,6 +25,9 @@ impl Node {
             Ok(beside) => beside,
             Err(bad) => return self.reply(op, OpReply::Error(bad.into()), out),
         };
+        if let Err(bad) = schema::validate(&name, &options) {
+            return self.reply(op, OpReply::Error(bad.into()), out);
+        }
         let here = self.here();
         let any = here.iter().any(|node| self.weight(*node) > 0);
         let nodes = here.into_iter().filter(|node| !any || self.weight(*node) > 0).collect();
@@ -93,6 +93,13 @@ impl Node {
         let copies = change.copies;
         change.apply(&mut def.options);
         if let Err(bad) = self.check_beside(&name, Some(def.id), &mut def.options) {
+            return self.reply(op, OpReply::Error(bad.into()), out);
+        }
+        // Those beside it get as many copies, and may ask for more in sync.
+        let beside = self.tables.values().filter(|other| other.options.beside == Some(def.id));
+        let mut asked =
+            beside.map(|other| (other, TableOptions { copies: def.options.copies, ..other.options.clone() }));
+        if let Some(bad) = asked.find_map(|(other, options)| schema::validate(&other.name, &options).err()) {
             return self.reply(op, OpReply::Error(bad.into()), out);
         }
         if copies.is_some_and(|copies| copies != def.options.copies) {

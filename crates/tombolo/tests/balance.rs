@@ -121,30 +121,6 @@ fn weights_count_and_a_pause_holds() {
     assert!(nodes[0].tell(&["fragments"]).contains("not evened out"));
     nodes[2].tell(&["rebalance", "--resume"]);
     even(&nodes[0], &[("n1", 2, 2), ("n2", 4, 4), ("n3", 6, 6)]);
-    // A table beside another, whatever becomes of that one.
-    nodes[1].tell(&["table", "create", "u", "--beside", "t", "--storage", "ram"]);
-    even(&nodes[0], &[("n1", 4, 4), ("n2", 8, 8), ("n3", 12, 12)]);
-    let together = |nodes: &[Node]| {
-        let map = map(&nodes[0]);
-        let lies = |t: usize| {
-            let fragments = map["tables"][t]["fragments"].as_array().unwrap().iter();
-            fragments.map(|f| f["in_sync"].as_array().unwrap().iter().map(|n| n.to_string()).collect::<BTreeSet<_>>())
-        };
-        assert!(lies(0).eq(lies(1)), "{map}");
-    };
-    together(&nodes);
-    nodes[0].tell(&["table", "alter", "t", "--copies", "2"]);
-    even(&nodes[0], &[("n1", 8, 4), ("n2", 16, 8), ("n3", 24, 12)]);
-    together(&nodes);
-    assert!(nodes[2].tell(&["table", "info", "u"]).contains("where those of table t do"));
-    nodes[0].tell(&["table", "create", "v", "--copies", "1", "--fragments", "3"]);
-    says(&nodes[0].ask(&["table", "alter", "v", "--beside", "t"]), 2, &["v cannot lie beside", "as many fragments"]);
-    says(&nodes[0].ask(&["table", "alter", "t", "--beside", "u"]), 2, &["t cannot lie beside"]);
-    says(&nodes[0].ask(&["table", "alter", "u", "--copies", "3"]), 2, &["u lies beside another"]);
-    says(&nodes[0].ask(&["table", "create", "w", "--beside", "nowhere"]), 2, &["nowhere", "table list"]);
-    nodes[0].tell(&["table", "alter", "u", "--beside", "", "--copies", "1"]);
-    nodes[0].tell(&["table", "drop", "v"]);
-    even(&nodes[0], &[("n1", 6, 4), ("n2", 12, 8), ("n3", 18, 12)]);
     // What cannot be.
     let bad = |args: &[&str], code, words: &[&str]| says(&nodes[0].ask(args), code, words);
     bad(&["table", "alter", "t"], 2, &["nothing to change", "--copies"]);
@@ -157,10 +133,45 @@ fn weights_count_and_a_pause_holds() {
     assert!(nodes[0].tell(&["rebalance", "--rate", "4MiB"]).contains("takes in 4.0 MiB a second"));
     wait_or(|| nodes[1].tell(&["fragments"]), 10, || nodes[1].tell(&["fragments"]).contains("--rate none"));
     nodes[0].tell(&["table", "alter", "t", "--copies", "3"]);
-    even(&nodes[0], &[("n1", 14, 6), ("n2", 16, 8), ("n3", 18, 10)]);
+    even(&nodes[0], &[("n1", 12, 4), ("n2", 12, 4), ("n3", 12, 4)]);
     assert!(nodes[0].tell(&["rebalance", "--rate", "none"]).contains("as much as it can"));
     let heavy = Node::new(&scratch, "n9", Some(net.host(3)), &[]);
     says(&heavy.ask(&["up", "--weight", "1001"]), 2, &["1001", "1000"]);
+}
+
+/// A table beside another, whatever becomes of that one.
+#[test]
+fn tables_lie_beside_others() {
+    need_namespaces!();
+    let (scratch, net) = (Scratch::new(), Net::new(3));
+    let nodes = cluster(&scratch, &net, 3);
+    nodes[0].tell(&["table", "create", "t", "--copies", "1", "--fragments", "12"]);
+    nodes[0].tell(&["table", "create", "u", "--beside", "t", "--storage", "ram"]);
+    even(&nodes[0], &[("n1", 8, 8), ("n2", 8, 8), ("n3", 8, 8)]);
+    let together = |nodes: &[Node]| {
+        let map = map(&nodes[0]);
+        let lies = |t: usize| {
+            let fragments = map["tables"][t]["fragments"].as_array().unwrap().iter();
+            fragments.map(|f| f["in_sync"].as_array().unwrap().iter().map(|n| n.to_string()).collect::<BTreeSet<_>>())
+        };
+        assert!(lies(0).eq(lies(1)), "{map}");
+    };
+    together(&nodes);
+    nodes[0].tell(&["table", "alter", "t", "--copies", "2"]);
+    even(&nodes[0], &[("n1", 16, 8), ("n2", 16, 8), ("n3", 16, 8)]);
+    together(&nodes);
+    assert!(nodes[2].tell(&["table", "info", "u"]).contains("where those of table t do"));
+    nodes[0].tell(&["table", "create", "v", "--copies", "1", "--fragments", "3"]);
+    says(&nodes[0].ask(&["table", "alter", "v", "--beside", "t"]), 2, &["v cannot lie beside", "as many fragments"]);
+    says(&nodes[0].ask(&["table", "alter", "t", "--beside", "u"]), 2, &["t cannot lie beside"]);
+    says(&nodes[0].ask(&["table", "alter", "u", "--copies", "3"]), 2, &["u lies beside another"]);
+    nodes[0].tell(&["table", "alter", "u", "--min-in-sync", "2"]);
+    says(&nodes[0].ask(&["table", "alter", "t", "--copies", "1"]), 2, &["table u", "min-in-sync"]);
+    nodes[0].tell(&["table", "alter", "u", "--min-in-sync", "1"]);
+    says(&nodes[0].ask(&["table", "create", "w", "--beside", "nowhere"]), 2, &["nowhere", "table list"]);
+    nodes[0].tell(&["table", "alter", "u", "--beside", "", "--copies", "1"]);
+    nodes[0].tell(&["table", "drop", "v"]);
+    even(&nodes[0], &[("n1", 12, 8), ("n2", 12, 8), ("n3", 12, 8)]);
 }
 
 /// On both sides of a cut what lacks copies can be used, whoever the table began with; and when they meet nothing is lost.
