@@ -26,6 +26,8 @@ struct Work<'a> {
     /// Who may get copies at all.
     open: Vec<bool>,
     on: Vec<Vec<usize>>,
+    /// Where copies were at first: others are not made yet, and may go elsewhere at no cost.
+    had: Vec<Vec<usize>>,
     /// Of each machine, its fragments, small ones first.
     of: Vec<Vec<usize>>,
     share: &'a [f64],
@@ -89,7 +91,8 @@ impl<'a> Work<'a> {
         let ids = head.iter().map(|f| f.id).collect();
         let open = picture.machines.iter().map(|m| m.weight > 0 && !m.away).collect();
         let (share, weight, quota) = (&quota.share[..], group.weight() as f64, quota.copies.clone());
-        Work { picture, ids, bytes, zone, caps, quota, open, on, of, share, weight, load, ahead, bound }
+        let had = on.clone();
+        Work { picture, ids, bytes, zone, caps, quota, open, on, had, of, share, weight, load, ahead, bound }
     }
 
     fn spare(&self, i: usize) -> usize {
@@ -164,12 +167,16 @@ impl<'a> Work<'a> {
             any.inspect(|i| self.put(f, *i));
             return any.is_some();
         }
+        if let Some(way) = self.way(from.clone(), true) {
+            let first = way.first().map(|(from, ..)| *from);
+            return self.walk(way) && first.inspect(|i| self.put(f, *i)).is_some();
+        }
         if let Some((taker, other, f)) = self.taker(&[f], None) {
             self.exchange(taker, other);
             self.put(f, taker);
             return true;
         }
-        let Some(way) = self.way(from.clone()) else {
+        let Some(way) = self.way(from.clone(), false) else {
             // More than its share, rather than nowhere: it is evened out later.
             from.first().inspect(|i| self.put(f, **i));
             return !from.is_empty();
@@ -180,8 +187,9 @@ impl<'a> Work<'a> {
         there.inspect(|i| self.put(f, *i)).is_some()
     }
 
-    /// A shortest way from one of these machines to one that has less than its share, by moving a fragment each time.
-    fn way(&self, from: Vec<usize>) -> Option<Vec<flow::Hop<usize>>> {
+    /// A shortest way from one of these machines to one that has less than its share, by moving a fragment each time; `free`: one whose
+    /// copy is not made yet.
+    fn way(&self, from: Vec<usize>, free: bool) -> Option<Vec<flow::Hop<usize>>> {
         let n = self.quota.len();
         let mut spare: Vec<usize> = (0..n).filter(|i| self.spare(*i) > 0 && self.open[*i]).collect();
         spare.sort_by_key(|i| (Reverse(self.spare(*i)), self.load[*i], *i));
@@ -190,7 +198,7 @@ impl<'a> Work<'a> {
                 return;
             }
             let mut try_all = |to: &[usize]| {
-                let mine = self.of[from].iter();
+                let mine = self.of[from].iter().filter(|f| !free || !self.had[**f].contains(&from));
                 let mut both = mine.flat_map(|f| to.iter().map(move |to| (*f, *to)));
                 both.all(|(f, to)| !self.may_hold(f, to, Some(from)) || say(to, f))
             };
@@ -259,7 +267,7 @@ impl<'a> Work<'a> {
     fn even_out(&mut self) {
         for i in (0..self.quota.len()).filter(|i| !self.picture.machines[*i].away).collect::<Vec<_>>() {
             while self.of[i].len() > self.quota[i] {
-                let Some(way) = self.way(vec![i]) else { break };
+                let Some(way) = self.way(vec![i], false) else { break };
                 if way.len() > 1
                     && let Some((other, to, f)) = self.instead(i)
                 {

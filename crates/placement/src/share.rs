@@ -48,9 +48,16 @@ struct Rounded {
     zone_sum: Vec<usize>,
     /// None of its copies can be given to a machine that is short of them: it had better keep what it has.
     stuck: Vec<bool>,
+    /// What each holds.
+    held: Vec<usize>,
 }
 
 impl Rounded {
+    /// Of what a node holds, what its share allows; and what that asks for in any case.
+    fn stays(&self, i: usize) -> usize {
+        self.held[i].clamp(floor(self.shares[i]), ceil(self.shares[i]).max(floor(self.shares[i])))
+    }
+
     /// Can one more, or one less, be taken by this node?
     fn may_gain(&self, i: usize) -> bool {
         self.quota[i] < ceil(self.shares[i])
@@ -81,10 +88,12 @@ pub(crate) fn quotas(picture: &Picture, groups: &[Group], aim: Aim) -> (Vec<Quot
     let n = picture.machines.len();
     let mut totals = (vec![0.0; n], vec![0usize; n]);
     let mut all = Vec::with_capacity(groups.len());
+    // How far each is ahead of its share of all tables, as far as it can stay with what it has.
+    let mut ahead = vec![0.0; n];
     for group in groups {
         let held = held(picture, group);
-        let mut rounded = match group.aim(picture, aim) {
-            Aim::Balance => shares(picture, group, &held, (count, &zone)),
+        let rounded = match group.aim(picture, aim) {
+            Aim::Balance => shares(picture, group, held, (count, &zone)),
             // Nobody is over his share: nothing moves for its sake.
             Aim::Repair => {
                 let fill = |i: usize| if picture.machines[i].weight == 0 { held[i] } else { group.fragments };
@@ -94,12 +103,18 @@ pub(crate) fn quotas(picture: &Picture, groups: &[Group], aim: Aim) -> (Vec<Quot
                     zone_room: Vec::new(),
                     zone_sum: Vec::new(),
                     stuck: Vec::new(),
+                    held,
                 });
                 continue;
             }
         };
-        round(&mut rounded, group, &held, &mut totals, &zone);
+        for (i, ahead) in ahead.iter_mut().enumerate() {
+            *ahead += (rounded.stays(i) as f64 - rounded.shares[i]) * group.weight() as f64;
+        }
         all.push(rounded);
+    }
+    for (rounded, group) in all.iter_mut().zip(groups).filter(|(r, _)| !r.stuck.is_empty()) {
+        round(rounded, (group, bound(groups)), &mut ahead, &mut totals, &zone);
     }
     if aim == Aim::Balance {
         level(groups, &mut all, &mut totals, &zone);
@@ -119,7 +134,7 @@ fn held(picture: &Picture, group: &Group) -> Vec<usize> {
 }
 
 /// By weight, first among zones and then within each: a zone has no room for more than its part of each fragment.
-fn shares(picture: &Picture, group: &Group, held: &[usize], (count, zone): (usize, &[usize])) -> Rounded {
+fn shares(picture: &Picture, group: &Group, held: Vec<usize>, (count, zone): (usize, &[usize])) -> Rounded {
     let machines = &picture.machines;
     let fragments = group.fragments as f64;
     let caps = caps(picture, zone, count, group.copies);
@@ -147,8 +162,9 @@ fn shares(picture: &Picture, group: &Group, held: &[usize], (count, zone): (usiz
     }
     let room = |z: usize| group.fragments * caps[z];
     let n = machines.len();
-    let stuck = stuck(picture, group, (&shares, held), zone, &caps);
-    Rounded { shares, quota: vec![0; n], zone_room: (0..count).map(room).collect(), zone_sum: vec![0; count], stuck }
+    let stuck = stuck(picture, group, (&shares, &held), zone, &caps);
+    let (zone_room, zone_sum) = ((0..count).map(room).collect(), vec![0; count]);
+    Rounded { shares, quota: vec![0; n], zone_room, zone_sum, stuck, held }
 }
 
 /// Of each machine, whether no zone of those that are short has room for any of its copies.
@@ -176,8 +192,15 @@ fn stuck(
     stuck
 }
 
-/// Rounds down, and gives what is left over to those who hold it already, then to those who have the least of all tables before.
-fn round(rounded: &mut Rounded, group: &Group, held: &[usize], totals: &mut (Vec<f64>, Vec<usize>), zone: &[usize]) {
+/// Rounds down, and gives what is left over: first to those who would have too little of all tables without, then to those who hold it
+/// already, then to those who have the least.
+fn round(
+    rounded: &mut Rounded,
+    (group, bound): (&Group, f64),
+    ahead: &mut [f64],
+    totals: &mut (Vec<f64>, Vec<usize>),
+    zone: &[usize],
+) {
     let n = rounded.shares.len();
     for (i, zone) in zone.iter().enumerate() {
         rounded.quota[i] = floor(rounded.shares[i]);
@@ -186,16 +209,21 @@ fn round(rounded: &mut Rounded, group: &Group, held: &[usize], totals: &mut (Vec
     let total: f64 = rounded.shares.iter().sum();
     let mut left = (total + 0.5).floor() as usize - rounded.quota.iter().sum::<usize>().min((total + 0.5) as usize);
     let mut order: Vec<usize> = (0..n).filter(|i| rounded.may_gain(*i)).collect();
-    let behind = |i: usize| totals.1[i] as f64 - totals.0[i] - rounded.shares[i] * group.weight() as f64;
-    order.sort_by(|a, b| {
-        let has = |i: usize| held[i] > rounded.quota[i];
-        let keeps = |i: usize| (has(i), has(i) && rounded.stuck[i]);
-        keeps(*b).cmp(&keeps(*a)).then(behind(*a).total_cmp(&behind(*b))).then(a.cmp(b))
-    });
+    let weight = group.weight() as f64;
+    // Without what is left over.
+    for (i, ahead) in ahead.iter_mut().enumerate() {
+        *ahead -= (rounded.stays(i) as f64 - rounded.quota[i] as f64) * weight;
+    }
+    let first = |i: usize| {
+        let has = rounded.held[i] > rounded.quota[i];
+        (ahead[i] <= -bound, ahead[i] + weight < bound, has, has && rounded.stuck[i])
+    };
+    order.sort_by(|a, b| first(*b).cmp(&first(*a)).then(ahead[*a].total_cmp(&ahead[*b])).then(a.cmp(b)));
     for i in order {
         if left > 0 && rounded.zone_sum[zone[i]] < rounded.zone_room[zone[i]] {
             (rounded.quota[i], left) = (rounded.quota[i] + 1, left - 1);
             rounded.zone_sum[zone[i]] += 1;
+            ahead[i] += weight;
         }
     }
     for i in 0..n {
