@@ -215,8 +215,8 @@ fn round(
         *ahead -= (rounded.stays(i) as f64 - rounded.quota[i] as f64) * weight;
     }
     let first = |i: usize| {
-        let has = rounded.held[i] > rounded.quota[i];
-        (ahead[i] <= -bound, ahead[i] + weight < bound, has, has && rounded.stuck[i])
+        let (has, fits) = (rounded.held[i] > rounded.quota[i], ahead[i] + weight < bound);
+        (has && fits, has && rounded.stuck[i], ahead[i] <= -bound, fits)
     };
     order.sort_by(|a, b| first(*b).cmp(&first(*a)).then(ahead[*a].total_cmp(&ahead[*b])).then(a.cmp(b)));
     for i in order {

@@ -122,6 +122,30 @@ fn whatever_comes_and_goes_all_is_balanced_and_little_moves() {
     assert!(ours * 100 <= least * 105, "{ours} copies made, {least} at least");
 }
 
+/// What a newcomer holds, and what a node held that is lost, has to be made; hardly more is, however few a zone leaves to choose from.
+#[test]
+fn a_fleet_in_zones_moves_hardly_more_than_it_must() {
+    for (n, zones, tables, fragments) in [(100, 1, 10, 256), (100, 5, 10, 64), (100, 5, 10, 256), (60, 4, 7, 50)] {
+        let zone = |i: usize| (zones > 1).then_some(i % zones);
+        let machines = (0..n).map(|i| machine(i, 100, zone(i))).collect();
+        let mut picture = Picture { machines, tables: (0..tables).map(|t| table(t, fragments, 3)).collect() };
+        settle(&mut picture);
+        let mut more = picture.clone();
+        more.machines.push(machine(n, 100, zone(n)));
+        let made = settle(&mut more).copied().0;
+        is_balanced(&more, "one more");
+        let least = counts(&more, more.tables.iter(), false)[n];
+        assert!(made * 100 <= least * 105, "{n} nodes, {zones} zones, one joins: {made} instead of {least}");
+        let least = counts(&picture, picture.tables.iter(), false)[0];
+        let lost = picture.machines.remove(0).node;
+        for fragment in picture.tables.iter_mut().flat_map(|t| &mut t.fragments) {
+            fragment.leader = fragment.leader.filter(|l| *l != lost);
+        }
+        let made = settle(&mut picture).copied().0;
+        assert!(made * 100 <= least * 105, "{n} nodes, {zones} zones, one is lost: {made} instead of {least}");
+    }
+}
+
 #[test]
 fn what_is_half_done_is_gone_on_with() {
     for seed in 0..200 {
