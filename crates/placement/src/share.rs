@@ -216,7 +216,7 @@ fn round(
     }
     let first = |i: usize| {
         let (has, fits) = (rounded.held[i] > rounded.quota[i], ahead[i] + weight < bound);
-        (has && fits, has && rounded.stuck[i], ahead[i] <= -bound, fits)
+        (has && fits, ahead[i] <= -bound, has && rounded.stuck[i], fits)
     };
     order.sort_by(|a, b| first(*b).cmp(&first(*a)).then(ahead[*a].total_cmp(&ahead[*b])).then(a.cmp(b)));
     for i in order {
