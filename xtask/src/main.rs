@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Instant;
 
 /// Crates whose code and dependencies hold no clock, socket, thread, engine or system randomness.
-const PURE: [&str; 7] = ["base", "wire", "discovery", "membership", "placement", "replica", "node"];
+const PURE: [&str; 8] = ["base", "wire", "discovery", "evict", "membership", "placement", "replica", "node"];
 /// What their dependency closure must not hold.
 const FORBIDDEN: [&str; 9] = ["tokio", "mio", "socket2", "fuser", "fjall", "getrandom", "rustix", "libc", "snow"];
 

@@ -322,6 +322,8 @@ pub(crate) enum Command {
 pub(crate) enum BenchCommand {
     /// Reads and writes from inside the node of --data, in a table of its own that goes afterwards.
     Kv(BenchKv),
+    /// How much of what is asked for each policy of eviction keeps, on a trace: hit ratios. Needs no node.
+    Cache(crate::bench_cache::BenchCache),
     /// Files: create, stat, open, sequential and random IO, unlink, in a directory of its own that goes afterwards.
     Fs {
         dir: PathBuf,

@@ -3,7 +3,9 @@
 use crate::cli::{BenchCommand, Cli, Command, FsCommand, Mount, SimulateCommand};
 use crate::control::{self, Ask, Told};
 use crate::server::Server;
-use crate::{bench, bench_fs, conflicts, cookie, doctor, dump, map, nodes, settings, simulate, tables, text};
+use crate::{
+    bench, bench_cache, bench_fs, conflicts, cookie, doctor, dump, map, nodes, settings, simulate, tables, text,
+};
 use anyhow::{Context, Result, anyhow};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -124,6 +126,9 @@ async fn command(cli: Cli, sources: &ArgMatches) -> Result<u8> {
         Command::Config(up) => settings::print(&data, cli.config.as_deref(), up, sources),
         Command::Doctor { json, up } => doctor::run(&data, cli.config.as_deref(), up, json).await,
         Command::Bench(BenchCommand::Kv(kv)) => bench::kv(&data, kv).await,
+        Command::Bench(BenchCommand::Cache(cache)) => {
+            tokio::task::spawn_blocking(move || bench_cache::run(&cache)).await?
+        }
         Command::Bench(BenchCommand::Fs { dir, files, mib, threads, json }) => {
             tokio::task::spawn_blocking(move || bench_fs::run(&dir, files, mib, threads, json)).await?
         }

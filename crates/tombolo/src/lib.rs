@@ -1,6 +1,7 @@
 //! The binary: command line, configuration, assembly. A library only so that what it reads from outside can be fuzzed.
 
 mod bench;
+mod bench_cache;
 mod bench_fs;
 mod cli;
 mod commands;
