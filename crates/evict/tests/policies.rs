@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use evict::{Order, POLICIES, Policy, Slot};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
 /// SplitMix64's finalizer (Steele, Lea, Flood, 2014).
@@ -103,7 +103,7 @@ fn each_policy_does_what_a_plain_model_of_it_does() {
         for seed in 0..60 {
             let mut rng = StdRng::seed_from_u64(seed);
             let (mut order, mut model) = (Order::new(policy), Model::default());
-            let mut slots: HashMap<u64, Slot> = HashMap::new();
+            let mut slots: BTreeMap<u64, Slot> = BTreeMap::new();
             let room = rng.random_range(1..40);
             for step in 0..600 {
                 let key = rng.random_range(0..60);
@@ -167,7 +167,7 @@ fn trace(exponent: f64, keys: usize, length: usize, scans: bool) -> Vec<u64> {
 
 /// Of a thousand requests so many find what they ask for.
 fn ours(policy: Policy, room: usize, trace: &[u64]) -> u64 {
-    let (mut order, mut slots, mut hits) = (Order::new(policy), HashMap::new(), 0u64);
+    let (mut order, mut slots, mut hits) = (Order::new(policy), BTreeMap::new(), 0u64);
     for key in trace {
         if let Some(slot) = slots.get(key) {
             order.touch(*slot);

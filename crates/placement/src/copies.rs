@@ -4,10 +4,10 @@ use crate::share::{Quota, ceil, floor};
 use crate::{Aim, Group, Picture, caps, flow, zones};
 use base::{FragmentId, NodeId};
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// Where each machine is in the picture.
-pub(crate) fn places(picture: &Picture) -> HashMap<NodeId, usize> {
+pub(crate) fn places(picture: &Picture) -> BTreeMap<NodeId, usize> {
     picture.machines.iter().enumerate().map(|(i, machine)| (machine.node, i)).collect()
 }
 

@@ -3,13 +3,13 @@
 use crate::copies::Placed;
 use crate::{Fragment, Group, Machine, Move, Picture, Plan, Step};
 use base::NodeId;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// The moves of all fragments, those that lack copies first.
 pub(crate) fn steps(picture: &Picture, groups: &[Group], placed: &[Placed], leaders: &[Vec<Option<usize>>]) -> Plan {
     let mut leads = vec![Vec::new(); picture.tables.len()];
     let mut all: Vec<((bool, usize, u64), Vec<Move>)> = Vec::new();
-    let machines: HashMap<NodeId, &Machine> = picture.machines.iter().map(|m| (m.node, m)).collect();
+    let machines: BTreeMap<NodeId, &Machine> = picture.machines.iter().map(|m| (m.node, m)).collect();
     for ((group, placed), leaders) in groups.iter().zip(placed).zip(leaders) {
         for table in &group.tables {
             for (f, fragment) in picture.tables[*table].fragments.iter().enumerate() {
@@ -31,7 +31,7 @@ pub(crate) fn steps(picture: &Picture, groups: &[Group], placed: &[Placed], lead
 /// First more copies, then another leader, and then fewer.
 fn of(
     picture: &Picture,
-    machines: &HashMap<NodeId, &Machine>,
+    machines: &BTreeMap<NodeId, &Machine>,
     fragment: &Fragment,
     on: &[usize],
     lead: Option<usize>,
