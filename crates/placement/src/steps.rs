@@ -49,7 +49,9 @@ fn of(
         moves.push(Move { fragment: fragment.id, step, bytes, safe_now, is_repair });
     };
     wanted.iter().filter(|n| !holds(n)).for_each(|n| push(Step::Add(*n), fragment.bytes, true));
-    let lead = lead.map(node).filter(|n| fragment.leader.is_some_and(|now| now != *n));
+    // One beside another may be led where it is written.
+    let stays = |now: NodeId| fragment.settled && wanted.contains(&now);
+    let lead = lead.map(node).filter(|n| fragment.leader.is_some_and(|now| now != *n && !stays(now)));
     let going: Vec<NodeId> = fragment.holders.iter().map(|h| h.node).filter(|n| !wanted.contains(n)).collect();
     lead.into_iter().for_each(|n| push(Step::Lead(n), 0, in_sync(&n)));
     // Who is away, and waited for, counts, if there is one who can tell.
