@@ -258,12 +258,19 @@ impl Node {
 
     /// Tables that lie beside others do so fragment by fragment: only where all of both are known. Else they stay where they are.
     fn put_together(&self, tables: &mut [Table]) {
+        let here = self.here();
         let place: BTreeMap<TableId, usize> = self.tables.values().zip(0..).map(|(def, i)| (def.id, i)).collect();
         for (i, def) in self.tables.values().enumerate() {
             let head = self.beside(def).and_then(|other| place.get(&other.id).copied());
             let whole = |i: usize| tables[i].fragments.len() == usize::from(def.options.fragments);
+            // A copy that is away counts for its own table, and not for one beside it that has none there.
+            let missing = |head: usize| {
+                let mut both = tables[head].fragments.iter().zip(&tables[i].fragments);
+                let has = |f: &Fragment, node: NodeId| f.holders.iter().any(|h| h.node == node);
+                both.any(|(a, b)| a.holders.iter().any(|h| !here.contains(&h.node) && !has(b, h.node)))
+            };
             match head {
-                Some(head) if whole(i) && whole(head) => tables[i].with = Some(head),
+                Some(head) if whole(i) && whole(head) && !missing(head) => tables[i].with = Some(head),
                 Some(_) => tables[i].fixed = true,
                 None => {}
             }

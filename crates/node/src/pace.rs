@@ -1,12 +1,16 @@
 //! Copies that are made on a node take in no more than an operator allows: what has come is acknowledged when it is paid for, and a
 //! leader sends no more than a few chunks ahead of that.
 
+use crate::schema::sys_fragment;
 use base::{FragmentId, Instant, NodeId, Span};
 use replica::Msg;
 use std::collections::VecDeque;
 
 /// The least that may be allowed, bytes a second: with less a copy would be taken for one that is stuck.
 pub const COPY_RATE_MIN: u64 = 4 * 1024 * 1024;
+
+/// How long an acknowledgement is held back at most: a fourth of what a leader waits for one.
+const DEBT_MAX: Span = Span::ms(2_500);
 
 /// A meter of what comes, and what it holds back. A leaky bucket as a queue (Turner, 1986).
 #[derive(Default)]
@@ -24,13 +28,15 @@ impl Pace {
         if let (Some(rate), Msg::Sync { chunk, .. }) = (self.rate, msg) {
             let bytes: usize = chunk.records.iter().map(|(key, record)| record.weight(key)).sum();
             let nanos = bytes as u128 * 1_000_000_000 / u128::from(rate.max(COPY_RATE_MIN));
-            self.paid_at = self.paid_at.max(now) + Span(nanos as u64);
+            // No later than this: whoever sends must not take it for stuck, however many send.
+            self.paid_at = (self.paid_at.max(now) + Span(nanos as u64)).min(now + DEBT_MAX);
         }
     }
 
     /// Gives back what may be sent now.
     pub(crate) fn pass(&mut self, now: Instant, to: NodeId, fragment: FragmentId, msg: Msg) -> Option<Msg> {
-        if self.rate.is_none() || self.paid_at <= now || !matches!(msg, Msg::SyncAck { .. }) {
+        let free = self.rate.is_none() || fragment == sys_fragment();
+        if free || self.paid_at <= now || !matches!(msg, Msg::SyncAck { .. }) {
             return Some(msg);
         }
         self.waiting.push_back((self.paid_at, to, fragment, msg));

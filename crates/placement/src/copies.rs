@@ -169,7 +169,11 @@ impl<'a> Work<'a> {
         }
         if let Some(way) = self.way(from.clone(), true) {
             let first = way.first().map(|(from, ..)| *from);
-            return self.walk(way) && first.inspect(|i| self.put(f, *i)).is_some();
+            self.walk(way);
+            if let Some(there) = first.into_iter().chain(from.clone()).find(|i| self.may_hold(f, *i, None)) {
+                self.put(f, there);
+                return true;
+            }
         }
         if let Some((taker, other, f)) = self.taker(&[f], None) {
             self.exchange(taker, other);

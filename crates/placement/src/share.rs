@@ -249,7 +249,9 @@ fn level(groups: &[Group], all: &mut [Rounded], totals: &mut (Vec<f64>, Vec<usiz
         let over: Vec<usize> = (0..n).filter(|i| ahead(totals, *i) >= bound).collect();
         let under: Vec<usize> = (0..n).filter(|i| ahead(totals, *i) <= -bound).collect();
         let next = |from: usize, say: flow::Say<'_, usize>| {
-            let may = |rounded: &Rounded| rounded.may_lose(from) && !(strict && rounded.stuck[from]);
+            // Of what is fixed nothing is exchanged.
+            let even = |rounded: &Rounded| rounded.stuck.get(from).is_some_and(|stuck| !(strict && *stuck));
+            let may = |rounded: &Rounded| even(rounded) && rounded.may_lose(from);
             let mut all = all.iter().enumerate().filter(|(_, rounded)| may(rounded));
             all.all(|(g, rounded)| (0..n).filter(|to| rounded.may_shift(from, *to, zone)).all(|to| say(to, g)));
         };

@@ -48,7 +48,9 @@ fn of(
     let mut push = |step, bytes, safe_now| {
         moves.push(Move { fragment: fragment.id, step, bytes, safe_now, is_repair });
     };
-    wanted.iter().filter(|n| !holds(n)).for_each(|n| push(Step::Add(*n), fragment.bytes, true));
+    // One that is away gets nothing; what lies beside another's copy there stays without.
+    let takes = |n: &NodeId| !holds(n) && machines.get(n).is_some_and(|m| !m.away);
+    wanted.iter().filter(|n| takes(n)).for_each(|n| push(Step::Add(*n), fragment.bytes, true));
     // One beside another may be led where it is written.
     let stays = |now: NodeId| fragment.settled && wanted.contains(&now);
     let lead = lead.map(node).filter(|n| fragment.leader.is_some_and(|now| now != *n && !stays(now)));

@@ -122,6 +122,26 @@ fn whatever_comes_and_goes_all_is_balanced_and_little_moves() {
     assert!(ours * 100 <= least * 105, "{ours} copies made, {least} at least");
 }
 
+/// A table that stays where it is has no part in exchanges, whether there are zones or not.
+#[test]
+fn others_are_evened_out_around_a_table_that_is_fixed() {
+    for zones in [1, 2] {
+        let zone = |i: usize| (zones > 1).then_some(i % zones);
+        let machines = (0..3).map(|i| machine(i, 100, zone(i))).collect();
+        let mut picture = Picture { machines, tables: vec![table(0, 6, 1), table(1, 1, 3), table(2, 1, 3)] };
+        settle(&mut picture);
+        picture.tables[0].fixed = true;
+        let before = picture.tables[0].clone();
+        picture.machines.extend((3..5).map(|i| machine(i, 100, zone(i))));
+        settle(&mut picture);
+        assert_eq!(picture.tables[0], before);
+        let on = |node: &placement::Machine| {
+            picture.tables[1..].iter().flat_map(|t| &t.fragments[0].holders).any(|h| h.node == node.node)
+        };
+        assert!(zones > 1 || picture.machines.iter().all(on), "{:?}", picture.tables);
+    }
+}
+
 /// What a newcomer holds, and what a node held that is lost, has to be made; hardly more is, however few a zone leaves to choose from.
 #[test]
 fn a_fleet_in_zones_moves_hardly_more_than_it_must() {

@@ -457,8 +457,8 @@ impl Copy {
 
     /// Who leads, as far as this copy knows: itself, its leader, or whoever says so with the highest ballot.
     pub fn leader(&self) -> Option<(NodeId, Lead)> {
-        if self.let_go.is_some() {
-            return self.let_go;
+        if let Some(leader) = self.let_go.filter(|(node, _)| self.view.contains(node)) {
+            return Some(leader);
         }
         if let Role::Following(f) = &self.role {
             // What it last said of itself, if that is still the same lead.

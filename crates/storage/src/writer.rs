@@ -211,8 +211,12 @@ impl<T: Fn(Event)> Work<'_, T> {
             self.queued.less(persist.batch.bytes());
             line.long = Some(Long::new(fragment, persist));
         }
-        if line.long.is_none() && line.behind.is_empty() {
+        let ended = line.long.is_none() && line.behind.is_empty();
+        if ended {
             self.lines.pop_front();
+        } else if !few.is_empty() {
+            // A fragment that is written all the time keeps no other from its turn.
+            self.lines.rotate_left(1);
         }
         if few.is_empty() { Ok(()) } else { self.write(few, false) }
     }
@@ -415,6 +419,36 @@ mod tests {
         let (_, loaded) = open(dir.path());
         let seqs: Vec<u64> = loaded[&fragment(0)].store.all().map(|(_, kept)| kept.version().seq).collect();
         assert_eq!((&seqs[..3], seqs.len()), (&[2, 2, 1][..], 3000));
+    }
+
+    /// One fragment that is written all the time, behind a batch that took long, and another that waits for its own turn.
+    #[test]
+    fn no_fragment_keeps_another_from_its_turn() {
+        let dir = tempfile::tempdir().expect("dir");
+        let (disc, _) = open(dir.path());
+        let told = Mutex::new(Vec::new());
+        let tell = |event| {
+            if let Event::Durable(f, _) = event {
+                told.lock().expect("whole").push(f.index);
+            }
+        };
+        let queued = Queued { bytes: Mutex::new(Some(0)), less: Condvar::new() };
+        let mut work = Work { disc: &disc, queued: &queued, tell: &tell, unflushed: None, lines: VecDeque::new() };
+        let job =
+            |index, mark, keys, size| (fragment(index), Persist { batch: batch(mark, keys, size), mark, sync: true });
+        work.take(vec![job(0, 1, 600, 9000)]).expect("taken");
+        for mark in 2..80 {
+            // More than is taken off a line at once.
+            work.take(vec![job(0, 2 * mark, 60, 60_000), job(0, 2 * mark + 1, 60, 60_000)]).expect("taken");
+            if mark == 20 {
+                work.take(vec![job(1, 1, 600, 9000)]).expect("taken");
+            }
+            work.step().expect("a step");
+            if told.lock().expect("whole").contains(&1) {
+                return;
+            }
+        }
+        panic!("it never had its turn");
     }
 
     /// What a copy is after a start: its number of branches, whether it has heads, and the version of each key.
