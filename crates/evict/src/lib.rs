@@ -11,7 +11,6 @@ use ghost::Ghost;
 use list::{List, Slots};
 use std::collections::BTreeSet;
 use std::fmt;
-use std::str::FromStr;
 
 /// What goes first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -40,27 +39,6 @@ impl fmt::Display for Policy {
             Policy::S3Fifo => "s3-fifo",
             Policy::TtlFirst => "ttl-first",
         })
-    }
-}
-
-/// No such policy.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct UnknownPolicy(pub String);
-
-impl fmt::Display for UnknownPolicy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let all = POLICIES.map(|policy| policy.to_string()).join(", ");
-        write!(f, "{:?} is no policy; there are {all}", self.0)
-    }
-}
-
-impl std::error::Error for UnknownPolicy {}
-
-impl FromStr for Policy {
-    type Err = UnknownPolicy;
-
-    fn from_str(text: &str) -> Result<Policy, UnknownPolicy> {
-        POLICIES.into_iter().find(|policy| policy.to_string() == text).ok_or_else(|| UnknownPolicy(text.into()))
     }
 }
 
@@ -103,11 +81,6 @@ impl Order {
             expiring: BTreeSet::new(),
             came: 0,
         }
-    }
-
-    /// By which policy.
-    pub fn policy(&self) -> Policy {
-        self.policy
     }
 
     /// How many records.
