@@ -22,7 +22,7 @@ const LEADS_MAX: usize = 4;
 /// A view must have stood for so long before anything is evened out.
 const CALM: Span = Span::ms(2_000);
 /// How soon it is looked again while something is on its way.
-const SOON: Span = Span::ms(100);
+pub(crate) const SOON: Span = Span::ms(100);
 /// How long nothing is evened out because of a fragment that nobody leads.
 const UNLED_WAIT: Span = Span::ms(10_000);
 /// What was told is told again after this.
@@ -58,6 +58,8 @@ pub struct Told {
     pub barred: bool,
     /// It can take nothing in.
     pub full: bool,
+    /// So many of its copies keep their records in another way than their tables ask for; told to whoever asks.
+    pub odd: u32,
 }
 
 /// What is done to a fragment by its leader.
@@ -195,7 +197,7 @@ impl Node {
             };
             all.extend(self.copies.with(fragment, look).flatten());
         }
-        Told { reports: all, barred: self.barred, full: self.full }
+        Told { reports: all, barred: self.barred, full: self.full, odd: 0 }
     }
 
     /// Whoever leads the system table is told what is led here, when that changes.

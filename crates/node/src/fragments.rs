@@ -249,7 +249,9 @@ impl Node {
             let o = &def.options;
             for fragment in def.all() {
                 let sync = o.durability == Durability::Sync;
-                self.copies.step(fragment, |copy| copy.set_options(sync, o.unordered, o.min_in_sync, &o.policy));
+                self.copies.step(fragment, |copy| {
+                    copy.set_options(o.storage, (sync, o.unordered), o.min_in_sync, &o.policy);
+                });
             }
         }
     }
@@ -411,8 +413,7 @@ impl Node {
             incarnation: self.config.incarnation,
             founders: if stand_in { vec![self.config.me] } else { founders },
             stand_in,
-            ram: def.options.storage == Storage::Ram,
-            apart: def.options.storage == Storage::DiscOnly,
+            storage: def.options.storage,
             values: self.config.values.clone(),
             unordered: def.options.unordered,
             sync: def.options.durability == Durability::Sync,

@@ -25,6 +25,7 @@ mod peers;
 mod schema;
 mod status;
 mod tables;
+mod turns;
 mod view;
 mod vitals;
 

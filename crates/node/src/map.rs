@@ -39,6 +39,8 @@ pub struct MapNode {
     pub leads: u64,
     /// See `copies`.
     pub bytes: u64,
+    /// So many of its copies keep their records in another way than their tables ask for, and are on their way.
+    pub changing: u64,
 }
 
 /// One table.
@@ -101,6 +103,7 @@ impl Node {
                 copies: mine().count() as u64,
                 leads: all().filter(|f| f.leader == Some(*id)).count() as u64,
                 bytes: mine().map(|f| f.bytes).fold(0, u64::saturating_add),
+                changing: told.get(id).map_or(0, |told| u64::from(told.odd)),
             }
         };
         let fragment = |f: &Fragment| {

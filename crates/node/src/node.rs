@@ -483,6 +483,7 @@ impl Node {
         self.invite_members(out);
         self.tell_reports(now, out);
         self.tend_balance(now, out);
+        self.turn_copies(now, out);
         self.tend_departure(now, out);
         self.close_refused(out);
         self.look_for_buried(now, out);
@@ -578,7 +579,7 @@ impl Node {
             Frame::Here(number) => self.peers.answered(now.mono, from, number),
             Frame::Doubted(node) => self.peers.ask_once(now.mono, node),
             Frame::GaveAway(fragments) => self.gave_away(from, &fragments),
-            Frame::AskLeads(number) => self.to(from, Frame::Leads(number, self.tell()), out),
+            Frame::AskLeads(number) => self.to(from, Frame::Leads(number, self.survey()), out),
             Frame::Leads(0, told) => self.balance_told(now, from, told),
             Frame::Leads(number, told) => self.leads_told(now, from, number, told, out),
             Frame::Order(fragment, order) => self.told_order(now, from, fragment, order, out),

@@ -2,29 +2,9 @@
 
 use base::{FRAGMENTS_MAX, FragmentId, NAME_BYTES_MAX, NodeId, TableId};
 use bytes::Bytes;
+pub use replica::Storage;
 use replica::{MergePolicy, MergeRule, MinInSync};
 use serde::{Deserialize, Serialize};
-
-/// Where a table's records are kept.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Storage {
-    /// In RAM only: gone when all copies restart.
-    Ram,
-    /// In RAM and on disc.
-    Disc,
-    /// Keys in RAM, values on disc only, but for a bounded cache: for tables larger than the RAM.
-    DiscOnly,
-}
-
-impl std::fmt::Display for Storage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Storage::Ram => "ram",
-            Storage::Disc => "disc",
-            Storage::DiscOnly => "disc_only",
-        })
-    }
-}
 
 /// When an acknowledged write is on disc.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -96,6 +76,8 @@ pub struct Alteration {
     pub policy: Option<MergePolicy>,
     /// See [`TableOptions::beside`].
     pub beside: Option<Option<TableId>>,
+    /// See [`TableOptions::storage`].
+    pub storage: Option<Storage>,
 }
 
 impl Alteration {
@@ -105,6 +87,7 @@ impl Alteration {
         options.min_in_sync = self.min_in_sync.unwrap_or(options.min_in_sync);
         options.policy = self.policy.unwrap_or_else(|| options.policy.clone());
         options.beside = self.beside.unwrap_or(options.beside);
+        options.storage = self.storage.unwrap_or(options.storage);
     }
 }
 

@@ -139,6 +139,8 @@ pub struct FragmentLine {
     pub records: Option<u64>,
     /// See `records`.
     pub bytes: Option<u64>,
+    /// How the copy here keeps its records: on its way, where that is not how its table's are to be kept.
+    pub storage: Option<String>,
 }
 
 impl Node {
@@ -272,17 +274,18 @@ impl Node {
 
     fn fragment_line(&self, fragment: FragmentId) -> FragmentLine {
         let lead = self.lead_of(fragment);
-        let seen = self.copies.with(fragment, |c| (c.inspect(), c.store().live_size()));
+        let seen = self.copies.with(fragment, |c| (c.inspect(), c.store().live_size(), c.store().form()));
         let name = |node: &NodeId| self.name_of(*node);
-        let listed = seen.as_ref().map(|(seen, _)| seen.members.iter().filter(|(_, s)| s.is_member()));
+        let listed = seen.as_ref().map(|(seen, ..)| seen.members.iter().filter(|(_, s)| s.is_member()));
         FragmentLine {
             index: fragment.index,
             leader: lead.map(|(node, _)| self.name_of(node)),
             in_sync: lead.map_or(0, |(_, lead)| lead.in_sync),
             members: listed.into_iter().flatten().map(|(node, _)| name(node)).collect(),
-            here: seen.as_ref().map(|(seen, _)| format!("{:?}", seen.role).to_lowercase()),
-            records: seen.as_ref().map(|(_, size)| size.0),
-            bytes: seen.as_ref().map(|(_, size)| size.1),
+            here: seen.as_ref().map(|(seen, ..)| format!("{:?}", seen.role).to_lowercase()),
+            records: seen.as_ref().map(|(_, size, _)| size.0),
+            bytes: seen.as_ref().map(|(_, size, _)| size.1),
+            storage: seen.as_ref().map(|(_, _, form)| form.to_string()),
         }
     }
 

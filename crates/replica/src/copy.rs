@@ -1,158 +1,25 @@
+use crate::config::{Config, Storage};
 use crate::follow::Following;
 use crate::gate::{Effects, Gate, Input, Notice, Persist, Then};
 use crate::heal::{Progress, Staging};
-use crate::kept::Values;
 use crate::key::{self, MemberStatus, Space};
 use crate::lead::Leading;
 use crate::lease::Word;
 use crate::msg::{Lead, Msg, Status};
 use crate::mutant;
 use crate::open::{Opening, Promised};
-use crate::policy::{Functions, MergePolicy};
+use crate::policy::MergePolicy;
 use crate::quorum::MinInSync;
 use crate::record::{Meta, Record, Stage, WriteBatch};
 use crate::store::{Store, Stored};
-use base::{Ballot, FragmentId, Hlc, Instant, NodeId, Now, Span, Version};
+use base::{Ballot, Hlc, Instant, NodeId, Now, Span, Version};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// To how many nodes at a time a copy says again how it stands.
 const SAID_AGAIN_TO: usize = 8;
-
-/// How long things take. The defaults are those of docs/replication.md; the simulator shortens some.
-#[derive(Clone, Copy, Debug)]
-pub struct Timing {
-    /// How often a copy looks after its waits.
-    pub tick: Span,
-    /// A copy opens only when its view has not changed for so long, unless the leader is known to be dead.
-    pub stable_view: Span,
-    /// A member of the in-sync set that does not answer for so long is dropped from it.
-    pub append_timeout: Span,
-    /// How long a lease runs; holders count a hundredth less, givers a hundredth more.
-    pub lease: Span,
-    /// Requests to other copies are repeated after this.
-    pub retry: Span,
-    /// If one node alone wrote during so long, it shall lead;
-    pub writers_window: Span,
-    /// and wrote at least so often.
-    pub writes_min: u32,
-    /// A promise binds the copy to wait for the opener for so long before it tries itself.
-    pub promise_wait: Span,
-    /// A new leader holds its answers back for at most so long, until the copies that promised follow it.
-    pub settle: Span,
-    /// A stamp from further in the future than this does not move the copy's own clock.
-    pub skew_max: Span,
-    /// A heal is not put off for longer than this, however much there is to fetch.
-    pub heal_wait_max: Span,
-    /// When islands meet, fragments are opened anew within this, not all at once.
-    pub heal_spread: Span,
-    /// How long tombstones are kept after everybody was told to forget them, and branches that have ended.
-    pub forget_after: Span,
-    /// A join that does not move for so long is begun anew.
-    pub sync_timeout: Span,
-    /// How often a copy at rest says where it stands, so that what was lost on the way is noticed.
-    pub probe: Span,
-    /// The longest wait that a flapping copy has to sit out before it may join again.
-    pub return_wait_max: Span,
-    /// How many bytes of records one chunk carries.
-    pub chunk_bytes: usize,
-}
-
-impl Timing {
-    /// How long the giver of a lease counts it: clocks' rates differ by a hundredth at most.
-    pub fn lease_given(&self) -> Span {
-        Span(self.lease.0 + self.lease.0 / 100)
-    }
-
-    /// How long its holder does, from the moment it asked.
-    pub fn lease_held(&self) -> Span {
-        Span(self.lease.0 - self.lease.0 / 100)
-    }
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Timing {
-            tick: Span::ms(100),
-            stable_view: Span::ms(1000),
-            append_timeout: Span::ms(500),
-            lease: Span::ms(1000),
-            retry: Span::ms(250),
-            writers_window: Span::ms(1000),
-            writes_min: 32,
-            promise_wait: Span::ms(2000),
-            settle: Span::ms(500),
-            skew_max: Span::ms(5000),
-            heal_wait_max: Span::ms(120_000),
-            heal_spread: Span::ms(400),
-            forget_after: Span::ms(60_000),
-            sync_timeout: Span::ms(10_000),
-            probe: Span::ms(5000),
-            return_wait_max: Span::ms(10_000),
-            chunk_bytes: 256 * 1024,
-        }
-    }
-}
-
-/// What a copy is told when it is made.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Of which fragment.
-    pub fragment: FragmentId,
-    /// On which node.
-    pub me: NodeId,
-    /// The node's how-manieth start.
-    pub incarnation: u64,
-    /// Who shall hold copies, as long as the fragment's own list is empty.
-    pub founders: Vec<NodeId>,
-    /// Records are not kept on disc.
-    pub ram: bool,
-    /// Users' values leave the RAM when they are on disc.
-    pub apart: bool,
-    /// Where values that are not in RAM are read.
-    pub values: Option<Arc<dyn Values>>,
-    /// Users' keys are found by hash, not kept in order.
-    pub unordered: bool,
-    /// Every write is on disc before it is acknowledged.
-    pub sync: bool,
-    /// The table was made this moment: the first founder opens without waiting for a stable view.
-    pub eager: bool,
-    /// Opens nothing by itself before this: the node is still looking for peers.
-    pub opens_after: Instant,
-    /// It takes writes where no copy is, and knows nothing else.
-    pub stand_in: bool,
-    /// Take in any node that asks (system tables).
-    pub open_membership: bool,
-    /// With fewer in-sync copies than this, writes are refused.
-    pub min_in_sync: MinInSync,
-    /// How many copies are taken into the in-sync set at most, at least 1; more than those are mirrors, which follow and are
-    /// never waited for, and take the place of one that is missing.
-    pub in_sync_max: usize,
-    /// What conflicts become.
-    pub policy: MergePolicy,
-    /// What the program that embeds the node brings along for that.
-    pub functions: Functions,
-    /// Waits and sizes.
-    pub timing: Timing,
-    /// Of the copy's own random choices.
-    pub seed: u64,
-    /// The known bug that is put back; without the `mutants` feature it changes nothing.
-    pub mutant: Option<crate::Mutant>,
-}
-
-impl Config {
-    /// Tells a store how it is to keep records.
-    pub(crate) fn dress(&self, store: &mut Store) {
-        store.volatile = self.ram;
-        store.set_unordered(self.unordered);
-        if let Some(values) = &self.values {
-            store.set_apart(values, self.fragment, self.apart && !self.ram);
-        }
-    }
-}
 
 /// What the copy is doing.
 pub(crate) enum Role {
@@ -329,6 +196,7 @@ impl Copy {
             Input::GivenUp(nodes) => self.given_up = nodes,
             Input::Bury(node, force) => self.bury(now, node, force, fx),
             Input::Full(full) => self.full = full,
+            Input::Turn => self.turn(fx),
             Input::Barred(barred) => {
                 self.barred = barred;
                 self.tick(now, fx);
@@ -341,6 +209,7 @@ impl Copy {
             }
         }
         self.drain(now, fx);
+        self.tend_turn(fx);
         self.mind_values(fx);
     }
 
@@ -375,12 +244,20 @@ impl Copy {
             Role::Following(f) => !f.joined || f.loan.is_asked() || self.progress() != Progress::Alone,
             _ => true,
         };
+        let busy = busy || self.store.is_turning();
         let wait = if busy || !self.gate.idle() { self.config.timing.tick } else { Span::ms(1000) };
         Some(self.ticked + wait)
     }
 
     /// The table's definition has changed: from here on it goes by these.
-    pub fn set_options(&mut self, sync: bool, unordered: bool, min_in_sync: MinInSync, policy: &MergePolicy) {
+    pub fn set_options(
+        &mut self,
+        storage: Storage,
+        (sync, unordered): (bool, bool),
+        min_in_sync: MinInSync,
+        policy: &MergePolicy,
+    ) {
+        self.config.storage = storage;
         (self.config.sync, self.config.unordered, self.config.min_in_sync) = (sync, unordered, min_in_sync);
         self.config.policy.clone_from(policy);
         self.store.set_unordered(unordered);
@@ -769,6 +646,10 @@ impl Copy {
         let top = puts.iter().map(|(_, r)| r.hlc).filter(|hlc| *hlc <= bound).max().unwrap_or_default();
         self.hlc = self.hlc.max(top);
         let mut batch = self.store.apply(heads, puts);
+        let sync = sync && !self.store.is_volatile();
+        if mutant!(self, TurnUnmirrored) && self.store.is_volatile() {
+            batch = WriteBatch::default();
+        }
         if self.hlc > self.meta.ceiling {
             self.meta.ceiling = Hlc::from_wall(base::WallMs(self.hlc.wall().0 + 1000));
             batch.meta = Some(self.meta);

@@ -48,6 +48,8 @@ pub enum Input {
     HandOver(NodeId),
     /// These nodes were given up by an operator, whatever becomes of what only they have: nobody waits for their promises.
     GivenUp(std::collections::BTreeSet<base::NodeId>),
+    /// Begin to keep records as the table's definition says, if that is not so yet and the copy is in step.
+    Turn,
     /// Leader: this node does not come back; `true`: it is struck off even where a majority is asked for and not there.
     Bury(NodeId, bool),
     /// The disc is nearly full, or no longer.

@@ -148,6 +148,11 @@ impl Apart {
         }
     }
 
+    /// Nothing that is in RAM is let go of any more.
+    pub(crate) fn keep(&mut self) {
+        self.here.clear();
+    }
+
     /// The place of the next batch, if its values are to be let go of.
     pub(crate) fn place(&mut self) -> Option<Place> {
         if !self.more {
@@ -201,7 +206,7 @@ mod tests {
     use super::*;
     use crate::lease::tests::feed;
     use crate::open::tests::{at, config};
-    use crate::{Copy, Effects, Input, Meta, Notice, Range, Reply, SessionId, Store, Write};
+    use crate::{Copy, Effects, Input, Meta, Notice, Range, Reply, SessionId, Storage, Store, Write};
     use base::NodeId;
     use std::collections::BTreeMap;
     use std::sync::{Mutex, PoisonError};
@@ -235,7 +240,8 @@ mod tests {
     fn leading() -> (Copy, Arc<Shelf>, u64) {
         let shelf = Arc::new(Shelf::default());
         let values: Arc<dyn Values> = shelf.clone();
-        let config = crate::Config { apart: true, values: Some(values), founders: vec![NodeId(1)], ..config() };
+        let config =
+            crate::Config { storage: Storage::DiscOnly, values: Some(values), founders: vec![NodeId(1)], ..config() };
         let mut copy = Copy::new(at(0), config, Meta::default(), Store::default());
         feed(&mut copy, 5000, Input::Tick);
         feed(&mut copy, 5100, Input::Tick);

@@ -294,7 +294,7 @@ impl Leading {
 impl Copy {
     /// Appends an entry to the branch: applied, handed to the disc, and sent with the next flush.
     pub(crate) fn append(&mut self, now: Now, puts: Vec<(Bytes, Record)>, sync: bool, fx: &mut Effects) -> u64 {
-        let sync = sync && !self.config.ram;
+        let sync = sync && self.config.storage != crate::Storage::Ram;
         let Role::Leading(l) = &mut self.role else { return 0 };
         l.last += 1;
         let version = Version { branch: l.branch, seq: l.last };

@@ -8,6 +8,7 @@
 
 mod batch;
 mod changes;
+mod config;
 mod copy;
 mod dropped;
 mod follow;
@@ -33,11 +34,13 @@ mod state;
 mod store;
 mod sync;
 mod table;
+mod turn;
 mod write;
 
 pub use batch::{Answer, Batch, Bump, Check, Outcome, Range, Read, Refusal, Request, Rows, SessionId, Write};
 pub use changes::{Changes, Since};
-pub use copy::{Config, Copy, Inspect, RoleName, Timing};
+pub use config::{Config, Storage, Timing};
+pub use copy::{Copy, Inspect, RoleName};
 pub use forget::Floor;
 pub use gate::{Effects, Input, Notice, Persist, Reply, Ticket};
 pub use heal::Progress;

@@ -77,6 +77,14 @@ pub enum Mutant {
     BuriedFolded,
     /// A stand-in is followed by copies, and opens before them (liveness).
     StandInPromoted,
+    /// What is written while a copy comes to the disc is not written there (H3).
+    TurnUnmirrored,
+    /// Records come and go on the disc while the heads there stand (H3).
+    TurnUnmarked,
+    /// Values leave the RAM though they are to stay in it (invariant 1: they cannot be found).
+    GatheredLeave,
+    /// A copy changes how it keeps records while it is not in step.
+    TurnUnsteady,
     /// Invariant 7: every concurrent-looking pair is called a conflict, known or not.
     FalseConflicts,
 }

@@ -73,6 +73,8 @@ pub struct WriteBatch {
     pub removes: Vec<Bytes>,
     /// Users' values are to be kept apart from their records, and to be read back from when this is told so.
     pub apart: Option<Place>,
+    /// Values that lay apart under these keys are not needed there any more.
+    pub gathered: bool,
     /// What becomes of `puts`.
     pub stage: Stage,
 }
@@ -90,6 +92,11 @@ pub enum Stage {
     },
     /// What was kept becomes true with it, beneath its own records.
     Switch,
+    /// From here on nothing of the copy counts but its meta, and its heads go: a crash takes its records. They are put and removed by batches
+    /// as ever.
+    Open,
+    /// What is there counts again, with the heads that come with it.
+    Close,
 }
 
 impl WriteBatch {
@@ -101,8 +108,8 @@ impl WriteBatch {
 
     /// Nothing to do?
     pub fn is_empty(&self) -> bool {
-        let forgets = self.stage == Stage::Keep { first: true };
+        let marks = matches!(self.stage, Stage::Keep { first: true } | Stage::Open | Stage::Close);
         let state = self.meta.is_none() && self.heads.is_empty() && self.folds.is_empty();
-        !forgets && !self.wipe && state && self.puts.is_empty() && self.removes.is_empty()
+        !marks && !self.wipe && state && self.puts.is_empty() && self.removes.is_empty()
     }
 }

@@ -1,15 +1,16 @@
 use crate::batch::SessionId;
+use crate::config::Storage;
 use crate::forget::Floor;
-use crate::kept::{Apart, Kept, Values, is_apart};
+use crate::kept::{Apart, Kept, is_apart};
 use crate::key::{self, Space};
 use crate::record::{Meta, Record, Stage, WriteBatch};
 use crate::table::Table;
-use base::{BranchId, FragmentId, Heads, Hlc, NodeId, Version, WallMs};
+use crate::turn::Turn;
+use base::{BranchId, Heads, Hlc, NodeId, Version, WallMs};
 use bytes::Bytes;
 use std::collections::btree_set::Range;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::sync::Arc;
 
 /// The records of one copy, in RAM but for the values that are kept apart, and the index version -> keys from which deltas are cut.
 ///
@@ -30,18 +31,21 @@ pub struct Store {
     heads: Heads,
     /// How often it has changed.
     edition: u64,
-    /// Users' values are let go of when they are on disc.
-    apart: Option<Apart>,
+    /// Where values are read that are on disc only.
+    pub(crate) apart: Option<Apart>,
+    /// How records are kept; not known of those that were found on disc.
+    pub(crate) form: Option<Storage>,
+    /// Some are kept in another way still.
+    pub(crate) mixed: bool,
+    pub(crate) turn: Option<Turn>,
     /// The mark of the last batch that a copy before handed to the disc.
     pub(crate) handed: u64,
     /// And how often it had asked to join.
     pub(crate) sessions: u64,
-    /// Nothing of it goes to disc: what it is told to apply is not handed on.
-    pub(crate) volatile: bool,
 }
 
 /// Keys by the version of what they hold.
-type Index = BTreeSet<(Version, Bytes)>;
+pub(crate) type Index = BTreeSet<(Version, Bytes)>;
 
 /// A copy as found on disc.
 pub struct Stored {
@@ -81,11 +85,6 @@ impl Store {
         self.records.set_unordered(unordered);
     }
 
-    /// Where values that are on disc only are read; with `more`, those that come from here on are let go of, too.
-    pub(crate) fn set_apart(&mut self, values: &Arc<dyn Values>, fragment: FragmentId, more: bool) {
-        self.apart.get_or_insert_with(|| Apart::new(values.clone(), fragment)).more = more;
-    }
-
     /// Can every value be read that is on disc?
     pub(crate) fn is_settled(&self) -> bool {
         self.apart.as_ref().is_none_or(Apart::is_settled)
@@ -109,8 +108,9 @@ impl Store {
         let none = staged.is_empty();
         staged.into_iter().for_each(|(key, kept)| self.put(key, kept));
         let mut batch = self.apply(heads.iter().collect(), puts);
-        if self.volatile {
-            return batch;
+        if self.is_volatile() {
+            batch.removes.extend(drops);
+            return self.on_the_way(batch);
         }
         // The floor may be among the records, and higher: the last word on a node is the one that stays.
         folds.append(&mut batch.folds);
@@ -288,7 +288,8 @@ impl Store {
         }
         batch.heads = heads;
         batch.apart = self.apart.as_mut().and_then(Apart::place);
-        let mut sinks = false;
+        batch.gathered = self.mixed && !self.lets_go();
+        let (mut sinks, unseen) = (false, self.is_volatile() && !self.is_turning());
         for (key, record) in puts {
             match key::space_of(&key) {
                 Some(Space::Floor) => sinks = true,
@@ -296,7 +297,7 @@ impl Store {
                 Some(Space::Session) => self.forget_outcomes(&key, &record, &mut batch.removes),
                 _ => {}
             }
-            if !self.volatile {
+            if !unseen {
                 batch.puts.push((key.clone(), record.clone()));
             }
             if let Some(apart) =
@@ -309,14 +310,29 @@ impl Store {
         if sinks {
             self.sink(&mut batch);
         }
-        if self.volatile {
-            batch = WriteBatch::default();
+        if self.is_volatile() {
+            batch = self.on_the_way(batch);
         }
         if !batch.removes.is_empty() {
             // A batch never both puts and removes a key: the disc may do the two in either order.
             batch.puts.retain(|(key, _)| self.records.get(key).is_some());
         }
         batch
+    }
+
+    /// Keys by the version of what they hold.
+    pub(crate) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// Is there a record of which this is true?
+    pub(crate) fn is_any(&self, of: impl Fn(&Bytes, &Kept) -> bool) -> bool {
+        self.records.is_any(of)
+    }
+
+    /// Keeps the same record in another way.
+    pub(crate) fn replace(&mut self, key: Bytes, kept: Kept) {
+        self.records.insert(key, kept);
     }
 
     fn put(&mut self, key: Bytes, record: Kept) {
@@ -406,7 +422,7 @@ fn ledger_size(key: &[u8], kept: &Kept) -> (u64, u64) {
 }
 
 /// The entries of an index that `upto` covers and `have` does not, in order. Branches that are known already are leapt over.
-struct Beyond<'a> {
+pub(crate) struct Beyond<'a> {
     index: &'a Index,
     have: &'a Heads,
     upto: &'a Heads,
@@ -416,7 +432,7 @@ struct Beyond<'a> {
 }
 
 impl<'a> Beyond<'a> {
-    fn new(index: &'a Index, have: &'a Heads, upto: &'a Heads, after: Cursor) -> Beyond<'a> {
+    pub(crate) fn new(index: &'a Index, have: &'a Heads, upto: &'a Heads, after: Cursor) -> Beyond<'a> {
         let range = index.range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded));
         Beyond { index, have, upto, range, branch: None }
     }

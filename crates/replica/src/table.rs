@@ -74,6 +74,11 @@ impl Table {
         self.entry(key).map(|(_, kept)| kept)
     }
 
+    /// Is there one of which this is true?
+    pub(crate) fn is_any(&self, of: impl Fn(&Bytes, &Kept) -> bool) -> bool {
+        self.shards.iter().flatten().any(|(key, kept)| of(key, kept))
+    }
+
     /// The record with the key as it is stored, which costs less to clone than to make.
     pub(crate) fn entry(&self, key: &[u8]) -> Option<(&Bytes, &Kept)> {
         let (hash, shard) = self.place(key);

@@ -172,7 +172,7 @@ impl World {
         let machine = &mut self.machines[m];
         machine.life += 1;
         let images = machine.discs.iter_mut().map(|(fragment, disc)| (*fragment, disc.crash(usize::MAX)));
-        let stored = images.map(|(f, image)| (f, Stored { meta: image.meta, store: image.store(false) })).collect();
+        let stored = images.map(|(f, image)| (f, Stored { meta: image.meta, store: image.store() })).collect();
         let (life, seed) = (machine.life, self.rng.random());
         let config = Config {
             me: NodeId(m as u64 + 1),

@@ -65,4 +65,8 @@ mutants! {
     staged_beyond StagedBeyond 3000
     missing_forgotten MissingForgotten 3000
     values_leave_early ValuesLeaveEarly 100
+    turn_unmirrored TurnUnmirrored 300
+    turn_unmarked TurnUnmarked 3000
+    gathered_leave GatheredLeave 3000
+    turn_unsteady TurnUnsteady 3000
 }

@@ -26,11 +26,22 @@ pub(crate) const FOLD: u8 = b'f';
 pub(crate) const WHOLE: u8 = 0;
 /// all but its value, which is under the same key in `values`,
 const APART: u8 = 1;
-/// or, in the staging space, all of it, though it is to lie apart.
+/// or, in the staging space, all of it, though it is to lie apart,
 pub(crate) const TO_PART: u8 = 2;
+/// or is not to any more.
+pub(crate) const TO_WHOLE: u8 = 3;
 
 /// What lies in the row of a record whose value lies apart: the version, the stamp, when it expires, the value's bytes.
 type Head = (Version, Hlc, Option<WallMs>, u32);
+
+/// How a batch's records lie in the staging space.
+pub(crate) fn staged_tag(batch: &WriteBatch) -> u8 {
+    match (batch.stage, batch.apart.is_some()) {
+        (Stage::Keep { .. }, _) | (_, true) => TO_PART,
+        _ if batch.gathered => TO_WHOLE,
+        _ => WHOLE,
+    }
+}
 
 /// Everything that was on disc.
 pub type Loaded = BTreeMap<FragmentId, Stored>;
@@ -186,7 +197,7 @@ impl Disc {
     ) -> Result<(), StorageError> {
         for (key, record) in &batch.puts {
             if let Stage::Keep { .. } = batch.stage {
-                out.insert(&self.staging, with(fragment, &[key]), self.row(TO_PART, record)?);
+                out.insert(&self.staging, with(fragment, &[key]), self.row(staged_tag(batch), record)?);
             } else {
                 self.put(out, fragment, batch, key, record)?;
             }
@@ -207,6 +218,9 @@ impl Disc {
         let stored = with(fragment, &[key]);
         if batch.apart.is_some() {
             return self.fill_parted(out, stored, key, record);
+        }
+        if batch.gathered && is_apart(key) {
+            out.remove(&self.values, stored.clone());
         }
         out.insert(&self.records, stored, self.row(WHOLE, record)?);
         Ok(())

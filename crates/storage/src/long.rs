@@ -2,7 +2,7 @@
 //! of other fragments are written. A crash between any two steps leaves all of such a batch, or nothing.
 
 use crate::StorageError;
-use crate::disc::{Disc, FOLD, HEAD, TO_PART, WHOLE, prefix, split, with};
+use crate::disc::{Disc, FOLD, HEAD, TO_PART, TO_WHOLE, WHOLE, prefix, split, staged_tag, with};
 use base::FragmentId;
 use bytes::Bytes;
 use fjall::Keyspace;
@@ -83,7 +83,8 @@ impl Long {
 
     /// Does this batch take long?
     pub(crate) fn takes(batch: &WriteBatch) -> bool {
-        batch.wipe || is_large(batch) || matches!(batch.stage, Stage::Switch | Stage::Keep { first: true })
+        let alone = matches!(batch.stage, Stage::Switch | Stage::Keep { first: true } | Stage::Open | Stage::Close);
+        batch.wipe || is_large(batch) || alone
     }
 }
 
@@ -107,6 +108,11 @@ impl Disc {
     /// What is to be done for a batch, all before it being written.
     fn steps(&self, fragment: FragmentId, batch: &WriteBatch) -> Result<VecDeque<Step>, StorageError> {
         let mut steps = VecDeque::new();
+        match batch.stage {
+            Stage::Open => return Ok([Step::Begin].into()),
+            Stage::Close => return Ok([Step::Become].into()),
+            Stage::None | Stage::Keep { .. } | Stage::Switch => {}
+        }
         if batch.wipe {
             steps.push_back(Step::Begin);
             steps.extend(wipe());
@@ -127,9 +133,9 @@ impl Disc {
         Ok(steps)
     }
 
-    /// Neither heads nor records?
+    /// Neither heads nor records, nor a mark that it is to stay so if the node crashes?
     fn is_empty(&self, fragment: FragmentId) -> Result<bool, StorageError> {
-        let heads = [HEAD, FOLD].map(|tag| self.state.prefix(with(fragment, &[&[tag]])));
+        let heads = [HEAD, FOLD, WIPE].map(|tag| self.state.prefix(with(fragment, &[&[tag]])));
         let records = self.records.prefix(prefix(fragment));
         match heads.into_iter().flatten().chain(records).next().map(|row| row.key()) {
             Some(Err(e)) => Err(self.failed(e)),
@@ -215,7 +221,7 @@ impl Disc {
     ) -> Result<Option<Step>, StorageError> {
         let (mut out, mut size, mut next) = (self.db.batch(), 0, from);
         let staged = matches!(rows, Rows::Staging);
-        let tag = if batch.apart.is_some() { TO_PART } else { WHOLE };
+        let tag = staged_tag(batch);
         for (key, record) in batch.puts.iter().skip(from) {
             if staged {
                 out.insert(&self.staging, with(fragment, &[key]), self.row(tag, record)?);
@@ -261,6 +267,10 @@ impl Disc {
                     let record: Record = from_bytes(rest).map_err(|e| self.damaged(e))?;
                     let (_, own) = split(&key).ok_or_else(|| self.damaged("a staged key"))?;
                     self.fill_parted(&mut out, key.to_vec(), own, &record)?;
+                }
+                Some((&TO_WHOLE, rest)) => {
+                    out.remove(&self.values, key.clone());
+                    out.insert(&self.records, key, [&[WHOLE], rest].concat());
                 }
                 Some(_) => out.insert(&self.records, key, value),
             }
@@ -420,6 +430,55 @@ mod tests {
                 };
                 assert_eq!(states, expected, "case {number}, apart {apart}");
             }
+        }
+    }
+
+    /// A copy that goes to the disc while it is in use, and one that leaves it: whatever is put and removed on the way counts when all is
+    /// there, and not before, large batches too.
+    #[test]
+    fn nothing_counts_between_an_opening_and_its_close() {
+        let fragment = FragmentId { table: TableId(7), index: 0 };
+        let between = |puts, bytes| WriteBatch { heads: vec![], meta: None, ..batch(false, 2, puts, bytes) };
+        let mark = |stage| WriteBatch { stage, ..WriteBatch::default() };
+        let jobs = || {
+            let gone = WriteBatch { removes: (0..500).map(key).collect(), ..WriteBatch::default() };
+            let heads = vec![version(2)];
+            [
+                batch(false, 1, 0..20, 1000),
+                mark(Stage::Open),
+                between(0..400, 20_000),
+                WriteBatch { removes: vec![key(7)], ..between(400..410, 10) },
+                WriteBatch { heads, ..mark(Stage::Close) },
+                mark(Stage::Open),
+                gone,
+                mark(Stage::Close),
+            ]
+        };
+        let expected = [0, 20, 0, 0, 0, 409, 0, 0, 0];
+        for (count, rows) in expected.into_iter().enumerate() {
+            let dir = tempfile::tempdir().expect("dir");
+            let (disc, _) = Disc::open(dir.path(), 1).expect("opens");
+            let first = jobs().into_iter().take(count).map(|b| (fragment, persist(b)));
+            disc.write_all(first.collect(), true).expect("written");
+            drop(disc);
+            let (n, heads, there) = shown(dir.path(), fragment, false);
+            assert_eq!((n, heads, there.len()), (count.min(1) as u64, usize::from(rows > 0), rows), "after {count}");
+        }
+    }
+
+    /// Values that come back to their records are not kept twice, whichever way they are written.
+    #[test]
+    fn values_that_are_gathered_leave_their_own_place() {
+        let fragment = FragmentId { table: TableId(7), index: 0 };
+        for bytes in [100, 20_000] {
+            let dir = tempfile::tempdir().expect("dir");
+            let (disc, _) = Disc::open(dir.path(), 1).expect("opens");
+            let back = WriteBatch { gathered: true, ..batch(false, 2, 0..400, bytes) };
+            let jobs = [batch(true, 1, 0..400, bytes), back].map(|b| (fragment, persist(b)));
+            disc.write_all(jobs.into(), true).expect("written");
+            drop(disc);
+            let (_, _, there) = shown(dir.path(), fragment, false);
+            assert!(there.len() == 400 && there.values().all(|(version, _)| version.seq == 2));
         }
     }
 }

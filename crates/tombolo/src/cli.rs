@@ -484,6 +484,9 @@ pub(crate) enum TableCommand {
         /// On how many nodes each record lies, 1 to 64.
         #[arg(long)]
         copies: Option<u16>,
+        /// Where records are kept, as for `table create`: copies come to it one after the other, while they are used.
+        #[arg(long)]
+        storage: Option<String>,
         /// When acknowledged writes are on disc: `interval` or `sync`.
         #[arg(long)]
         durability: Option<String>,

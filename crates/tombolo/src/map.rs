@@ -38,8 +38,12 @@ pub(crate) async fn fragments(data: &Path, json: bool) -> Result<u8> {
     for n in &map.nodes {
         let zone = n.zone.as_deref().unwrap_or("-");
         let away = if n.here { "" } else { "  (away)" };
+        let changing = match n.changing {
+            0 => String::new(),
+            count => format!("  ({count} copies on their way to their tables' storage)"),
+        };
         println!(
-            "{:<20} {:>6} {:>7} {:>7} {:>11}  {zone}{away}",
+            "{:<20} {:>6} {:>7} {:>7} {:>11}  {zone}{away}{changing}",
             n.name,
             n.weight,
             n.copies,
@@ -89,11 +93,19 @@ fn sums(moves: &[MapMove]) -> (usize, u64, usize, usize) {
     (count("copy to"), moves.iter().map(|m| m.bytes).sum(), count("lead from"), count("remove from"))
 }
 
+fn changing(map: &Map) -> u64 {
+    map.nodes.iter().map(|n| n.changing).sum()
+}
+
 fn sums_text(map: &Map) -> String {
     let (copies, bytes, leads, removed) = sums(&map.moves);
     let behind: usize = map.tables.iter().flat_map(|t| &t.fragments).map(|f| f.behind.len()).sum();
+    let changing = match changing(map) {
+        0 => String::new(),
+        count => format!(", {count} on their way to another storage"),
+    };
     format!(
-        "{copies} copies to make ({}), {behind} on their way, {leads} leaders to change, {removed} copies to remove",
+        "{copies} copies to make ({}), {behind} on their way, {leads} leaders to change, {removed} copies to remove{changing}",
         bytes_text(bytes)
     )
 }
@@ -174,7 +186,7 @@ async fn watch(data: &Path) -> Result<u8> {
         };
         let (.., bytes, _, _) = sums(&map.moves);
         let behind = map.tables.iter().flat_map(|t| &t.fragments).any(|f| !f.behind.is_empty());
-        if map.moves.is_empty() && !behind {
+        if map.moves.is_empty() && !behind && changing(&map) == 0 {
             let unled = map.tables.iter().flat_map(|t| &t.fragments).filter(|f| f.leader.is_none()).count();
             if unled > 0 {
                 println!("nothing else to do, but {unled} fragments have no leader here: see `tombolo status`");

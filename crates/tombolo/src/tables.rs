@@ -38,7 +38,7 @@ pub(crate) async fn command(data: &Path, command: TableCommand) -> Result<u8> {
             }
             other => done(other, None),
         },
-        TableCommand::Alter { name, copies, durability, min_in_sync, on_conflict, beside } => {
+        TableCommand::Alter { name, copies, storage, durability, min_in_sync, on_conflict, beside } => {
             let rule = match on_conflict {
                 Some(rule) => Some(named_rule(data, &rule).await?),
                 None => None,
@@ -51,10 +51,11 @@ pub(crate) async fn command(data: &Path, command: TableCommand) -> Result<u8> {
                 Some("") => Some(None),
                 Some(other) => Some(Some(named_table(data, other).await?.id)),
             };
-            let change = Alteration { copies, durability, min_in_sync, policy, beside };
+            let storage = storage.as_deref().map(kept).transpose()?;
+            let change = Alteration { copies, durability, min_in_sync, policy, beside, storage };
             if change == Alteration::default() {
                 return Err(Usage(
-                    "nothing to change: give --copies, --durability, --min-in-sync, --on-conflict or --beside".into(),
+                    "nothing to change: give --copies, --storage, --durability, --min-in-sync, --on-conflict or --beside".into(),
                 )
                 .into());
             }
@@ -114,16 +115,18 @@ fn enough(text: &str) -> Result<MinInSync, Usage> {
     }
 }
 
+fn kept(text: &str) -> Result<Storage, Usage> {
+    match text {
+        "disc" => Ok(Storage::Disc),
+        "ram" => Ok(Storage::Ram),
+        "disc_only" | "disc-only" => Ok(Storage::DiscOnly),
+        other => Err(Usage(format!("--storage {other} is not supported; supported are disc, disc_only and ram"))),
+    }
+}
+
 /// What the flags say, as the node takes it.
 pub(crate) fn options(shape: &Shape) -> Result<TableOptions, Usage> {
-    let storage = match shape.storage.as_str() {
-        "disc" => Storage::Disc,
-        "ram" => Storage::Ram,
-        "disc_only" | "disc-only" => Storage::DiscOnly,
-        other => {
-            return Err(Usage(format!("--storage {other} is not supported; supported are disc, disc_only and ram")));
-        }
-    };
+    let storage = kept(&shape.storage)?;
     let default = merge_rule(&shape.on_conflict)?;
     let (durability, min_in_sync) = (durable(&shape.durability)?, enough(&shape.min_in_sync)?);
     Ok(TableOptions {
@@ -162,6 +165,11 @@ fn print_info(info: &TableInfo) {
     let here = info.fragments.iter().filter_map(|f| Some((f.records?, f.bytes?)));
     let (count, records, bytes) = here.fold((0, 0, 0), |sum, (r, b)| (sum.0 + 1, sum.1 + r, sum.2 + b));
     println!("on this node: {count} fragments, {records} records, {bytes} bytes of keys and values");
+    let other: Vec<&String> =
+        info.fragments.iter().filter_map(|f| f.storage.as_ref()).filter(|s| **s != t.storage).collect();
+    if let Some(first) = other.first() {
+        println!("on its way to storage {}: {} of them are kept as {first} still", t.storage, other.len());
+    }
     println!(
         "{:>8}  {:20} {:>7}  {:10} {:>10} {:>12}  COPIES",
         "FRAGMENT", "LEADER", "IN SYNC", "HERE", "RECORDS", "BYTES"

@@ -211,3 +211,89 @@ fn founders_that_gave_their_copies_away_do_not_keep_an_island_from_serving() {
         }
     }
 }
+
+/// Waits until every copy of a table is kept in this way.
+fn kept(nodes: &[Node], table: &str, storage: &str) {
+    let ended = || {
+        let here = |node: &Node| {
+            let out = node.tell(&["table", "info", table, "--json"]);
+            let info: serde_json::Value = serde_json::from_str(&out).unwrap();
+            info["table"]["storage"] == storage
+                && info["fragments"].as_array().unwrap().iter().all(|f| f["storage"] == storage)
+        };
+        nodes.iter().all(here) && map(&nodes[0])["nodes"].as_array().unwrap().iter().all(|n| n["changing"] == 0)
+    };
+    wait_or(|| nodes[0].tell(&["fragments"]) + &nodes[0].tell(&["table", "info", table]), 60, ended);
+}
+
+#[test]
+fn nothing_fails_while_a_table_changes_where_its_records_are() {
+    need_namespaces!();
+    let (scratch, net) = (Scratch::new(), Net::new(3));
+    let nodes = cluster(&scratch, &net, 3);
+    let load = ["bench", "kv", "--name", "t", "--op", "mixed", "--clients", "8", "--seconds", "12", "--keys", "20000"];
+    let load = [&load[..], &["--fragments", "6", "--value-size", "1000", "--warm", "0", "--keep", "--json"]].concat();
+    std::thread::scope(|scope| {
+        let report = scope.spawn(|| nodes[1].tell(&load));
+        wait_or(|| nodes[0].status(), 20, || nodes[0].tell(&["table", "list"]).contains("t\t"));
+        for storage in ["ram", "disc_only", "disc", "disc_only", "ram", "disc"] {
+            nodes[2].tell(&["table", "alter", "t", "--storage", storage]);
+            kept(&nodes, "t", storage);
+        }
+        let report: serde_json::Value = serde_json::from_str(&report.join().unwrap()).unwrap();
+        assert_eq!(report["failed"], 0, "{report}");
+    });
+}
+
+#[test]
+fn a_table_comes_to_the_disc_and_leaves_it() {
+    need_namespaces!();
+    let (scratch, net) = (Scratch::new(), Net::new(3));
+    let mut nodes = cluster(&scratch, &net, 3);
+    nodes[0].tell(&["table", "create", "t", "--fragments", "6", "--storage", "ram"]);
+    nodes[0].in_sync(3, 30);
+    let put = |node: &Node, value: &str| {
+        for i in 0..40 {
+            node.tell(&["put", "t", &format!("k{i}"), value]);
+        }
+    };
+    let holds = |nodes: &[Node], value: &str| {
+        for i in 0..40 {
+            assert_eq!(nodes[i % 3].tell(&["get", "t", &format!("k{i}")]), value, "k{i}");
+        }
+    };
+    let crash = |nodes: &mut Vec<Node>| {
+        nodes.iter_mut().for_each(Node::kill);
+        nodes.iter_mut().for_each(Node::start);
+        nodes.iter().for_each(|n| n.sees(3, 40));
+        nodes[0].in_sync(3, 40);
+    };
+    put(&nodes[0], "ram");
+    let mut last = "ram";
+    for storage in ["disc", "disc_only", "disc"] {
+        nodes[2].tell(&["table", "alter", "t", "--storage", storage]);
+        kept(&nodes, "t", storage);
+        // All at once: only the disc can have it.
+        crash(&mut nodes);
+        holds(&nodes, last);
+        put(&nodes[0], storage);
+        last = storage;
+        holds(&nodes, last);
+    }
+    for storage in ["disc_only", "ram"] {
+        nodes[2].tell(&["table", "alter", "t", "--storage", storage]);
+        kept(&nodes, "t", storage);
+    }
+    // One after the other: the rest have it.
+    for node in &mut nodes {
+        node.kill();
+        node.start();
+        node.sees(3, 40);
+        node.in_sync(3, 40);
+    }
+    holds(&nodes, "disc");
+    // Nothing of it was left on disc.
+    crash(&mut nodes);
+    assert_eq!(nodes[0].ask(&["get", "t", "k1"]).status.code(), Some(1));
+    says(&nodes[0].ask(&["table", "alter", "t", "--storage", "tape"]), 2, &["tape", "disc_only"]);
+}

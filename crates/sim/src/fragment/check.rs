@@ -17,6 +17,9 @@ struct Wrote {
     knew: BTreeSet<usize>,
     value: Option<Bytes>,
     acked: Option<Acked>,
+    /// When, in microseconds, and whether it was acknowledged by copies that keep what they acknowledge.
+    made: u64,
+    firm: bool,
 }
 
 #[derive(Clone)]
@@ -49,6 +52,7 @@ pub(crate) struct Checker {
     pub buried: BTreeSet<NodeId>,
     /// Every write is on disc before it is acknowledged.
     flushed: bool,
+    now: u64,
     /// Each write takes more than half of the copies: no two sides may both acknowledge.
     majority: bool,
     /// What the stepping node's copy knew of each key before the step.
@@ -74,6 +78,7 @@ impl Checker {
             wiped: BTreeMap::new(),
             buried: BTreeSet::new(),
             flushed,
+            now: 0,
             majority: majority && flushed,
             knew_before: BTreeMap::new(),
         }
@@ -87,6 +92,12 @@ impl Checker {
     /// Somebody will insist that a side goes on without a majority.
     pub(crate) fn insisted(&mut self, insisted: bool) {
         self.majority &= !insisted;
+    }
+
+    /// Copies may come to keep nothing on disc.
+    pub(crate) fn lossy(&mut self, lossy: bool) {
+        self.flushed &= !lossy;
+        self.majority &= !lossy;
     }
 
     pub(crate) fn opened(&mut self, branch: BranchId, now: u64) {
@@ -238,7 +249,15 @@ impl Checker {
             if let Some(number) = request_of(r).filter(|_| r.version.seq != 1) {
                 self.by_request.entry(number).or_default().push(wid);
             }
-            self.writes.push(Wrote { key: k.clone(), version: r.version, knew, value: r.value.clone(), acked: None });
+            self.writes.push(Wrote {
+                key: k.clone(),
+                version: r.version,
+                knew,
+                value: r.value.clone(),
+                acked: None,
+                made: self.now,
+                firm: false,
+            });
         }
     }
 
@@ -294,6 +313,7 @@ impl Checker {
         branch: BranchId,
         set: BTreeSet<NodeId>,
         now: u64,
+        firm: Option<u64>,
     ) -> Option<String> {
         let mut clash = None;
         for other in self.writes.iter().filter_map(|w| Some((w.version, w.acked.as_ref()?))) {
@@ -315,7 +335,9 @@ impl Checker {
                 break;
             }
             let acked = Acked { at: now, branch, set: set.clone(), told: true };
-            self.writes[*wid].acked.get_or_insert(acked).told = true;
+            let write = &mut self.writes[*wid];
+            write.acked.get_or_insert(acked).told = true;
+            write.firm |= firm.is_some_and(|since| since < write.made);
         }
         clash
     }
@@ -411,7 +433,7 @@ impl Checker {
     /// Lost by the stated limits: every copy that was in sync when it was acknowledged lost it unflushed in a crash, or was
     /// buried.
     fn excused(&self, w: &Wrote) -> bool {
-        let lost = self.lost.get(&w.version).filter(|_| !self.flushed);
+        let lost = self.lost.get(&w.version).filter(|_| !self.flushed && !w.firm);
         let without = |node: &NodeId| self.buried.contains(node) || lost.is_some_and(|lost| lost.contains(node));
         let taken = lost.is_some() || !self.buried.is_empty();
         taken && w.acked.as_ref().is_some_and(|a| a.set.iter().all(without))
@@ -429,6 +451,7 @@ impl Checker {
 
     /// Notes which nodes are apart now: cut, down, or out of each other's view.
     pub(crate) fn separate(&mut self, now: u64, nodes: &[Node], wired: &[Vec<bool>]) {
+        self.now = now;
         for a in 0..nodes.len() {
             for b in 0..a {
                 let down = nodes[a].copy.is_none() || nodes[b].copy.is_none();

@@ -1,3 +1,4 @@
+use super::turns::Turns;
 use super::world::{Event, World, id, index};
 use base::{BranchId, NodeId, Version};
 use bytes::Bytes;
@@ -79,7 +80,7 @@ impl World {
             Op::BumpAdd => (vec![], vec![Write::Bump { key: key(k), by: Bump::Add, fields: vec![1, number] }]),
             Op::Read => (vec![], vec![]),
         };
-        let sync = self.rng.random_bool(0.2) && !self.ram;
+        let sync = self.rng.random_bool(0.2) && !self.lossy;
         let request = Request {
             session: SessionId { node: id(home), incarnation: 1 },
             number,
@@ -209,7 +210,8 @@ impl World {
                 self.report.done += 1;
                 let set = self.nodes[node].copy.as_ref().map(|c| c.inspect().in_force).unwrap_or_default();
                 let short = self.too_few(node, &set, *version);
-                let found = self.check.acknowledged(*version, branch, set, self.now);
+                let firm = self.firm_since(&set);
+                let found = self.check.acknowledged(*version, branch, set, self.now, firm);
                 if let Some(what) = short.or(found) {
                     self.fail(what);
                 }
@@ -217,6 +219,12 @@ impl World {
         }
         self.trace(|| format!("request {which} {outcome:?}"));
         self.pending[which].outcome = Some(outcome);
+    }
+
+    /// Since when all of these have kept what they acknowledge on disc, where that is to stay so.
+    fn firm_since(&self, set: &BTreeSet<NodeId>) -> Option<u64> {
+        let all: Option<Vec<u64>> = set.iter().map(|n| self.nodes[index(*n)].firm).collect();
+        all?.into_iter().max().filter(|_| self.sync && self.turns == Turns::ToDisc)
     }
 
     /// An acknowledgement by fewer copies than the table asks for.
@@ -231,7 +239,7 @@ impl World {
             let heads = self.nodes[index(**n)].copy.as_ref().map(|c| c.store().heads());
             heads.is_none_or(|heads| heads.covers(version))
         };
-        let kept = self.sync && !self.ram;
+        let kept = self.sync && !self.lossy;
         let held = set.iter().filter(|n| !kept || holds(n)).count();
         (!set.is_empty() && held < need)
             .then(|| format!("invariant 1: acknowledged by {set:?}, and {need} were asked for"))

@@ -10,8 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) struct Image {
     pub meta: Meta,
     pub heads: Heads,
-    records: BTreeMap<Bytes, Record>,
-    staged: BTreeMap<Bytes, Record>,
+    /// Whether their values lie apart, too.
+    pub records: BTreeMap<Bytes, (Record, bool)>,
+    staged: BTreeMap<Bytes, (Record, bool)>,
+    /// None of its records counts.
+    open: bool,
 }
 
 impl Image {
@@ -24,9 +27,11 @@ impl Image {
                 if first {
                     self.staged.clear();
                 }
-                return self.staged.extend(batch.puts);
+                return self.staged.extend(batch.puts.into_iter().map(|(key, r)| (key, (r, true))));
             }
             Stage::Switch => self.records.append(&mut self.staged),
+            Stage::Open => (self.open, self.heads) = (true, Heads::default()),
+            Stage::Close => self.open = false,
             Stage::None => {}
         }
         if let Some(meta) = batch.meta {
@@ -39,13 +44,15 @@ impl Image {
         batch.removes.iter().for_each(|key| {
             self.records.remove(key);
         });
-        self.records.extend(batch.puts);
+        let parts = batch.apart.is_some();
+        let put = |(key, r): (Bytes, Record)| (key.clone(), (r, parts && is_apart(&key)));
+        self.records.extend(batch.puts.into_iter().map(put));
     }
 
-    /// What a copy loads; with `apart`, users' values stay where they are.
-    pub(crate) fn store(&self, apart: bool) -> Store {
-        let kept = |(key, r): (&Bytes, &Record)| match &r.value {
-            Some(_) if apart && is_apart(key) => (key.clone(), Kept::without_value(r)),
+    /// What a copy loads.
+    pub(crate) fn store(&self) -> Store {
+        let kept = |(key, (r, apart)): (&Bytes, &(Record, bool))| match &r.value {
+            Some(_) if *apart => (key.clone(), Kept::without_value(r)),
             _ => (key.clone(), r.clone().into()),
         };
         Store::load(0, self.heads.clone(), self.records.iter().map(kept))
@@ -80,6 +87,13 @@ impl Engine {
                 Some(value) => values.insert(key, (record.version, value)),
                 None => values.remove(&key),
             };
+        }
+    }
+
+    fn remove<'a>(&self, keys: impl IntoIterator<Item = &'a Bytes>) {
+        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in keys {
+            values.remove(key);
         }
     }
 }
@@ -131,9 +145,14 @@ impl Disc {
                     continue;
                 }
                 Stage::Switch => self.engine.take(std::mem::take(&mut self.staged)),
-                Stage::None => {}
+                Stage::None | Stage::Open | Stage::Close => {}
             }
-            self.engine.take(batch.puts);
+            self.engine.remove(&batch.removes);
+            if batch.apart.is_some() {
+                self.engine.take(batch.puts);
+            } else if batch.gathered {
+                self.engine.remove(batch.puts.iter().map(|(key, _)| key));
+            }
             if let Some(place) = batch.apart {
                 place.written();
             }
@@ -162,6 +181,18 @@ impl Disc {
         self.cached.len()
     }
 
+    /// Does what is on the platters count?
+    pub(crate) fn counts(&self) -> bool {
+        !self.image.open && !self.image.heads.is_empty()
+    }
+
+    /// What is on the platters when all is written.
+    pub(crate) fn at_rest(&self) -> Image {
+        let mut image = self.image.clone();
+        self.cached.iter().for_each(|persist| image.apply(persist.batch.clone()));
+        image
+    }
+
     /// A crash that keeps the first `kept` batches of those at risk.
     pub(crate) fn crash(&mut self, kept: usize) -> Image {
         self.cached.truncate(kept);
@@ -170,11 +201,15 @@ impl Disc {
         }
         self.flushing = None;
         self.image.staged.clear();
+        if std::mem::take(&mut self.image.open) {
+            self.image.records.clear();
+        }
         self.staged.clear();
         self.queued.clear();
         self.last = 0;
         self.engine = Arc::default();
-        self.engine.take(self.image.records.clone());
+        let apart = self.image.records.iter().filter(|(_, (_, apart))| *apart);
+        self.engine.take(apart.map(|(key, (record, _))| (key.clone(), record.clone())));
         self.image.clone()
     }
 }

@@ -1,6 +1,6 @@
 use super::world::{Event, World};
 use rand::RngExt;
-use replica::Store;
+use replica::Storage;
 
 impl World {
     pub(crate) fn fault(&mut self) {
@@ -39,7 +39,7 @@ impl World {
                     self.crash_keeping(a, all, after);
                 }
             }
-            11 if self.apart && self.rng.random_bool(0.3) => {
+            11 if self.storage == Storage::DiscOnly && self.rng.random_bool(0.3) => {
                 self.trace(|| format!("the disc of {a} cannot be read"));
                 self.nodes[a].disc.engine.fail();
             }
@@ -80,9 +80,9 @@ impl World {
         let at_risk = self.nodes[node].disc.at_risk();
         let image = self.nodes[node].disc.crash(kept);
         self.trace(|| format!("crash {node}, {kept} of {at_risk} unflushed batches kept"));
-        let heads = if self.ram { base::Heads::default() } else { image.heads };
-        self.check.crashed(node, copy.store().heads(), &heads, image.meta.n);
+        self.check.crashed(node, copy.store().heads(), &image.heads, image.meta.n);
         self.nodes[node].life += 1;
+        self.nodes[node].firm = None;
         self.tickets.retain(|(n, _), _| *n != node);
         self.at(after, Event::Restart(node));
         self.views();
@@ -93,7 +93,7 @@ impl World {
             return;
         }
         let image = self.nodes[node].disc.crash(usize::MAX);
-        let store = if self.ram { Store::default() } else { image.store(self.apart) };
+        let store = image.store();
         self.trace(|| format!("restart {node} with {:?}", store.heads()));
         self.boot(node, image.meta, store);
     }

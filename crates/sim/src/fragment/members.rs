@@ -35,7 +35,7 @@ impl World {
             members.clone().into_iter().filter(stays).count() * 2 > members.values().filter(|s| s.is_member()).count()
         };
         // Copies in RAM that all restart are begun anew by those that the table began with.
-        let founded = !self.ram || (0..self.founders).any(|node| !doomed.contains(&node));
+        let founded = !self.lossy || (0..self.founders).any(|node| !doomed.contains(&node));
         let enough =
             founded && !self.returned && (force || self.nodes.iter().filter_map(|n| n.copy.as_ref()).all(most));
         // Who insists is heard where nobody can lead, too.

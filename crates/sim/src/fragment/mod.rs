@@ -7,6 +7,7 @@ mod fault;
 mod follow;
 mod members;
 mod schedule;
+mod turns;
 mod world;
 
 pub use schedule::{Base, Deviation, explore, replay};

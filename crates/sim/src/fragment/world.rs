@@ -3,12 +3,13 @@ use super::client::{KEYS, Op, Pending, key};
 use super::disc::Disc;
 use super::follow::Subscriber;
 use super::schedule::Schedule;
+use super::turns::Turns;
 use base::{FragmentId, Instant, NodeId, Now, Span, TableId, WallMs};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use replica::{
     Choice, Config, Copy, Effects, Functions, Input, MergePolicy, MergeRule, Meta, MinInSync, Msg, Mutant, Outcome,
-    Reply, RoleName, Space, Store, Timing,
+    Reply, RoleName, Space, Storage, Store, Timing,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -80,6 +81,9 @@ pub(crate) enum Event {
     /// These nodes never come back.
     Bury(BTreeSet<usize>),
     Return,
+    /// The table's definition changes: how records are to be kept; and a node hears of it.
+    Alter,
+    Altered(usize),
 }
 
 pub(crate) struct Node {
@@ -93,6 +97,10 @@ pub(crate) struct Node {
     pub drift: i64,
     pub view: BTreeSet<usize>,
     pub born: u64,
+    /// As far as it has heard.
+    pub storage: Storage,
+    /// Since when it has kept what it acknowledges on disc.
+    pub firm: Option<u64>,
     /// It ended by itself, and said goodbye.
     pub stopped: bool,
 }
@@ -113,15 +121,17 @@ pub(crate) struct World {
     pub load: bool,
     pub loss: u32,
     wild: bool,
-    pub ram: bool,
+    /// Copies keep nothing on disc, or may come to that: what all lose that acknowledged it may be lost.
+    pub lossy: bool,
     pub sync: bool,
     pub rule: MergeRule,
     pub min_in_sync: MinInSync,
     /// More copies than this are mirrors.
     in_sync_max: usize,
-    unordered: bool,
-    /// Values leave the RAM when they are on disc.
-    pub apart: bool,
+    pub unordered: bool,
+    /// How copies are to keep their records, and whether that changes.
+    pub storage: Storage,
+    pub turns: Turns,
     /// Requests come in bursts.
     pub bursts: bool,
     /// How many of the nodes begin with copies.
@@ -156,6 +166,8 @@ impl Node {
             drift: rng.random_range(-9..=9),
             view: BTreeSet::new(),
             born: 0,
+            storage: Storage::Disc,
+            firm: None,
             stopped: false,
         }
     }
@@ -191,6 +203,7 @@ impl World {
         // By chance of its own: histories without burials are what they were before there were any.
         let mut chance = StdRng::seed_from_u64(seed ^ 0x7472_696d);
         world.trims = chance.random_bool(0.3);
+        world.plan_turns(seed);
         let mut chance = StdRng::seed_from_u64(seed ^ 0x6275_7279);
         if n >= 3 && world.rule != MergeRule::Sum && chance.random_bool(0.15) {
             // Of a majority that was given up nothing is promised.
@@ -246,13 +259,14 @@ impl World {
             load: true,
             loss,
             wild,
-            ram,
+            lossy: ram,
             sync,
             rule,
             min_in_sync,
             in_sync_max,
             unordered,
-            apart,
+            storage: Storage::Disc,
+            turns: Turns::None,
             bursts,
             founders,
             stand_ins,
@@ -267,26 +281,24 @@ impl World {
             tickets: BTreeMap::new(),
         };
         world.trace(|| {
-            let kind = format!(
-                "wild {wild}, ram {ram}, sync {sync}, {}, apart {apart}, {min_in_sync:?}, at most {in_sync_max}",
-                world.rule
-            );
-            format!("{n} nodes, loss {loss} %, {kind}")
+            let kind = format!("wild {wild}, ram {ram}, sync {sync}, {}, apart {apart}", world.rule);
+            format!("{n} nodes, loss {loss} %, {kind}, {min_in_sync:?}, at most {in_sync_max}")
         });
-        for node in 0..n {
-            world.boot(node, Meta::default(), Store::default());
-        }
+        let parts = if apart { Storage::DiscOnly } else { Storage::Disc };
+        world.keep_as(if ram { Storage::Ram } else { parts });
+        (0..n).for_each(|node| world.boot(node, Meta::default(), Store::default()));
         world
     }
 
     /// Three nodes that all begin with copies, on a network that loses nothing, for a schedule.
     pub(crate) fn scheduled(schedule: Schedule, options: Options) -> World {
         let mut world = World::of(3, StdRng::seed_from_u64(1), options);
-        (world.loss, world.wild, world.ram, world.sync, world.rule) = (0, false, false, true, MergeRule::Latest);
+        (world.loss, world.wild, world.lossy, world.sync, world.rule) = (0, false, false, true, MergeRule::Latest);
         (world.founders, world.faults, world.load) = (3, false, false);
         world.stand_ins = false;
         (world.min_in_sync, world.in_sync_max) = (MinInSync::default(), usize::MAX);
-        (world.unordered, world.apart) = (false, false);
+        world.unordered = false;
+        world.keep_as(Storage::Disc);
         world.check = Checker::new(3, true, false);
         for node in 0..3 {
             world.nodes[node].life += 1;
@@ -326,11 +338,10 @@ impl World {
             me: id(node),
             incarnation: self.nodes[node].life + 1,
             founders: all,
-            ram: self.ram,
+            storage: self.nodes[node].storage,
             unordered: self.unordered,
-            apart: self.apart,
             values: Some(self.nodes[node].disc.engine.clone()),
-            sync: self.sync && !self.ram,
+            sync: self.sync && self.nodes[node].storage != Storage::Ram,
             eager: true,
             opens_after: Instant(0),
             stand_in,
@@ -463,6 +474,8 @@ impl World {
             Event::Bury(doomed) => self.bury(doomed),
             Event::Return => self.come_back(),
             Event::Scripted(step) => self.scripted(step),
+            Event::Alter if self.faults => self.alter(),
+            Event::Altered(node) => self.altered(node),
             _ => {}
         }
         self.check.separate(self.now, &self.nodes, &self.wired);
@@ -474,6 +487,7 @@ impl World {
         if due <= now.mono {
             self.step(node, Input::Tick);
         }
+        self.turn(node);
         let life = self.nodes[node].life;
         self.at(25_000, Event::Tick(node, life));
     }
@@ -538,6 +552,7 @@ impl World {
             self.fail(what);
         }
         self.perform(node, fx);
+        self.note_firm(node);
     }
 
     fn perform(&mut self, node: usize, fx: Effects) {
@@ -660,10 +675,13 @@ impl World {
             let differ = difference(other.store(), leader.store());
             return self.fail(format!("invariant 3: copies differ at rest: {differ}"));
         }
+        if let Some(what) = self.ill_kept() {
+            return self.fail(what);
+        }
         let store = leader.store();
         let found = self.check.account(store, &self.rule).or_else(|| self.account_requests(store));
         let found = found.or_else(|| self.account_sums(store));
-        let found = found.or_else(|| self.subscriber.clone().account(leader, self.sync && !self.ram));
+        let found = found.or_else(|| self.subscriber.clone().account(leader, self.sync && !self.lossy));
         if let Some(what) = found {
             self.fail(what);
         }
@@ -696,7 +714,7 @@ fn some_rule(rng: &mut StdRng) -> MergeRule {
 impl World {
     /// Every addition that was acknowledged counts once, one of unknown fate once or not at all, and no other.
     fn account_sums(&self, store: &Store) -> Option<String> {
-        if self.rule != MergeRule::Sum || !self.sync || self.ram {
+        if self.rule != MergeRule::Sum || !self.sync || self.lossy {
             return None;
         }
         for k in 0..KEYS {

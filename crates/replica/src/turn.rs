@@ -1,0 +1,256 @@
+//! A copy changes how it keeps its records while it is in use: step by step, and what is written meanwhile is kept in the new way from
+//! the start. Between RAM and disc nothing on the disc counts until all of it is there, or none ([`Stage::Open`]): a crash on the way
+//! leaves what a copy in RAM would have, nothing.
+
+use crate::config::Storage;
+use crate::copy::{Copy, Role};
+use crate::gate::{Effects, Persist};
+use crate::kept::{Apart, Kept, Values, is_apart};
+use crate::mutant;
+use crate::record::{Record, Stage, WriteBatch};
+use crate::store::{Beyond, Cursor, FETCHES_MAX, Store};
+use base::{FragmentId, Heads};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// What one step takes on at most: of records that it writes, of their bytes, and of those that it looks at.
+const STEP_ROWS: usize = 512;
+const STEP_BYTES: usize = 512 * 1024;
+const STEP_LOOKS: usize = 8 * STEP_ROWS;
+
+/// A way from one form to the next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    /// From RAM to disc.
+    Fill,
+    /// From disc to RAM.
+    Drain,
+    /// Values leave the RAM.
+    Part,
+    /// Values come back to it.
+    Gather,
+}
+
+/// How far a copy is on its way.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    way: Way,
+    /// What comes beyond these is kept in the new way already.
+    upto: Heads,
+    after: Cursor,
+    /// The batch of the last step.
+    mark: u64,
+}
+
+impl Store {
+    /// How records are kept, or soon all will be.
+    pub fn form(&self) -> Storage {
+        self.form.unwrap_or(Storage::Disc)
+    }
+
+    /// Nothing that is written counts on the disc.
+    pub(crate) fn is_volatile(&self) -> bool {
+        self.form() == Storage::Ram
+    }
+
+    /// Is it on its way to another form?
+    pub(crate) fn is_turning(&self) -> bool {
+        self.turn.is_some()
+    }
+
+    fn set_form(&mut self, form: Storage) {
+        self.form = Some(form);
+        if let Some(apart) = &mut self.apart {
+            apart.more = form == Storage::DiscOnly;
+        }
+    }
+
+    /// How records are to be kept. An empty copy keeps them so from here on; what was found on disc is on disc, however it lies there;
+    /// and one that is in use is as it is.
+    pub(crate) fn keep_as(&mut self, storage: Storage, values: Option<&Arc<dyn Values>>, fragment: FragmentId) {
+        if let Some(values) = values {
+            self.apart.get_or_insert_with(|| Apart::new(values.clone(), fragment));
+        }
+        if self.heads().is_empty() {
+            (self.turn, self.mixed) = (None, false);
+            self.set_form(storage);
+        } else if self.form.is_none() {
+            let parts = storage == Storage::DiscOnly;
+            self.set_form(if parts { Storage::DiscOnly } else { Storage::Disc });
+            let odd = |kept: &Kept| if parts { kept.here().is_some() } else { kept.here().is_none() };
+            self.mixed = self.is_any(|key, kept| is_apart(key) && !kept.is_tombstone() && odd(kept));
+        }
+    }
+
+    /// The next way to that form, if it is not reached.
+    pub(crate) fn way(&self, wanted: Storage) -> Option<Way> {
+        match (self.form(), wanted) {
+            (Storage::Disc, Storage::DiscOnly) => Some(Way::Part),
+            (Storage::Disc, _) if self.mixed => Some(Way::Gather),
+            (Storage::DiscOnly, Storage::DiscOnly) => self.mixed.then_some(Way::Part),
+            (Storage::DiscOnly, _) => Some(Way::Gather),
+            (Storage::Disc, Storage::Ram) => Some(Way::Drain),
+            (Storage::Ram, Storage::Disc | Storage::DiscOnly) => Some(Way::Fill),
+            (Storage::Ram, Storage::Ram) | (Storage::Disc, Storage::Disc) => None,
+        }
+    }
+
+    /// Sets out; returns what the disc must do first.
+    fn set_out(&mut self, way: Way) -> WriteBatch {
+        self.turn = Some(Turn { way, upto: self.heads().clone(), after: None, mark: 0 });
+        let open = WriteBatch { stage: Stage::Open, ..WriteBatch::default() };
+        match way {
+            Way::Fill => return open,
+            Way::Drain => {
+                self.set_form(Storage::Ram);
+                return open;
+            }
+            Way::Part => self.set_form(Storage::DiscOnly),
+            Way::Gather => self.set_form(Storage::Disc),
+        }
+        self.mixed = true;
+        WriteBatch::default()
+    }
+
+    /// The next step, as what the disc must do; `None`: it must wait until a value can be read.
+    fn turn_on(&mut self) -> Option<WriteBatch> {
+        let turn = self.turn.as_ref()?;
+        let (way, none) = (turn.way, Heads::default());
+        let mut batch = WriteBatch { gathered: way == Way::Gather, ..WriteBatch::default() };
+        let (mut bytes, mut looks, mut after) = (0, 0, turn.after.clone());
+        for (version, key) in Beyond::new(self.index(), &none, &turn.upto, turn.after.clone()) {
+            let full = batch.puts.len() + batch.removes.len() >= STEP_ROWS || bytes >= STEP_BYTES;
+            let fetched = way == Way::Gather && batch.puts.len() >= FETCHES_MAX / 2;
+            if full || fetched || looks >= STEP_LOOKS {
+                break;
+            }
+            looks += 1;
+            after = Some((*version, key.clone()));
+            let Some(kept) = self.get(key) else { continue };
+            if let Some(record) = self.turned(way, key, kept)? {
+                bytes += record.weight(key);
+                batch.puts.push((key.clone(), record));
+            }
+            batch.removes.extend((way == Way::Drain).then(|| key.clone()));
+        }
+        if looks == 0 {
+            return Some(self.arrive(way));
+        }
+        self.take_step(way, &mut batch);
+        self.turn.as_mut()?.after = after;
+        Some(batch)
+    }
+
+    /// The record as the disc is to get it, if it is; `None`: its value cannot be read now.
+    fn turned(&self, way: Way, key: &Bytes, kept: &Kept) -> Option<Option<Record>> {
+        let valued = is_apart(key) && !kept.is_tombstone();
+        Some(match way {
+            Way::Fill => Some(self.whole(key, kept)?),
+            Way::Gather if valued => Some(self.whole(key, kept)?),
+            Way::Part if valued => kept.here().cloned(),
+            Way::Drain | Way::Gather | Way::Part => None,
+        })
+    }
+
+    fn take_step(&mut self, way: Way, batch: &mut WriteBatch) {
+        match way {
+            Way::Part if !batch.puts.is_empty() => {
+                let Some(apart) = &mut self.apart else { return };
+                batch.apart = apart.place();
+                batch.puts.iter().for_each(|(key, record)| apart.came(key.clone(), record.version));
+            }
+            Way::Gather => {
+                let all = batch.puts.iter().cloned();
+                all.for_each(|(key, record)| self.replace(key, record.into()));
+            }
+            _ => {}
+        }
+    }
+
+    /// All of it is as it is to be; what the disc has counts again.
+    fn arrive(&mut self, way: Way) -> WriteBatch {
+        self.turn = None;
+        match way {
+            Way::Part | Way::Gather => {
+                self.mixed = false;
+                return WriteBatch::default();
+            }
+            Way::Fill => self.set_form(Storage::Disc),
+            Way::Drain => {}
+        }
+        let heads =
+            |store: &Store| (store.heads().iter().collect(), store.heads().folds().map(|b| (b, vec![])).collect());
+        let (heads, folds) = if way == Way::Fill { heads(self) } else { Default::default() };
+        WriteBatch { stage: Stage::Close, heads, folds, ..WriteBatch::default() }
+    }
+
+    /// What the disc gets of a batch while nothing on it counts.
+    pub(crate) fn on_the_way(&self, mut batch: WriteBatch) -> WriteBatch {
+        match self.turn.as_ref().map(|turn| turn.way) {
+            Some(Way::Fill) => {}
+            Some(Way::Drain) => batch.removes.extend(std::mem::take(&mut batch.puts).into_iter().map(|(key, _)| key)),
+            _ => return WriteBatch::default(),
+        }
+        WriteBatch { puts: batch.puts, removes: batch.removes, ..WriteBatch::default() }
+    }
+}
+
+impl Copy {
+    /// Does it keep its records in another way than it is to?
+    pub fn is_odd(&self) -> bool {
+        self.store.is_turning() || self.store.way(self.config.storage).is_some()
+    }
+
+    /// Is it on its way to keep its records as it is to?
+    pub fn is_turning(&self) -> bool {
+        self.store.is_turning()
+    }
+
+    /// Could it set out? Only in step, when what it has others have, too.
+    pub fn may_turn(&self) -> bool {
+        let steady = match &self.role {
+            Role::Leading(l) => l.ready && self.foreign_lead().is_none(),
+            Role::Following(f) => f.joined,
+            _ => false,
+        };
+        (steady || mutant!(self, TurnUnsteady)) && self.is_odd() && !self.is_turning()
+    }
+
+    /// Sets out for the form that its records are to be kept in.
+    pub(crate) fn turn(&mut self, fx: &mut Effects) {
+        if let Some(way) = self.store.way(self.config.storage).filter(|_| self.may_turn()) {
+            let mut batch = self.store.set_out(way);
+            if mutant!(self, TurnUnmarked) {
+                batch.stage = Stage::None;
+            }
+            // Values that were about to leave the RAM stay.
+            if way == Way::Gather && !mutant!(self, GatheredLeave) {
+                self.store.apart.iter_mut().for_each(Apart::keep);
+            }
+            self.persist_step(batch, fx);
+        }
+    }
+
+    /// The next step, when the one before is on disc: so the disc's queue never holds more than one of a copy.
+    pub(crate) fn tend_turn(&mut self, fx: &mut Effects) {
+        let Some(turn) = &self.store.turn else { return };
+        if self.gate.durable < turn.mark || (self.full && turn.way != Way::Drain) {
+            return;
+        }
+        if let Some(batch) = self.store.turn_on() {
+            self.persist_step(batch, fx);
+        }
+    }
+
+    /// Flushed, so that it is told when the next may come; nobody's answer waits for it.
+    fn persist_step(&mut self, batch: WriteBatch, fx: &mut Effects) {
+        if batch.is_empty() {
+            return;
+        }
+        self.gate.written += 1;
+        if let Some(turn) = &mut self.store.turn {
+            turn.mark = self.gate.written;
+        }
+        fx.persists.push(Persist { batch, mark: self.gate.written, sync: true });
+    }
+}
