@@ -174,7 +174,7 @@ impl Node {
     }
 
     /// The table beside which this one lies, while that is there.
-    fn beside(&self, def: &TableDef) -> Option<&TableDef> {
+    pub(crate) fn beside(&self, def: &TableDef) -> Option<&TableDef> {
         let id = def.options.beside?;
         let fits = |other: &&TableDef| other.id == id && other.options.fragments == def.options.fragments;
         self.tables.values().find(fits).filter(|other| other.options.beside.is_none())

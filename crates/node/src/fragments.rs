@@ -160,23 +160,21 @@ impl Node {
     }
 
     /// A node leads a fragment no more. If it was the one that is asked, its island is about to have another leader: those
-    /// that were known beside it are of other islands, and are not asked instead.
+    /// that were known beside it are of other islands, and are asked instead only if none has come for a while.
     pub(crate) fn drop_route(&mut self, fragment: FragmentId, from: NodeId) {
         let asked = self.routed(fragment).is_some_and(|(node, _)| node == from);
         if let Some(leads) = self.routes.get_mut(&fragment) {
             leads.remove(&from);
-            if asked && !leads.is_empty() {
-                self.route_lost.insert(fragment, self.latest);
+            if asked {
+                let later = self.latest + self.config.timing.promise_wait;
+                leads.values_mut().for_each(|(.., since)| *since = later);
             }
         }
     }
 
     /// The leader that is asked of those that are known by their own word alone.
     fn routed(&self, fragment: FragmentId) -> Option<(NodeId, Lead)> {
-        let wait = self.config.timing.promise_wait;
-        let lost = self.route_lost.get(&fragment).filter(|at| self.latest - **at < wait);
-        let leads = self.routes.get(&fragment)?.iter();
-        let leads = leads.filter(|(_, (.., since))| lost.is_none_or(|at| since > at));
+        let leads = self.routes.get(&fragment)?.iter().filter(|(_, (.., since))| *since <= self.latest);
         // Of two that meet the one that was there first: the other does not know yet what this island has been shown.
         let first = leads.min_by_key(|(_, (_, lead, since))| (*since, std::cmp::Reverse(lead.ballot)));
         first.map(|(node, (_, lead, _))| (*node, *lead))

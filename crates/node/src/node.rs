@@ -129,8 +129,6 @@ pub struct Node {
     pub(crate) nameless: BTreeMap<String, (Bytes, Version)>,
     /// What copies here held of tables that this island dropped, when it did; by the number of the drop.
     pub(crate) dropped_at: BTreeMap<TableId, (u64, BTreeMap<FragmentId, base::Heads>)>,
-    /// When the leader that was asked said that it leads no more, where others were known.
-    pub(crate) route_lost: BTreeMap<FragmentId, Instant>,
     /// The moment of the newest input.
     pub(crate) latest: Instant,
     /// It was said that the ledger is large.
@@ -209,7 +207,6 @@ impl Node {
             graves: BTreeMap::new(),
             nameless: BTreeMap::new(),
             dropped_at: BTreeMap::new(),
-            route_lost: BTreeMap::new(),
             latest: now.mono,
             ledger_said: false,
             creating: BTreeMap::new(),

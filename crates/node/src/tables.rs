@@ -91,6 +91,10 @@ impl Node {
             return self.reply(op, OpReply::Error(ClientError::NoTable(name)), out);
         };
         let copies = change.copies;
+        if self.beside(&def).is_none() {
+            // That one is gone, and whoever changes this one need not say so.
+            def.options.beside = None;
+        }
         change.apply(&mut def.options);
         if let Err(bad) = self.check_beside(&name, Some(def.id), &mut def.options) {
             return self.reply(op, OpReply::Error(bad.into()), out);

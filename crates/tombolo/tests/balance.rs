@@ -170,7 +170,12 @@ fn tables_lie_beside_others() {
     nodes[0].tell(&["table", "alter", "u", "--min-in-sync", "1"]);
     says(&nodes[0].ask(&["table", "create", "w", "--beside", "nowhere"]), 2, &["nowhere", "table list"]);
     nodes[0].tell(&["table", "alter", "u", "--beside", "", "--copies", "1"]);
+    // One whose neighbour is dropped lies by itself.
+    nodes[0].tell(&["table", "create", "w", "--beside", "v"]);
     nodes[0].tell(&["table", "drop", "v"]);
+    nodes[0].tell(&["table", "alter", "w", "--copies", "2"]);
+    assert!(!nodes[0].tell(&["table", "info", "w"]).contains("lie where"));
+    nodes[0].tell(&["table", "drop", "w"]);
     even(&nodes[0], &[("n1", 12, 8), ("n2", 12, 8), ("n3", 12, 8)]);
 }
 
