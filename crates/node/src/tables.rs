@@ -4,7 +4,8 @@ use crate::gateway::{ClientError, Op, OpReply, What};
 use crate::io::{Effect, OpId};
 use crate::node::Node;
 use crate::schema::{self, Alteration, BadTable, TableDef, TableOptions, sys_fragment};
-use base::{Now, Span, TableId};
+use base::{NodeId, Now, Span, TableId};
+use placement::{Aim, Fragment, Machine, Picture, Step, Table};
 use replica::{Batch, Check, Write};
 
 impl Node {
@@ -30,13 +31,14 @@ impl Node {
         }
         let here = self.here();
         let any = here.iter().any(|node| self.weight(*node) > 0);
-        let nodes = here.into_iter().filter(|node| !any || self.weight(*node) > 0).collect();
+        let nodes: Vec<NodeId> = here.into_iter().filter(|node| !any || self.weight(*node) > 0).collect();
         let counter = schema::dropped_key(&name);
         let dropped = self.sys_record(&counter);
         let counted = dropped.as_ref().map_or(Check::Absent(counter.clone()), |r| Check::AtVersion(counter, r.version));
         let dropped = dropped.and_then(|r| r.value);
         let generation = dropped.and_then(|v| Some(u64::from_be_bytes(v[..].try_into().ok()?))).unwrap_or(0);
-        let mut def = TableDef::new(&name, options.clone(), generation, nodes);
+        let mut def = TableDef::new(&name, options.clone(), generation, nodes.clone());
+        self.lay_out(&mut def, nodes);
         if let Some(rows) = beside.map(|other| other.founders).filter(|rows| rows.iter().all(|row| !row.is_empty())) {
             def.founders = rows;
         }
@@ -49,6 +51,33 @@ impl Node {
         match self.gateway.begin(now.mono, op, sys_fragment(), what, Span::ms(10_000)) {
             Some(number) => self.attempt(now, number, out),
             None => self.finish(now, op, OpReply::Error(ClientError::Overloaded), out),
+        }
+    }
+
+    /// Where a new table's copies are to be, by weight and by zone, the leader of each fragment first.
+    fn lay_out(&self, def: &mut TableDef, nodes: Vec<NodeId>) {
+        let machine = |node: &NodeId| Machine {
+            node: *node,
+            weight: u32::from(self.weight(*node)).max(1),
+            zone: self.roster.get(node).and_then(|entry| entry.zone.clone()),
+            away: false,
+            leads: true,
+        };
+        let fragment = |id| Fragment { id, holders: Vec::new(), leader: None, bytes: 0, settled: false };
+        let (copies, fragments) = (def.options.copies.into(), def.all().map(fragment).collect());
+        let tables = vec![Table { copies, with: None, fixed: false, fragments }];
+        let plan = placement::plan(&Picture { machines: nodes.iter().map(machine).collect(), tables }, Aim::Balance);
+        let mut rows = vec![Vec::new(); def.founders.len()];
+        for step in &plan.moves {
+            if let (Step::Add(node), Some(row)) = (step.step, rows.get_mut(usize::from(step.fragment.index))) {
+                row.push(node);
+            }
+        }
+        for (row, leader) in rows.iter_mut().zip(plan.leaders.iter().flatten()) {
+            row.sort_by_key(|node| leader.and_then(|i| nodes.get(i)) != Some(node));
+        }
+        if rows.iter().all(|row| !row.is_empty()) {
+            def.founders = rows;
         }
     }
 
@@ -116,5 +145,40 @@ impl Node {
         let checks = vec![Check::AtVersion(key.clone(), record.version)];
         let batch = Batch { checks, writes: vec![Write::Put { key, value, ttl_ms: None }], sync: true };
         self.on_op(now, op, Op::Write(sys_fragment(), batch, Span::ms(10_000)), out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use membership::{RosterEntry, RosterStatus};
+
+    #[test]
+    fn a_new_table_lies_by_weight_and_in_different_zones_from_the_start() {
+        let mut node = crate::view::tests::made();
+        let entry = |n: u64| RosterEntry {
+            name: format!("n{n}"),
+            addr: crate::view::tests::addr(n),
+            zone: Some(format!("z{}", n % 3)),
+            incarnation: 1,
+            life: 0,
+            status: RosterStatus::Up,
+            weight: Some(if n < 3 { 200 } else { 100 }),
+        };
+        node.roster = (0..6).map(|n| (NodeId(n), entry(n))).collect();
+        let nodes: Vec<NodeId> = (0..6).map(NodeId).collect();
+        let options = TableOptions { copies: 3, fragments: 30, ..TableOptions::default() };
+        let mut def = TableDef::new("t", options, 0, nodes.clone());
+        node.lay_out(&mut def, nodes);
+        for row in &def.founders {
+            let zones: std::collections::BTreeSet<u64> = row.iter().map(|node| node.0 % 3).collect();
+            assert_eq!((row.len(), zones.len()), (3, 3), "{row:?}");
+        }
+        for n in 0..6 {
+            let held = def.founders.iter().flatten().filter(|node| node.0 == n).count();
+            let led = def.founders.iter().filter(|row| row.first() == Some(&NodeId(n))).count();
+            assert_eq!(held, if n < 3 { 20 } else { 10 });
+            assert!(led.abs_diff(if n < 3 { 7 } else { 3 }) <= 1, "{n} leads {led}");
+        }
     }
 }

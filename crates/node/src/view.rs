@@ -143,7 +143,7 @@ pub(crate) fn reachable(listen: SocketAddr, from: SocketAddr) -> SocketAddr {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::{Config, Input};
     use base::{Instant, Span, WallMs};
@@ -154,11 +154,11 @@ mod tests {
         Now { mono: Instant(ms * 1_000_000), wall: WallMs(1_000_000 + ms) }
     }
 
-    fn addr(node: u64) -> SocketAddr {
+    pub(crate) fn addr(node: u64) -> SocketAddr {
         ([10, 0, 0, node as u8], 7474).into()
     }
 
-    fn made() -> Node {
+    pub(crate) fn made() -> Node {
         let config = Config {
             me: NodeId(1),
             incarnation: 1,
