@@ -10,7 +10,7 @@ use crate::frame::{Frame, Hello};
 use crate::io::{Effect, LinkId, Notice};
 use crate::lifecycle::{Burial, Whole};
 use crate::node::Node;
-use crate::schema::{self, Storage, TableDef, sys_fragment};
+use crate::schema::{self, TableDef, sys_fragment};
 use base::{FragmentId, NodeId, Now, Span};
 use bytes::Bytes;
 use membership::{Facts, Island, Judgement, Mark, RosterEntry, RosterStatus, Verdict, judge, may_bury};
@@ -119,7 +119,7 @@ impl Node {
         // What was in RAM alone, on nodes that are all here, is on none that is away.
         let lost = |def: &TableDef, f: FragmentId| {
             let founders = def.founders.get(usize::from(f.index));
-            def.options.storage == Storage::Ram && founders.is_some_and(|all| all.iter().all(|n| here.contains(n)))
+            def.options.is_in_ram_alone() && founders.is_some_and(|all| all.iter().all(|n| here.contains(n)))
         };
         let mut all = self.tables.values().flat_map(|def| def.all().map(move |fragment| (def, fragment)));
         let (def, fragment) = all.find(|(def, fragment)| !led(*fragment) && !lost(def, *fragment))?;

@@ -6,7 +6,7 @@ use crate::graves::Grave;
 use crate::io::{Effect, Notice, OpId};
 use crate::lifecycle::Lives;
 use crate::node::{Node, Origin};
-use crate::schema::{self, Durability, Storage, TableDef, sys_fragment};
+use crate::schema::{self, Durability, TableDef, sys_fragment};
 use base::{FragmentId, Instant, NodeId, Now, Span, TableId, Version};
 use bytes::Bytes;
 use membership::RosterEntry;
@@ -246,9 +246,12 @@ impl Node {
         for def in self.tables.values().filter(changed).cloned().collect::<Vec<_>>() {
             let o = &def.options;
             for fragment in def.all() {
-                let sync = o.durability == Durability::Sync;
                 self.copies.step(fragment, |copy| {
-                    copy.set_options(o.storage, (sync, o.unordered), o.min_in_sync, &o.policy);
+                    copy.set_options(|config| {
+                        (config.storage, config.sync) = (o.storage, o.durability == Durability::Sync);
+                        (config.unordered, config.min_in_sync) = (o.unordered, o.min_in_sync);
+                        (config.policy, config.ttl_ms) = (o.policy.clone(), o.ttl_ms);
+                    });
                 });
             }
         }
@@ -317,14 +320,14 @@ impl Node {
         let mut make = Vec::new();
         for def in self.tables.values() {
             // Nobody is away who could have a copy: who stopped has none in RAM.
-            let all = all || (self.whole && def.options.storage == Storage::Ram);
+            let all = all || (self.whole && def.options.is_in_ram_alone());
             if (self.whole && !all) || (all && calm < BEGIN_ANEW_AFTER) {
                 continue;
             }
             for (fragment, founders) in def.all().zip(&def.founders) {
                 let said = |node: &NodeId| self.holders.get(&fragment).and_then(|all| all.get(node)).copied();
                 // What is in RAM alone may be gone from those who had it.
-                let founded = all || def.options.storage != Storage::Ram;
+                let founded = all || !def.options.is_in_ram_alone();
                 let majority = def.options.min_in_sync == replica::MinInSync::Majority;
                 let founds = |node: &NodeId| {
                     // One that has a copy with nothing in it may be about to open it, and of two majorities one would lose.
@@ -337,7 +340,7 @@ impl Node {
                 };
                 let copies = here.iter().any(|node| said(node) == Some(true) || founds(node));
                 // One that was never filled is none; one that is about to open must not be made anew all the time.
-                let mine = |c: &Copy| c.serves() && !(all && c.stands_in());
+                let mine = |c: &Copy| (c.serves() && !(all && c.stands_in())) || c.begins_alone();
                 let led = self.lead_of(fragment).is_some_and(|(node, _)| !all || !self.stands_in_for(fragment, node));
                 let led = led || self.copies.with(fragment, mine).unwrap_or(false);
                 let may = all || !majority;
@@ -375,7 +378,7 @@ impl Node {
         }
         for def in self.tables.values() {
             for (fragment, founders) in def.all().zip(&def.founders) {
-                let ram = def.options.storage == Storage::Ram;
+                let ram = def.options.is_in_ram_alone();
                 let gave = self.given_away.contains(&fragment) || (self.gave_before.contains(&fragment) && !ram);
                 let founds = founders.contains(&self.config.me) && !gave;
                 let asked = founds || self.invited.contains(&fragment);
@@ -419,6 +422,7 @@ impl Node {
             opens_after: if eager { Instant(0) } else { self.started + self.config.discover_delay },
             open_membership: fragment == sys_fragment(),
             min_in_sync: def.options.min_in_sync,
+            ttl_ms: def.options.ttl_ms,
             in_sync_max: if fragment == sys_fragment() { schema::SYS_IN_SYNC_MAX } else { usize::MAX },
             policy: def.options.policy.clone(),
             functions: self.config.functions.clone(),

@@ -45,6 +45,18 @@ pub struct TableOptions {
     pub min_in_sync: MinInSync,
     /// Its copies lie where that table's do, fragment by fragment; it has as many of both.
     pub beside: Option<TableId>,
+    /// What is put without a time to live lives for so many milliseconds.
+    pub ttl_ms: Option<u64>,
+    /// It lay on disc before it came to lie in RAM: a node that was stopped meanwhile may have it there still.
+    #[serde(default)]
+    pub once_on_disc: bool,
+}
+
+impl TableOptions {
+    /// Is nothing of it on the disc of anybody who is stopped?
+    pub(crate) fn is_in_ram_alone(&self) -> bool {
+        self.storage == Storage::Ram && !self.once_on_disc
+    }
 }
 
 impl Default for TableOptions {
@@ -59,6 +71,8 @@ impl Default for TableOptions {
             unordered: false,
             min_in_sync: MinInSync::default(),
             beside: None,
+            ttl_ms: None,
+            once_on_disc: false,
         }
     }
 }
@@ -78,6 +92,8 @@ pub struct Alteration {
     pub beside: Option<Option<TableId>>,
     /// See [`TableOptions::storage`].
     pub storage: Option<Storage>,
+    /// See [`TableOptions::ttl_ms`].
+    pub ttl_ms: Option<Option<u64>>,
 }
 
 impl Alteration {
@@ -87,7 +103,9 @@ impl Alteration {
         options.min_in_sync = self.min_in_sync.unwrap_or(options.min_in_sync);
         options.policy = self.policy.unwrap_or_else(|| options.policy.clone());
         options.beside = self.beside.unwrap_or(options.beside);
+        options.once_on_disc |= options.storage != Storage::Ram && self.storage == Some(Storage::Ram);
         options.storage = self.storage.unwrap_or(options.storage);
+        options.ttl_ms = self.ttl_ms.unwrap_or(options.ttl_ms);
     }
 }
 
@@ -114,6 +132,8 @@ struct StoredDef {
     shape: (u16, u16, Storage, Durability, MergePolicy, FragmentBy, bool, MinInSync),
     founders: Vec<Vec<NodeId>>,
     beside: Option<TableId>,
+    ttl_ms: Option<u64>,
+    once_on_disc: bool,
 }
 
 impl From<TableDef> for StoredDef {
@@ -121,13 +141,13 @@ impl From<TableDef> for StoredDef {
         let TableDef { id, name, options: o, founders } = def;
         let shape =
             (o.copies, o.fragments, o.storage, o.durability, o.policy, o.fragment_by, o.unordered, o.min_in_sync);
-        StoredDef { id, name, shape, founders, beside: o.beside }
+        StoredDef { id, name, shape, founders, beside: o.beside, ttl_ms: o.ttl_ms, once_on_disc: o.once_on_disc }
     }
 }
 
 impl From<StoredDef> for TableDef {
     fn from(stored: StoredDef) -> TableDef {
-        let StoredDef { id, name, shape, founders, beside } = stored;
+        let StoredDef { id, name, shape, founders, beside, ttl_ms, once_on_disc } = stored;
         let (copies, fragments, storage, durability, policy, fragment_by, unordered, min_in_sync) = shape;
         let options = TableOptions {
             copies,
@@ -139,6 +159,8 @@ impl From<StoredDef> for TableDef {
             unordered,
             min_in_sync,
             beside,
+            ttl_ms,
+            once_on_disc,
         };
         TableDef { id, name, options, founders }
     }
@@ -203,6 +225,9 @@ pub enum BadTable {
         "table {0} cannot lie beside that one: it must be there, have as many fragments, and lie beside none itself; nor may others lie beside {0}"
     )]
     Beside(String),
+    /// A node runs a program that does not know how to do it.
+    #[error("table {0}: the node {1} runs an older version, which would not take notice: update it first")]
+    OlderNode(String, String),
     /// It has as many copies as the table that it lies beside.
     #[error("table {0} lies beside another, and has as many copies: change those of that one")]
     CopiesBeside(String),

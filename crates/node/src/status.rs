@@ -101,6 +101,8 @@ pub struct TableLine {
     pub min_in_sync: String,
     /// Keys are found by hash only.
     pub unordered: bool,
+    /// What is put without a time to live lives for so many milliseconds.
+    pub ttl_ms: Option<u64>,
     /// The table beside which its copies lie; `-`: that is gone.
     pub beside: Option<String>,
     /// Fragments that have a leader in this island.
@@ -139,7 +141,7 @@ pub struct FragmentLine {
     pub records: Option<u64>,
     /// See `records`.
     pub bytes: Option<u64>,
-    /// How the copy here keeps its records: on its way, where that is not how its table's are to be kept.
+    /// How the copy here keeps its records; `changing`: it is on its way.
     pub storage: Option<String>,
 }
 
@@ -257,6 +259,7 @@ impl Node {
             on_conflict: o.policy.default.to_string(),
             min_in_sync: o.min_in_sync.to_string(),
             unordered: o.unordered,
+            ttl_ms: o.ttl_ms,
             beside: o.beside.map(|id| self.tables.values().find(|d| d.id == id).map_or("-".into(), |d| d.name.clone())),
             led: leads.len() as u16,
             in_sync: leads.into_iter().min().unwrap_or(0),
@@ -274,7 +277,10 @@ impl Node {
 
     fn fragment_line(&self, fragment: FragmentId) -> FragmentLine {
         let lead = self.lead_of(fragment);
-        let seen = self.copies.with(fragment, |c| (c.inspect(), c.store().live_size(), c.store().form()));
+        let seen = self.copies.with(fragment, |c| {
+            let kept = if c.is_turning() { "changing".into() } else { c.store().form().to_string() };
+            (c.inspect(), c.store().live_size(), kept)
+        });
         let name = |node: &NodeId| self.name_of(*node);
         let listed = seen.as_ref().map(|(seen, ..)| seen.members.iter().filter(|(_, s)| s.is_member()));
         FragmentLine {
@@ -285,7 +291,7 @@ impl Node {
             here: seen.as_ref().map(|(seen, ..)| format!("{:?}", seen.role).to_lowercase()),
             records: seen.as_ref().map(|(_, size, _)| size.0),
             bytes: seen.as_ref().map(|(_, size, _)| size.1),
-            storage: seen.as_ref().map(|(_, _, form)| form.to_string()),
+            storage: seen.as_ref().map(|(.., kept)| kept.clone()),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Tables are made, changed and dropped: records of the system table.
 
+use crate::frame::PROTOCOL;
 use crate::gateway::{ClientError, Op, OpReply, What};
 use crate::io::{Effect, OpId};
 use crate::node::Node;
@@ -22,6 +23,7 @@ impl Node {
             let error = OpReply::Error(ClientError::TableExists(name));
             return self.reply(op, if may_exist { OpReply::Table(def) } else { error }, out);
         }
+        options.once_on_disc = false;
         let beside = match self.check_beside(&name, None, &mut options) {
             Ok(beside) => beside,
             Err(bad) => return self.reply(op, OpReply::Error(bad.into()), out),
@@ -111,6 +113,12 @@ impl Node {
         self.on_op(now, op, Op::Write(sys_fragment(), batch, Span::ms(10_000)), out);
     }
 
+    /// A node in view that speaks an older form of what nodes say.
+    fn older(&self) -> Option<String> {
+        let older = |node: &&NodeId| self.peers.get(**node).is_some_and(|peer| peer.hello.protocol < PROTOCOL);
+        self.view.iter().find(older).map(|node| self.name_of(*node))
+    }
+
     /// The table's definition changes; its copies go by it as they hear of it.
     pub(crate) fn alter(&mut self, now: Now, op: OpId, name: String, change: Alteration, out: &mut Vec<Effect>) {
         let key = schema::table_key(&name);
@@ -119,6 +127,9 @@ impl Node {
         let (Some(record), Some(mut def)) = (record, def) else {
             return self.reply(op, OpReply::Error(ClientError::NoTable(name)), out);
         };
+        if let Some(older) = self.older().filter(|_| change.storage.is_some() || change.ttl_ms.is_some()) {
+            return self.reply(op, OpReply::Error(BadTable::OlderNode(name, older).into()), out);
+        }
         let copies = change.copies;
         if self.beside(&def).is_none() {
             // That one is gone, and whoever changes this one need not say so.

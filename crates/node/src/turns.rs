@@ -14,6 +14,8 @@ impl Node {
     /// Has some of those set out that are to.
     pub(crate) fn turn_copies(&mut self, now: Now, out: &mut Vec<Effect>) {
         let (mut under_way, mut waiting) = (0, Vec::new());
+        // On a full disc those that write wait, and those that make room do not wait for them.
+        let most = if self.full { usize::MAX } else { TURNS_MAX };
         for fragment in self.copies.ids() {
             match self.copies.with(fragment, |c| (c.is_turning(), c.may_turn())) {
                 Some((true, _)) => under_way += 1,
@@ -24,7 +26,7 @@ impl Node {
         if under_way > 0 || !waiting.is_empty() {
             self.chores_at = self.chores_at.min(now.mono + SOON);
         }
-        for fragment in waiting.into_iter().take(TURNS_MAX.saturating_sub(under_way)) {
+        for fragment in waiting.into_iter().take(most.saturating_sub(under_way)) {
             self.feed(now, fragment, Input::Turn, out);
         }
     }

@@ -38,7 +38,7 @@ pub enum Bump {
 /// One change of one key.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Write {
-    /// Puts a value, for good or for so many milliseconds.
+    /// Puts a value, for so many milliseconds, or for as long as the table says.
     Put {
         /// The key.
         key: Bytes,
@@ -53,7 +53,7 @@ pub enum Write {
         key: Bytes,
     },
     /// Combines with the present value, at the leader, so that writers of one counter never fail each other. Values are
-    /// big-endian 64-bit fields; an absent one counts as all zero.
+    /// big-endian 64-bit fields; an absent one counts as all zero. It expires when it would have.
     Bump {
         /// The key.
         key: Bytes,
@@ -69,13 +69,24 @@ pub enum Write {
         /// The write that made it.
         lost: Version,
     },
+    /// The value that is there expires after so many milliseconds from now, or never. No error when absent.
+    Expire {
+        /// The key.
+        key: Bytes,
+        /// Time to live in milliseconds.
+        ttl_ms: Option<u64>,
+    },
 }
 
 impl Write {
     /// The key it changes.
     pub fn key(&self) -> &Bytes {
         match self {
-            Write::Put { key, .. } | Write::Delete { key } | Write::Bump { key, .. } | Write::Forget { key, .. } => key,
+            Write::Put { key, .. }
+            | Write::Delete { key }
+            | Write::Bump { key, .. }
+            | Write::Forget { key, .. }
+            | Write::Expire { key, .. } => key,
         }
     }
 }
@@ -187,7 +198,7 @@ impl Batch {
             over(Limit::Key, write.key().len(), KEY_BYTES_MAX)?;
             let size = match write {
                 Write::Put { value, .. } => value.len(),
-                Write::Delete { .. } | Write::Forget { .. } => 0,
+                Write::Delete { .. } | Write::Forget { .. } | Write::Expire { .. } => 0,
                 Write::Bump { fields, .. } => fields.len() * 8,
             };
             over(Limit::Value, size, VALUE_BYTES_MAX)?;

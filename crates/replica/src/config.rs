@@ -136,6 +136,8 @@ pub struct Config {
     /// How many copies are taken into the in-sync set at most, at least 1; more than those are mirrors, which follow and are
     /// never waited for, and take the place of one that is missing.
     pub in_sync_max: usize,
+    /// What is put without a time to live lives for so many milliseconds.
+    pub ttl_ms: Option<u64>,
     /// What conflicts become.
     pub policy: MergePolicy,
     /// What the program that embeds the node brings along for that.

@@ -1,4 +1,4 @@
-use crate::config::{Config, Storage};
+use crate::config::Config;
 use crate::follow::Following;
 use crate::gate::{Effects, Gate, Input, Notice, Persist, Then};
 use crate::heal::{Progress, Staging};
@@ -8,8 +8,6 @@ use crate::lease::Word;
 use crate::msg::{Lead, Msg, Status};
 use crate::mutant;
 use crate::open::{Opening, Promised};
-use crate::policy::MergePolicy;
-use crate::quorum::MinInSync;
 use crate::record::{Meta, Record, Stage, WriteBatch};
 use crate::store::{Store, Stored};
 use base::{Ballot, Hlc, Instant, NodeId, Now, Span, Version};
@@ -18,6 +16,8 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
 
+/// How soon the next step of a copy on its way is due when nothing happens to it.
+const TURN_EVERY: Span = Span::ms(5);
 /// To how many nodes at a time a copy says again how it stands.
 const SAID_AGAIN_TO: usize = 8;
 
@@ -209,7 +209,6 @@ impl Copy {
             }
         }
         self.drain(now, fx);
-        self.tend_turn(fx);
         self.mind_values(fx);
     }
 
@@ -232,6 +231,7 @@ impl Copy {
     pub fn flush(&mut self, now: Now, fx: &mut Effects) {
         self.send_appends(now, fx);
         self.drain(now, fx);
+        self.tend_turn(fx);
         self.say(now, false, fx);
         self.mind_values(fx);
     }
@@ -244,23 +244,17 @@ impl Copy {
             Role::Following(f) => !f.joined || f.loan.is_asked() || self.progress() != Progress::Alone,
             _ => true,
         };
-        let busy = busy || self.store.is_turning();
+        if self.turn_is_due() {
+            return Some(self.ticked + TURN_EVERY);
+        }
         let wait = if busy || !self.gate.idle() { self.config.timing.tick } else { Span::ms(1000) };
         Some(self.ticked + wait)
     }
 
-    /// The table's definition has changed: from here on it goes by these.
-    pub fn set_options(
-        &mut self,
-        storage: Storage,
-        (sync, unordered): (bool, bool),
-        min_in_sync: MinInSync,
-        policy: &MergePolicy,
-    ) {
-        self.config.storage = storage;
-        (self.config.sync, self.config.unordered, self.config.min_in_sync) = (sync, unordered, min_in_sync);
-        self.config.policy.clone_from(policy);
-        self.store.set_unordered(unordered);
+    /// The table's definition has changed: from here on the copy goes by that. How it keeps its records changes when it is told to set out.
+    pub fn set_options(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+        self.store.set_unordered(self.config.unordered);
     }
 
     /// Whom an operator gave up, as it was told.

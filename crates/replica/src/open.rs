@@ -466,6 +466,7 @@ pub(crate) mod tests {
             open_membership: false,
             stand_in: false,
             min_in_sync: crate::MinInSync::default(),
+            ttl_ms: None,
             in_sync_max: usize::MAX,
             policy: MergePolicy::default(),
             functions: crate::Functions::default(),

@@ -128,7 +128,7 @@ mod tests {
     use super::*;
     use crate::lease::tests::{feed, leading};
     use crate::open::tests::at;
-    use crate::{Input, MergePolicy, Msg};
+    use crate::{Input, Msg};
 
     fn view(nodes: &[u64]) -> Input {
         let set = |nodes: &[u64]| nodes.iter().map(|n| NodeId(*n)).collect();
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn a_majority_grows_by_one_at_a_time_and_only_by_a_majority() {
         let (mut copy, start) = leading();
-        copy.set_options(crate::Storage::Disc, (true, false), MinInSync::Majority, &MergePolicy::default());
+        copy.set_options(|config| (config.sync, config.min_in_sync) = (true, MinInSync::Majority));
         feed(&mut copy, start, view(&[]));
         for at in 1..20 {
             feed(&mut copy, start + at * 100, Input::Tick);
@@ -185,12 +185,7 @@ mod tests {
         let (mut copy, start) = leading();
         let branch = copy.lead().expect("it leads").branch;
         let mut put = |copies, number| {
-            copy.set_options(
-                crate::Storage::Disc,
-                (true, false),
-                MinInSync::Copies(copies),
-                &crate::MergePolicy::default(),
-            );
+            copy.set_options(|config| (config.sync, config.min_in_sync) = (true, MinInSync::Copies(copies)));
             let session = crate::SessionId { node: NodeId(9), incarnation: 1 };
             let writes = vec![crate::Write::Put { key: "k".into(), value: "v".into(), ttl_ms: None }];
             let batch = crate::Batch { writes, ..crate::Batch::default() };

@@ -47,6 +47,11 @@ impl Copy {
         self.config.stand_in || !self.store.heads().is_empty()
     }
 
+    /// Was it made to begin the fragment, or to begin it anew, by itself?
+    pub fn begins_alone(&self) -> bool {
+        !self.config.stand_in && self.config.founders[..] == [self.config.me]
+    }
+
     /// Does it hold what others lack, in their place?
     pub fn keeps_for_others(&self) -> bool {
         self.config.stand_in && !self.store.heads().is_empty()

@@ -40,6 +40,8 @@ pub(crate) struct Turn {
     after: Cursor,
     /// The batch of the last step.
     mark: u64,
+    /// That was the last one.
+    ends: bool,
 }
 
 impl Store {
@@ -97,7 +99,7 @@ impl Store {
 
     /// Sets out; returns what the disc must do first.
     fn set_out(&mut self, way: Way) -> WriteBatch {
-        self.turn = Some(Turn { way, upto: self.heads().clone(), after: None, mark: 0 });
+        self.turn = Some(Turn { way, upto: self.heads().clone(), after: None, mark: 0, ends: false });
         let open = WriteBatch { stage: Stage::Open, ..WriteBatch::default() };
         match way {
             Way::Fill => return open,
@@ -169,14 +171,15 @@ impl Store {
 
     /// All of it is as it is to be; what the disc has counts again.
     fn arrive(&mut self, way: Way) -> WriteBatch {
-        self.turn = None;
-        match way {
-            Way::Part | Way::Gather => {
-                self.mixed = false;
-                return WriteBatch::default();
-            }
-            Way::Fill => self.set_form(Storage::Disc),
-            Way::Drain => {}
+        if matches!(way, Way::Part | Way::Gather) {
+            (self.turn, self.mixed) = (None, false);
+            return WriteBatch::default();
+        }
+        if let Some(turn) = &mut self.turn {
+            turn.ends = true;
+        }
+        if way == Way::Fill {
+            self.set_form(Storage::Disc);
         }
         let heads =
             |store: &Store| (store.heads().iter().collect(), store.heads().folds().map(|b| (b, vec![])).collect());
@@ -186,7 +189,7 @@ impl Store {
 
     /// What the disc gets of a batch while nothing on it counts.
     pub(crate) fn on_the_way(&self, mut batch: WriteBatch) -> WriteBatch {
-        match self.turn.as_ref().map(|turn| turn.way) {
+        match self.turn.as_ref().filter(|turn| !turn.ends).map(|turn| turn.way) {
             Some(Way::Fill) => {}
             Some(Way::Drain) => batch.removes.extend(std::mem::take(&mut batch.puts).into_iter().map(|(key, _)| key)),
             _ => return WriteBatch::default(),
@@ -196,6 +199,11 @@ impl Store {
 }
 
 impl Copy {
+    /// Is the next step due as soon as possible?
+    pub(crate) fn turn_is_due(&self) -> bool {
+        self.store.turn.as_ref().is_some_and(|turn| self.gate.durable >= turn.mark) && !self.full && !self.staging
+    }
+
     /// Does it keep its records in another way than it is to?
     pub fn is_odd(&self) -> bool {
         self.store.is_turning() || self.store.way(self.config.storage).is_some()
@@ -206,14 +214,18 @@ impl Copy {
         self.store.is_turning()
     }
 
-    /// Could it set out? Only in step, when what it has others have, too.
+    /// Could it set out? Only in step, when what it has others have, too, and all of it can be read.
     pub fn may_turn(&self) -> bool {
+        let way = self.store.way(self.config.storage).filter(|way| !self.full || *way == Way::Drain);
+        if way.is_none() || self.is_turning() || !self.store.is_settled() {
+            return false;
+        }
         let steady = match &self.role {
             Role::Leading(l) => l.ready && self.foreign_lead().is_none(),
             Role::Following(f) => f.joined,
             _ => false,
         };
-        (steady || mutant!(self, TurnUnsteady)) && self.is_odd() && !self.is_turning()
+        steady || mutant!(self, TurnUnsteady)
     }
 
     /// Sets out for the form that its records are to be kept in.
@@ -233,8 +245,23 @@ impl Copy {
 
     /// The next step, when the one before is on disc: so the disc's queue never holds more than one of a copy.
     pub(crate) fn tend_turn(&mut self, fx: &mut Effects) {
-        let Some(turn) = &self.store.turn else { return };
-        if self.gate.durable < turn.mark || (self.full && turn.way != Way::Drain) {
+        let storage = self.config.storage;
+        let Some(turn) = self.store.turn.as_mut().filter(|turn| self.gate.durable >= turn.mark) else { return };
+        if turn.ends {
+            self.store.turn = None;
+            return;
+        }
+        // Half way there and no longer wanted: back, from the beginning. Nothing on the disc counts either way.
+        let back = match turn.way {
+            Way::Fill if storage == Storage::Ram => Some(Way::Drain),
+            Way::Drain if storage != Storage::Ram => Some(Way::Fill),
+            _ => None,
+        };
+        if let Some(way) = back {
+            (turn.way, turn.upto, turn.after) = (way, self.store.heads.clone(), None);
+        }
+        // What a joining copy has staged is not to be disturbed.
+        if self.staging || (self.full && turn.way != Way::Drain) {
             return;
         }
         if let Some(batch) = self.store.turn_on() {
@@ -252,5 +279,129 @@ impl Copy {
             turn.mark = self.gate.written;
         }
         fx.persists.push(Persist { batch, mark: self.gate.written, sync: true });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::tests::feed;
+    use crate::open::tests::{at, config};
+    use crate::{Batch, Input, Meta, Request, SessionId, Write};
+    use base::NodeId;
+    use std::collections::BTreeMap;
+
+    /// What a disc has that does as it is told: keys, whether they count, and which batch was the last.
+    #[derive(Default)]
+    struct Platter {
+        rows: BTreeMap<Bytes, Record>,
+        open: bool,
+        heads: Heads,
+        mark: u64,
+    }
+
+    impl Platter {
+        fn take(&mut self, fx: &Effects) {
+            for persist in &fx.persists {
+                let batch = &persist.batch;
+                match batch.stage {
+                    Stage::Open => (self.open, self.heads) = (true, Heads::default()),
+                    Stage::Close => self.open = false,
+                    _ => {}
+                }
+                batch.heads.iter().for_each(|v| self.heads.add(*v));
+                batch.removes.iter().for_each(|key| drop(self.rows.remove(key)));
+                self.rows.extend(batch.puts.iter().cloned());
+                self.mark = persist.mark;
+            }
+        }
+    }
+
+    fn put(copy: &mut Copy, platter: &mut Platter, number: u64) {
+        let session = SessionId { node: NodeId(1), incarnation: 1 };
+        let branches = vec![copy.lead().expect("it leads").branch];
+        let key = (number % 2000).to_string().into();
+        let batch =
+            Batch { writes: vec![Write::Put { key, value: vec![1; 100].into(), ttl_ms: None }], ..Batch::default() };
+        let request = Request { session, number, done_through: number, branches, batch };
+        let mut fx = Effects::default();
+        copy.handle(at(6000), Input::Write(number, request), &mut fx);
+        platter.take(&fx);
+    }
+
+    /// One burst: what was flushed is told, and the next step taken.
+    fn burst(copy: &mut Copy, platter: &mut Platter, input: Input) {
+        let mut fx = Effects::default();
+        copy.handle(at(6000), Input::Durable(platter.mark), &mut fx);
+        copy.handle(at(6000), input, &mut fx);
+        copy.flush(at(6000), &mut fx);
+        platter.take(&fx);
+    }
+
+    fn in_ram() -> (Copy, Platter) {
+        let config = crate::Config { storage: Storage::Ram, founders: vec![NodeId(1)], ..config() };
+        let mut copy = Copy::new(at(0), config, Meta::default(), Store::default());
+        feed(&mut copy, 5000, Input::Tick);
+        feed(&mut copy, 5100, Input::Tick);
+        let mut platter = Platter::default();
+        (1..=2000).for_each(|number| put(&mut copy, &mut platter, number));
+        assert!(platter.rows.is_empty());
+        (copy, platter)
+    }
+
+    fn go(copy: &mut Copy, platter: &mut Platter, storage: Storage) {
+        copy.set_options(|config| config.storage = storage);
+        burst(copy, platter, Input::Turn);
+    }
+
+    /// There, and back again before all is there: nothing is left, whatever was written meanwhile.
+    #[test]
+    fn a_copy_that_is_called_back_on_its_way_to_the_disc_leaves_nothing_there() {
+        let (mut copy, mut platter) = in_ram();
+        go(&mut copy, &mut platter, Storage::Disc);
+        for number in 2001..2004 {
+            put(&mut copy, &mut platter, number);
+            burst(&mut copy, &mut platter, Input::Tick);
+        }
+        assert!(platter.open && platter.rows.len() > 1000 && platter.heads.is_empty());
+        copy.set_options(|config| config.storage = Storage::Ram);
+        for number in 2004..2020 {
+            put(&mut copy, &mut platter, number);
+            burst(&mut copy, &mut platter, Input::Tick);
+        }
+        assert!(!copy.is_odd() && !platter.open && platter.rows.is_empty() && platter.heads.is_empty());
+    }
+
+    #[test]
+    fn a_copy_comes_to_the_disc_with_all_that_was_written_meanwhile_and_says_so_no_sooner() {
+        let (mut copy, mut platter) = in_ram();
+        go(&mut copy, &mut platter, Storage::Disc);
+        let mut number = 2000;
+        while platter.open {
+            number += 1;
+            put(&mut copy, &mut platter, number);
+            assert!(copy.is_odd());
+            burst(&mut copy, &mut platter, Input::Tick);
+        }
+        assert!(copy.is_odd(), "the last batch is not told to be on disc");
+        burst(&mut copy, &mut platter, Input::Tick);
+        assert!(!copy.is_odd() && platter.heads == *copy.store().heads());
+        let all = copy.store().all().map(|(key, kept)| (key.clone(), kept.here().expect("in RAM").clone()));
+        assert_eq!(all.collect::<BTreeMap<_, _>>(), platter.rows);
+    }
+
+    /// A step that finds nothing to write is one step, however many inputs a burst has.
+    #[test]
+    fn a_burst_takes_one_step() {
+        let (mut copy, mut platter) = in_ram();
+        go(&mut copy, &mut platter, Storage::Disc);
+        let before = platter.rows.len();
+        let mut fx = Effects::default();
+        copy.handle(at(6000), Input::Durable(platter.mark), &mut fx);
+        (0..100).for_each(|_| copy.handle(at(6000), Input::Tick, &mut fx));
+        copy.flush(at(6000), &mut fx);
+        platter.take(&fx);
+        let more = platter.rows.len() - before;
+        assert!(more > 0 && more <= STEP_ROWS, "{more}");
     }
 }

@@ -18,9 +18,12 @@ use std::ops::Bound;
 /// A session's record is rewritten when so many of its requests are finished.
 const FINISHED_STEP: u64 = 64;
 /// How many expired records one sweep turns into tombstones.
-const SWEEP_RECORDS_MAX: usize = 256;
+const SWEEP_RECORDS_MAX: usize = 2048;
 /// How often the leader looks for expired records.
 const SWEEP_EVERY: Span = Span::ms(1000);
+
+/// What a write leaves under its key, nothing if it deletes; and when that expires.
+type Left = (Option<Bytes>, Option<WallMs>);
 
 impl Copy {
     pub(crate) fn on_write(&mut self, now: Now, ticket: Ticket, request: Request, fx: &mut Effects) {
@@ -151,37 +154,8 @@ impl Copy {
             let put = puts.get(&stored);
             let kept = if put.is_some() { None } else { self.store.get(&stored) };
             let over = put.map(|r| r.hlc).or(kept.map(Kept::hlc));
-            let gone = put.map(|r| r.value.is_none()).or(kept.map(Kept::is_tombstone));
-            let rule = self.config.policy.rule(write.key()).clone();
-            let state = state::is_state(&rule);
-            let (value, ttl) = match write {
-                Write::Put { .. } if state && self.config.stand_in && put.is_none() && kept.is_none() => {
-                    return Err(Refusal::Elsewhere);
-                }
-                Write::Put { value, ttl_ms, .. } if state => {
-                    let old = self.whole_before(&stored, put, index)?;
-                    let old = old.as_ref().and_then(|r| r.live(now.wall));
-                    let value = state::put(&rule, old, value, self.next_version());
-                    (Some(value.ok_or(Refusal::NotACounter(index))?), *ttl_ms)
-                }
-                Write::Put { value, ttl_ms, .. } => (Some(value.clone()), *ttl_ms),
-                // One that has expired still needs its tombstone: another leader's clock may run behind.
-                Write::Delete { .. } | Write::Forget { .. } if gone.unwrap_or(!self.config.stand_in) => continue,
-                Write::Delete { .. } | Write::Forget { .. } => (None, None),
-                Write::Bump { by, fields, .. } => {
-                    let old = self.whole_before(&stored, put, index)?;
-                    let alone = matches!((&rule, by), (MergeRule::Sum, Bump::Add) | (MergeRule::Max, Bump::Max));
-                    if old.is_none() && self.config.stand_in && !alone {
-                        return Err(Refusal::Elsewhere);
-                    }
-                    let live = old.as_ref().and_then(|r| r.live(now.wall));
-                    let value = match rule {
-                        MergeRule::Sum => self.bump_state(old.as_ref().filter(|_| live.is_some()), *by, fields),
-                        _ => bump(live, *by, fields),
-                    };
-                    (Some(value.ok_or(Refusal::NotACounter(index))?), None)
-                }
-            };
+            let Some((value, expires)) = self.outcome_of(now, (index, write), &stored, put)? else { continue };
+            let state = state::is_state(self.config.policy.rule(write.key()));
             if let Some(value) = value.as_ref().filter(|value| state && value.len() > VALUE_BYTES_MAX) {
                 // With what it takes to merge it.
                 let is = value.len() as u64;
@@ -190,10 +164,61 @@ impl Copy {
             let mut record = self.next_record(now, value);
             // Above what it overwrites, so that the order of stamps extends causality.
             record.hlc = record.hlc.max(over.map_or(record.hlc, |hlc| hlc.next()));
-            record.expires = ttl.map(|ms| WallMs(now.wall.0.saturating_add(ms)));
+            record.expires = expires;
             puts.insert(stored, record);
         }
         Ok(puts.into_iter().collect())
+    }
+
+    /// What one write of a batch leaves under its key, and when that expires; `None`: what is there.
+    fn outcome_of(
+        &self,
+        now: Now,
+        (index, write): (u32, &Write),
+        stored: &Bytes,
+        put: Option<&Record>,
+    ) -> Result<Option<Left>, Refusal> {
+        let kept = if put.is_some() { None } else { self.store.get(stored) };
+        let gone = put.map(|r| r.value.is_none()).or(kept.map(Kept::is_tombstone));
+        let rule = self.config.policy.rule(write.key());
+        let state = state::is_state(rule);
+        let after = |ttl_ms: Option<u64>| ttl_ms.map(|ms| WallMs(now.wall.0.saturating_add(ms)));
+        let or_usual = |ttl_ms: &Option<u64>| after(ttl_ms.or(self.config.ttl_ms));
+        Ok(Some(match write {
+            Write::Put { .. } if state && self.config.stand_in && put.is_none() && kept.is_none() => {
+                return Err(Refusal::Elsewhere);
+            }
+            Write::Put { value, ttl_ms, .. } if state => {
+                let old = self.whole_before(stored, put, index)?;
+                let old = old.as_ref().and_then(|r| r.live(now.wall));
+                let value = state::put(rule, old, value, self.next_version());
+                (Some(value.ok_or(Refusal::NotACounter(index))?), or_usual(ttl_ms))
+            }
+            Write::Put { value, ttl_ms, .. } => (Some(value.clone()), or_usual(ttl_ms)),
+            // One that has expired still needs its tombstone: another leader's clock may run behind.
+            Write::Delete { .. } | Write::Forget { .. } if gone.unwrap_or(!self.config.stand_in) => return Ok(None),
+            Write::Delete { .. } | Write::Forget { .. } => (None, None),
+            Write::Expire { .. } if self.config.stand_in && gone.is_none() => return Err(Refusal::Elsewhere),
+            Write::Expire { ttl_ms, .. } => {
+                let old = self.whole_before(stored, put, index)?;
+                let Some(value) = old.as_ref().and_then(|r| r.live(now.wall)) else { return Ok(None) };
+                (Some(value.clone()), after(*ttl_ms))
+            }
+            Write::Bump { by, fields, .. } => {
+                let old = self.whole_before(stored, put, index)?;
+                let alone = matches!((rule, by), (MergeRule::Sum, Bump::Add) | (MergeRule::Max, Bump::Max));
+                if old.is_none() && self.config.stand_in && !alone {
+                    return Err(Refusal::Elsewhere);
+                }
+                let live = old.as_ref().and_then(|r| r.live(now.wall));
+                let value = match rule {
+                    MergeRule::Sum => self.bump_state(old.as_ref().filter(|_| live.is_some()), *by, fields),
+                    _ => bump(live, *by, fields),
+                };
+                let expires = if live.is_some() { old.as_ref().and_then(|r| r.expires) } else { or_usual(&None) };
+                (Some(value.ok_or(Refusal::NotACounter(index))?), expires)
+            }
+        }))
     }
 
     /// What is under a key before this write of a batch.
@@ -267,4 +292,82 @@ fn bump(live: Option<&Bytes>, by: Bump, with: &[u64]) -> Option<Bytes> {
         Bump::Add => old.wrapping_add(*new),
     };
     (old.len() == with.len()).then(|| unfields(old.into_iter().zip(with).map(combine)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::tests::feed;
+    use crate::open::tests::{at, config};
+    use crate::{Input, Meta, Range, SessionId, Store};
+    use base::NodeId;
+
+    /// A copy that leads alone, of a table whose values live for 10 s if nothing else is said.
+    fn leading() -> Copy {
+        let config = crate::Config { founders: vec![NodeId(1)], ttl_ms: Some(10_000), ..config() };
+        let mut copy = Copy::new(at(0), config, Meta::default(), Store::default());
+        feed(&mut copy, 5000, Input::Tick);
+        feed(&mut copy, 5100, Input::Tick);
+        copy
+    }
+
+    fn write(copy: &mut Copy, ms: u64, number: u64, write: Write) {
+        let session = SessionId { node: NodeId(1), incarnation: 1 };
+        let branches = vec![copy.lead().expect("it leads").branch];
+        let batch = Batch { writes: vec![write], ..Batch::default() };
+        feed(copy, ms, Input::Write(number, Request { session, number, done_through: 0, branches, batch }));
+    }
+
+    /// When what is under a key expires, after that moment's start; `None`: never, or there is nothing.
+    fn left(copy: &Copy, ms: u64, key: &'static str) -> Option<u64> {
+        let record = copy.store().find(&key::user(key.as_bytes()))?;
+        record.live(at(ms).wall)?;
+        Some(record.expires?.0 - at(ms).wall.0)
+    }
+
+    fn shown(copy: &mut Copy, ms: u64, key: &'static str) -> bool {
+        let mut fx = Effects::default();
+        copy.handle(at(ms), Input::Read(99, vec![Range::key(key.into())]), &mut fx);
+        fx.replies.iter().any(|(_, reply)| matches!(reply, Reply::Rows(rows) if !rows[0].rows.is_empty()))
+    }
+
+    #[test]
+    fn values_live_for_as_long_as_they_or_their_table_say() {
+        let mut copy = leading();
+        let put = |key: &'static str, ttl_ms| Write::Put { key: key.into(), value: vec![0; 8].into(), ttl_ms };
+        let expire = |key: &'static str, ttl_ms| Write::Expire { key: key.into(), ttl_ms };
+        write(&mut copy, 6000, 1, put("usual", None));
+        write(&mut copy, 6000, 2, put("own", Some(2000)));
+        assert_eq!((left(&copy, 6000, "usual"), left(&copy, 6000, "own")), (Some(10_000), Some(2000)));
+        // A bump leaves it when it was to go; one that makes a counter has it live as the table says.
+        for (number, key) in [(3, "own"), (4, "new")] {
+            write(&mut copy, 7000, number, Write::Bump { key: key.into(), by: Bump::Add, fields: vec![1] });
+        }
+        assert_eq!((left(&copy, 7000, "own"), left(&copy, 7000, "new")), (Some(1000), Some(10_000)));
+        let before = copy.store().find(&key::user(b"own")).expect("there").value;
+        write(&mut copy, 7500, 5, expire("own", Some(4000)));
+        write(&mut copy, 7500, 6, expire("usual", None));
+        write(&mut copy, 7500, 7, expire("nothing", Some(4000)));
+        assert_eq!((left(&copy, 7500, "own"), left(&copy, 7500, "usual")), (Some(4000), None));
+        assert_eq!(copy.store().find(&key::user(b"own")).expect("there").value, before);
+        assert!(copy.store().get(&key::user(b"nothing")).is_none());
+        assert!(shown(&mut copy, 11_499, "own") && !shown(&mut copy, 11_500, "own"));
+        // What has expired does not come back.
+        write(&mut copy, 11_600, 8, expire("own", None));
+        assert!(!shown(&mut copy, 11_600, "own") && shown(&mut copy, 60_000, "usual"));
+    }
+
+    #[test]
+    fn what_expires_gives_its_room_back_within_seconds() {
+        let mut copy = leading();
+        for number in 1..=5000 {
+            let key = number.to_string().into();
+            write(&mut copy, 6000, number, Write::Put { key, value: vec![0; 100].into(), ttl_ms: None });
+        }
+        assert_eq!(copy.store().live_size().0, 5000);
+        for tenth in 0..20 {
+            feed(&mut copy, 16_000 + tenth * 100, Input::Tick);
+        }
+        assert_eq!(copy.store().live_size(), (0, 0));
+    }
 }

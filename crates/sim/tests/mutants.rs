@@ -11,7 +11,9 @@ fn caught(mutant: Mutant, within: u64) {
         Mutant::MajorityOpenedByFew | Mutant::MajorityByStamp => Some(MinInSync::Majority),
         _ => None,
     };
-    let options = Options { mutant: Some(mutant), asks, ..Options::default() };
+    let turns =
+        matches!(mutant, Mutant::TurnUnmirrored | Mutant::TurnUnmarked | Mutant::GatheredLeave | Mutant::TurnUnsteady);
+    let options = Options { mutant: Some(mutant), asks, turns, ..Options::default() };
     let found = (1..=within).find_map(|seed| run(seed, options).violation.map(|what| (seed, what)));
     let (seed, what) = found.unwrap_or_else(|| panic!("{mutant:?} was not noticed in {within} histories"));
     println!("{mutant:?}: seed {seed}: {what}");

@@ -1,7 +1,7 @@
 use crate::long::Long;
 use crate::{Disc, StorageError};
 use base::FragmentId;
-use replica::{Persist, Place};
+use replica::{Persist, Place, Stage};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -156,6 +156,12 @@ impl<T: Fn(Event)> Work<'_, T> {
         for (fragment, persist) in group {
             if let Some((_, line)) = self.lines.iter_mut().find(|(of, _)| *of == fragment) {
                 line.behind.push_back(persist);
+            } else if matches!(persist.batch.stage, Stage::Open | Stage::Close) {
+                // By itself, but small: nothing has to wait for its turn.
+                self.write(std::mem::take(&mut now), false)?;
+                let mut long = Long::new(fragment, persist);
+                while !self.disc.step(&mut long)? {}
+                self.finish(long)?;
             } else if Long::takes(&persist.batch) {
                 self.lines.push_back((fragment, Line { long: None, behind: [persist].into() }));
             } else {

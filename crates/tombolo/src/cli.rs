@@ -237,7 +237,7 @@ pub(crate) enum Command {
         /// Only if the present value has this version, as `get --version` prints it.
         #[arg(long, value_name = "V")]
         if_version: Option<String>,
-        /// For so long: 500ms, 30s, 10m, 2h, 7d.
+        /// For so long: 500ms, 30s, 10m, 2h, 7d [default: as long as the table says].
         #[arg(long, value_name = "D")]
         ttl: Option<String>,
     },
@@ -249,6 +249,18 @@ pub(crate) enum Command {
         #[arg(long)]
         version: bool,
     },
+    /// Print how many seconds a value has left to live; `none`: it lives for good.
+    Ttl { table: String, key: OsString },
+    /// Have a value live for so long from now on.
+    Touch {
+        table: String,
+        key: OsString,
+        /// For how long [default: as long as the table says].
+        #[arg(long, value_name = "D")]
+        ttl: Option<String>,
+    },
+    /// Have a value live for good.
+    Persist { table: String, key: OsString },
     /// Delete a key.
     Del { table: String, key: OsString },
     /// Print keys and values in key order: key, tab, value, with \t \n \\ \xNN for what would not print.
@@ -408,6 +420,9 @@ pub(crate) struct Shape {
     /// records under one key of both lie on the same nodes.
     #[arg(long, value_name = "TABLE")]
     pub beside: Option<String>,
+    /// What is put without a time to live lives for so long: 500ms, 30s, 10m, 2h, 7d.
+    #[arg(long, value_name = "D")]
+    pub ttl: Option<String>,
 }
 
 #[derive(Args)]
@@ -499,6 +514,9 @@ pub(crate) enum TableCommand {
         /// Put its copies where those of this table are, as for `table create`; "": no more.
         #[arg(long, value_name = "TABLE")]
         beside: Option<String>,
+        /// What is put from now on without a time to live lives for so long; `none`: for good.
+        #[arg(long, value_name = "D")]
+        ttl: Option<String>,
     },
     /// Remove a table and all records in it, on every node.
     Drop { name: String },

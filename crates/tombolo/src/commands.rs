@@ -4,7 +4,7 @@ use crate::cli::{BenchCommand, Cli, Command, FsCommand, Mount, SimulateCommand};
 use crate::control::{self, Ask, Told};
 use crate::server::Server;
 use crate::{
-    bench, bench_cache, bench_fs, conflicts, cookie, doctor, dump, map, nodes, settings, simulate, tables, text,
+    bench, bench_cache, bench_fs, conflicts, cookie, doctor, dump, map, nodes, settings, simulate, tables, text, ttl,
 };
 use anyhow::{Context, Result, anyhow};
 use base64::Engine;
@@ -98,16 +98,7 @@ async fn command(cli: Cli, sources: &ArgMatches) -> Result<u8> {
         Command::RenameNode { node, new } => nodes::say(&data, node, Word::Rename(new)).await,
         Command::Table(command) => tables::command(&data, command).await,
         Command::Put { table, key, value, if_absent, if_version, ttl } => {
-            let key = argument(key)?;
-            let ttl_ms = ttl.map(|t| text::duration_ms(&t)).transpose().map_err(Usage)?;
-            let mut checks = Vec::new();
-            checks.extend(if_absent.then(|| Check::Absent(key.clone())));
-            if let Some(version) = if_version {
-                let version = version.parse().map_err(|e: &str| Usage(e.into()))?;
-                checks.push(Check::AtVersion(key.clone(), version));
-            }
-            let write = Write::Put { key: key.clone(), value: argument(value)?, ttl_ms };
-            write_command(&data, table, key, checks, write).await
+            put(&data, (table, argument(key)?, value), if_absent, if_version, ttl).await
         }
         Command::Get { table, key, version } => get(&data, table, argument(key)?, version).await,
         Command::Del { table, key } => {
@@ -115,6 +106,9 @@ async fn command(cli: Cli, sources: &ArgMatches) -> Result<u8> {
             let checks = vec![Check::Present(key.clone())];
             write_command(&data, table, key.clone(), checks, Write::Delete { key }).await
         }
+        Command::Ttl { table, key } => ttl::left(&data, table, argument(key)?).await,
+        Command::Touch { table, key, ttl } => ttl::touch(&data, table, argument(key)?, ttl).await,
+        Command::Persist { table, key } => ttl::persist(&data, table, argument(key)?).await,
         Command::Scan { table, prefix, limit, json } => {
             scan(&data, table, Bytes::from(prefix.into_vec()), limit.unwrap_or(u64::MAX), json).await
         }
@@ -214,7 +208,13 @@ fn plain(refusal: &Refusal) -> String {
     }
 }
 
-async fn write_command(data: &Path, table: String, key: Bytes, checks: Vec<Check>, write: Write) -> Result<u8> {
+pub(crate) async fn write_command(
+    data: &Path,
+    table: String,
+    key: Bytes,
+    checks: Vec<Check>,
+    write: Write,
+) -> Result<u8> {
     let object = format!("{table} {}", text::escape(&key));
     let batch = Batch { checks, writes: vec![write], sync: false };
     if let Err(refusal) = batch.validate() {
@@ -245,6 +245,24 @@ fn shorten(text: &str) -> String {
     if text.chars().count() <= 80 { text.into() } else { text.chars().take(77).chain("...".chars()).collect() }
 }
 
+async fn put(
+    data: &Path,
+    (table, key, value): (String, Bytes, OsString),
+    if_absent: bool,
+    if_version: Option<String>,
+    ttl: Option<String>,
+) -> Result<u8> {
+    let ttl_ms = ttl.map(|t| text::duration_ms(&t)).transpose().map_err(Usage)?;
+    let mut checks = Vec::new();
+    checks.extend(if_absent.then(|| Check::Absent(key.clone())));
+    if let Some(version) = if_version {
+        let version = version.parse().map_err(|e: &str| Usage(e.into()))?;
+        checks.push(Check::AtVersion(key.clone(), version));
+    }
+    let write = Write::Put { key: key.clone(), value: argument(value)?, ttl_ms };
+    write_command(data, table, key, checks, write).await
+}
+
 async fn get(data: &Path, table: String, key: Bytes, version: bool) -> Result<u8> {
     let object = shorten(&format!("{table} {}", text::escape(&key)));
     match ask(data, Ask::Get(table, key)).await? {
@@ -259,11 +277,15 @@ async fn get(data: &Path, table: String, key: Bytes, version: bool) -> Result<u8
             Ok(0)
         }
         Told::Record(None) => {
-            eprintln!("tombolo: {object}: not found");
+            not_found(&object);
             Ok(FAILED)
         }
         other => done(other, Some(&object)),
     }
+}
+
+pub(crate) fn not_found(object: &str) {
+    eprintln!("tombolo: {}: not found", shorten(object));
 }
 
 async fn scan(data: &Path, table: String, prefix: Bytes, limit: u64, json: bool) -> Result<u8> {

@@ -339,7 +339,8 @@ impl Sink {
 
     async fn send(&mut self, index: u16) -> Result<Option<Told>> {
         let (Some((rows, _)), Some(def)) = (self.gathered.remove(&index), &self.def) else { return Ok(None) };
-        let (data, table, if_absent) = (self.data.clone(), def.name.clone(), self.if_absent);
+        let table = (def.name.clone(), def.options.ttl_ms.is_some());
+        let (data, if_absent) = (self.data.clone(), self.if_absent);
         self.under_way.spawn(async move { send(&data, table, rows, if_absent).await });
         if self.under_way.len() >= BATCHES_MAX { self.wait().await } else { Ok(None) }
     }
@@ -372,16 +373,18 @@ fn wall_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
-async fn send(data: &Path, table: String, rows: Vec<Row>, if_absent: bool) -> Result<Sent> {
+async fn send(data: &Path, (table, expires): (String, bool), rows: Vec<Row>, if_absent: bool) -> Result<Sent> {
     let mut stream = connect(data).await?;
     let Some(key) = rows.first().map(|row| row.key.clone()) else { bail!("a batch of no rows") };
     let count = rows.len() as u64;
     let checks = if if_absent { vec![Check::Absent(key.clone())] } else { Vec::new() };
     let put = |row: Row| {
         let ttl_ms = row.expires_ms.map(|at| at.saturating_sub(wall_ms()).max(1));
-        Put::Put { key: row.key, value: row.value, ttl_ms }
+        // Where the table would have it expire.
+        let for_good = (expires && ttl_ms.is_none()).then(|| Put::Expire { key: row.key.clone(), ttl_ms: None });
+        [Put::Put { key: row.key, value: row.value, ttl_ms }].into_iter().chain(for_good)
     };
-    let batch = Batch { checks, writes: rows.into_iter().map(put).collect(), sync: false };
+    let batch = Batch { checks, writes: rows.into_iter().flat_map(put).collect(), sync: false };
     let mut told = Told::Done;
     for _ in 0..TRIES {
         told = ask_on(&mut stream, &Ask::Write(table.clone(), key.clone(), batch.clone())).await?;

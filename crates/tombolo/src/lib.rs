@@ -18,6 +18,7 @@ mod settings;
 mod simulate;
 mod tables;
 mod text;
+mod ttl;
 
 use clap::{CommandFactory, FromArgMatches};
 use std::process::ExitCode;

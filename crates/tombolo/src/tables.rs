@@ -3,6 +3,7 @@
 use crate::cli::{Shape, TableCommand};
 use crate::commands::{FAILED, Usage, ask, done};
 use crate::control::{Ask, Told};
+use crate::text;
 use anyhow::Result;
 use node::{Alteration, Durability, Storage, TableDef, TableInfo, TableOptions};
 use replica::{MergePolicy, MergeRule, MinInSync};
@@ -15,7 +16,7 @@ pub(crate) async fn command(data: &Path, command: TableCommand) -> Result<u8> {
             shape.on_conflict = rule.to_string();
             let mut options = options(&shape)?;
             if let Some(other) = &shape.beside {
-                let other = named_table(data, other).await?;
+                let other = named(data, other).await?;
                 (options.beside, options.fragments) = (Some(other.id), other.options.fragments);
             }
             done(ask(data, Ask::CreateTable(name, options)).await?, None)
@@ -38,7 +39,7 @@ pub(crate) async fn command(data: &Path, command: TableCommand) -> Result<u8> {
             }
             other => done(other, None),
         },
-        TableCommand::Alter { name, copies, storage, durability, min_in_sync, on_conflict, beside } => {
+        TableCommand::Alter { name, copies, storage, durability, min_in_sync, on_conflict, beside, ttl } => {
             let rule = match on_conflict {
                 Some(rule) => Some(named_rule(data, &rule).await?),
                 None => None,
@@ -49,13 +50,14 @@ pub(crate) async fn command(data: &Path, command: TableCommand) -> Result<u8> {
             let beside = match beside.as_deref() {
                 None => None,
                 Some("") => Some(None),
-                Some(other) => Some(Some(named_table(data, other).await?.id)),
+                Some(other) => Some(Some(named(data, other).await?.id)),
             };
             let storage = storage.as_deref().map(kept).transpose()?;
-            let change = Alteration { copies, durability, min_in_sync, policy, beside, storage };
+            let ttl_ms = ttl.as_deref().map(|ttl| living(&name, ttl)).transpose()?;
+            let change = Alteration { copies, durability, min_in_sync, policy, beside, storage, ttl_ms };
             if change == Alteration::default() {
                 return Err(Usage(
-                    "nothing to change: give --copies, --storage, --durability, --min-in-sync, --on-conflict or --beside".into(),
+                    "nothing to change: give --copies, --storage, --durability, --min-in-sync, --on-conflict, --ttl or --beside".into(),
                 )
                 .into());
             }
@@ -85,18 +87,29 @@ async fn named_rule(data: &Path, rule: &str) -> Result<MergeRule> {
     Ok(merge_rule(rule)?)
 }
 
-async fn named_table(data: &Path, name: &str) -> Result<TableDef> {
+/// The definition of a table.
+pub(crate) async fn named(data: &Path, name: &str) -> Result<TableDef> {
     let tables = match ask(data, Ask::Tables).await? {
         Told::Tables(tables) => tables,
         _ => Vec::new(),
     };
     let found = tables.into_iter().find(|def| def.name == name);
-    Ok(found
-        .ok_or_else(|| Usage(format!("--beside {name}: there is no table of that name; see `tombolo table list`")))?)
+    Ok(found.ok_or_else(|| Usage(format!("there is no table {name:?}; see `tombolo table list`")))?)
 }
 
 fn merge_rule(text: &str) -> Result<MergeRule, Usage> {
     text.parse().map_err(|e| Usage(format!("--on-conflict: {e}")))
+}
+
+/// For how long what is put into a table lives; for good.
+fn living(table: &str, text: &str) -> Result<Option<u64>, Usage> {
+    if text == "none" {
+        return Ok(None);
+    }
+    if !vfs::filesystems([table.strip_suffix(".blocks").unwrap_or(table)].into_iter()).is_empty() {
+        return Err(Usage(format!("{table} is part of a filesystem: files do not expire")));
+    }
+    text::duration_ms(text).map(Some).map_err(|e| Usage(format!("--ttl: {e}")))
 }
 
 fn durable(text: &str) -> Result<Durability, Usage> {
@@ -129,6 +142,7 @@ pub(crate) fn options(shape: &Shape) -> Result<TableOptions, Usage> {
     let storage = kept(&shape.storage)?;
     let default = merge_rule(&shape.on_conflict)?;
     let (durability, min_in_sync) = (durable(&shape.durability)?, enough(&shape.min_in_sync)?);
+    let ttl = shape.ttl.as_deref().map(text::duration_ms).transpose();
     Ok(TableOptions {
         copies: shape.copies,
         fragments: shape.fragments,
@@ -137,6 +151,7 @@ pub(crate) fn options(shape: &Shape) -> Result<TableOptions, Usage> {
         policy: MergePolicy { default, exceptions: Vec::new() },
         unordered: shape.unordered,
         min_in_sync,
+        ttl_ms: ttl.map_err(|e| Usage(format!("--ttl: {e}")))?,
         ..TableOptions::default()
     })
 }
@@ -159,16 +174,18 @@ fn print_info(info: &TableInfo) {
     let order = if t.unordered { "unordered" } else { "ordered" };
     println!("storage {}, durability {}, on conflict {}, {order}", t.storage, t.durability, t.on_conflict);
     println!("writes are taken with {} copies in sync or more", t.min_in_sync);
+    if let Some(ms) = t.ttl_ms {
+        println!("what is put without a time to live lives for {} s", ms as f64 / 1000.0);
+    }
     if let Some(other) = &t.beside {
         println!("copies lie where those of table {other} do");
     }
     let here = info.fragments.iter().filter_map(|f| Some((f.records?, f.bytes?)));
     let (count, records, bytes) = here.fold((0, 0, 0), |sum, (r, b)| (sum.0 + 1, sum.1 + r, sum.2 + b));
     println!("on this node: {count} fragments, {records} records, {bytes} bytes of keys and values");
-    let other: Vec<&String> =
-        info.fragments.iter().filter_map(|f| f.storage.as_ref()).filter(|s| **s != t.storage).collect();
-    if let Some(first) = other.first() {
-        println!("on its way to storage {}: {} of them are kept as {first} still", t.storage, other.len());
+    let other = info.fragments.iter().filter_map(|f| f.storage.as_ref()).filter(|s| **s != t.storage).count();
+    if other > 0 {
+        println!("on its way to storage {}: {other} of the copies here are not kept so yet", t.storage);
     }
     println!(
         "{:>8}  {:20} {:>7}  {:10} {:>10} {:>12}  COPIES",

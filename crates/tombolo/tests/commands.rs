@@ -255,3 +255,43 @@ fn a_table_on_disc_only_takes_little_memory_and_is_all_there_after_a_kill() {
     let rows = node.ask(&["scan", "tombolo-bench", "--limit", "6000"]).stdout;
     assert!(rows.len() > 6000 * 65536, "{} bytes", rows.len());
 }
+
+#[test]
+fn values_live_as_long_as_they_or_their_table_say() {
+    let scratch = Scratch::new();
+    let node = alone(&scratch, "n1");
+    node.tell(&["table", "create", "t", "--fragments", "2", "--ttl", "10m"]);
+    wait("the table serves", 20, || node.ask(&["put", "t", "usual", "v"]).status.success());
+    node.tell(&["put", "t", "short", "v", "--ttl", "1s"]);
+    let left = |key: &str| node.tell(&["ttl", "t", key]).trim().parse::<f64>().unwrap();
+    assert!((590.0..=600.0).contains(&left("usual")) && left("short") <= 1.0);
+    assert!(node.tell(&["table", "info", "t"]).contains("lives for 600 s"));
+    node.tell(&["touch", "t", "usual", "--ttl", "2h"]);
+    assert!((7190.0..=7200.0).contains(&left("usual")));
+    node.tell(&["touch", "t", "usual"]);
+    assert!((590.0..=600.0).contains(&left("usual")));
+    node.tell(&["persist", "t", "usual"]);
+    assert_eq!(node.tell(&["ttl", "t", "usual"]), "none\n");
+    wait("it is gone", 10, || node.ask(&["get", "t", "short"]).status.code() == Some(1));
+    for command in [&["ttl", "t", "short"][..], &["touch", "t", "short"], &["persist", "t", "short"]] {
+        says(&node.ask(command), 1, &["t short", "no"]);
+    }
+    // A restored row that lived for good does so again.
+    let file = scratch.path("rows");
+    node.tell(&["export", "t", &file.to_string_lossy()]);
+    node.tell(&["del", "t", "usual"]);
+    node.tell(&["import", "t", &file.to_string_lossy()]);
+    assert_eq!(node.tell(&["ttl", "t", "usual"]), "none\n");
+    node.tell(&["table", "alter", "t", "--ttl", "none"]);
+    wait("no time any more", 10, || {
+        node.tell(&["put", "t", "later", "v"]);
+        node.tell(&["ttl", "t", "later"]) == "none\n"
+    });
+    says(&node.ask(&["touch", "t", "later"]), 2, &["no time to live of its own", "--ttl 10m"]);
+    says(&node.ask(&["table", "alter", "t", "--ttl", "soon"]), 2, &["--ttl", "soon"]);
+    says(&node.ask(&["table", "create", "u", "--ttl", "0s"]), 2, &["--ttl", "0s"]);
+    says(&node.ask(&["touch", "nowhere", "k"]), 2, &["nowhere"]);
+    for part in ["fs.x", "fs.x.blocks"] {
+        says(&node.ask(&["table", "alter", part, "--ttl", "1d"]), 2, &[part, "files do not expire"]);
+    }
+}

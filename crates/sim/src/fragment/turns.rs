@@ -21,7 +21,7 @@ impl World {
     /// By chance of its own: histories without such changes are what they were before there were any.
     pub(crate) fn plan_turns(&mut self, seed: u64) {
         let mut chance = StdRng::seed_from_u64(seed ^ 0x7475_726e);
-        if self.lossy || self.options.asks.is_some() || !chance.random_bool(0.3) {
+        if self.lossy || self.options.asks.is_some() || !(chance.random_bool(0.3) || self.options.turns) {
             return;
         }
         self.turns = [Turns::All, Turns::ToDisc, Turns::Discs][chance.random_range(0..3)];
@@ -62,11 +62,10 @@ impl World {
 
     pub(crate) fn altered(&mut self, node: usize) {
         let storage = self.storage;
-        let (policy, min) = (replica::MergePolicy { default: self.rule.clone(), exceptions: vec![] }, self.min_in_sync);
-        let (sync, unordered) = (self.sync && storage != Storage::Ram, self.unordered);
+        let sync = self.sync && storage != Storage::Ram;
         self.nodes[node].storage = storage;
         if let Some(copy) = &mut self.nodes[node].copy {
-            copy.set_options(storage, (sync, unordered), min, &policy);
+            copy.set_options(|config| (config.storage, config.sync) = (storage, sync));
         }
     }
 

@@ -27,6 +27,8 @@ pub struct Options {
     pub trace: bool,
     /// Every history is of a table that asks for so many copies, on discs that lose nothing.
     pub asks: Option<MinInSync>,
+    /// In every history that can be of such a table, where records are kept changes.
+    pub turns: bool,
     /// The rule that is removed.
     pub mutant: Option<Mutant>,
 }
@@ -128,7 +130,7 @@ pub(crate) struct World {
     pub min_in_sync: MinInSync,
     /// More copies than this are mirrors.
     in_sync_max: usize,
-    pub unordered: bool,
+    unordered: bool,
     /// How copies are to keep their records, and whether that changes.
     pub storage: Storage,
     pub turns: Turns,
@@ -347,6 +349,7 @@ impl World {
             stand_in,
             open_membership: false,
             min_in_sync: self.min_in_sync,
+            ttl_ms: None,
             in_sync_max: self.in_sync_max,
             policy: MergePolicy { default: self.rule.clone(), exceptions: vec![] },
             functions: Functions::default().with("greater", Arc::new(greater)),
