@@ -4,9 +4,11 @@
 use base::{FragmentId, Heads, Instant, NodeId, Now, Span, TableId, Version, WallMs};
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use replica::{Config, Copy, Effects, Input, Meta, MinInSync, Msg, Place, Record, Space, Store, Timing, Values};
+use replica::{Config, Copy, Effects, Input, Meta, MinInSync, Msg, Place, Record, Space, Storage, Store, Timing, Values};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+
+const KINDS: [Storage; 3] = [Storage::Disc, Storage::DiscOnly, Storage::Ram];
 
 type Stored = (Meta, Heads, Vec<(Vec<u8>, Record)>, Vec<Msg>);
 
@@ -50,8 +52,7 @@ fuzz_target!(|data: &[u8]| {
         me: NodeId(1),
         incarnation: 1,
         founders: vec![NodeId(1), NodeId(2)],
-        ram: false,
-        apart: data.len() % 5 < 2,
+        storage: KINDS[data.len() % 3],
         functions: replica::Functions::default(),
         values: Some(engine.clone()),
         unordered: data.len() % 2 == 0,
@@ -62,6 +63,7 @@ fuzz_target!(|data: &[u8]| {
         open_membership: true,
         min_in_sync: if data.len() % 3 == 0 { MinInSync::Majority } else { MinInSync::default() },
         in_sync_max: usize::MAX,
+        ttl_ms: (data.len() % 7 == 0).then_some(500),
         policy: Default::default(),
         timing: Timing { stable_view: Span::ms(10), ..Timing::default() },
         seed: 1,
@@ -72,6 +74,11 @@ fuzz_target!(|data: &[u8]| {
     feed(&mut copy, &engine, 1, Input::View { view, dead: [].into(), gone: [].into(), flapping: [].into(), whole: false });
     for ms in 1..10 {
         feed(&mut copy, &engine, ms * 300, Input::Tick);
+        if ms % 3 == 0 {
+            // How records are kept changes now and then.
+            copy.set_options(|config| config.storage = KINDS[(data.len() / 3 + ms as usize / 3) % 3]);
+            feed(&mut copy, &engine, ms * 300, Input::Turn);
+        }
         if let Some(msg) = messages.get(ms as usize) {
             feed(&mut copy, &engine, ms * 300 + 1, Input::Msg(NodeId(2), msg.clone()));
         }
