@@ -111,8 +111,8 @@ fn test() -> Result<()> {
     part("unit tests and simulation", || {
         cargo(&["test", "--release", "--workspace", "--exclude", "tombolo", "--locked"])
     })?;
-    // One at a time: each is a cluster of its own on this machine.
-    part("clusters and files", || cargo(&["test", "--release", "-p", "tombolo", "--locked", "--", "--test-threads=1"]))
+    // Two at a time: each is a cluster of its own on this machine, and waits for most of its time.
+    part("clusters and files", || cargo(&["test", "--release", "-p", "tombolo", "--locked", "--", "--test-threads=2"]))
 }
 
 /// Purity is a build failure: what the pure crates could reach, by name.

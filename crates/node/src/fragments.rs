@@ -250,7 +250,7 @@ impl Node {
                     copy.set_options(|config| {
                         (config.storage, config.sync) = (o.storage, o.durability == Durability::Sync);
                         (config.unordered, config.min_in_sync) = (o.unordered, o.min_in_sync);
-                        (config.policy, config.ttl_ms) = (o.policy.clone(), o.ttl_ms);
+                        (config.policy, config.ttl_ms, config.room) = (o.policy.clone(), o.ttl_ms, o.share());
                     });
                 });
             }
@@ -340,7 +340,7 @@ impl Node {
                 };
                 let copies = here.iter().any(|node| said(node) == Some(true) || founds(node));
                 // One that was never filled is none; one that is about to open must not be made anew all the time.
-                let mine = |c: &Copy| (c.serves() && !(all && c.stands_in())) || c.begins_alone();
+                let mine = |c: &Copy| if all { (c.serves() && !c.stands_in()) || c.begins_alone() } else { c.serves() };
                 let led = self.lead_of(fragment).is_some_and(|(node, _)| !all || !self.stands_in_for(fragment, node));
                 let led = led || self.copies.with(fragment, mine).unwrap_or(false);
                 let may = all || !majority;
@@ -423,6 +423,7 @@ impl Node {
             open_membership: fragment == sys_fragment(),
             min_in_sync: def.options.min_in_sync,
             ttl_ms: def.options.ttl_ms,
+            room: def.options.share(),
             in_sync_max: if fragment == sys_fragment() { schema::SYS_IN_SYNC_MAX } else { usize::MAX },
             policy: def.options.policy.clone(),
             functions: self.config.functions.clone(),

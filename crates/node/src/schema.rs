@@ -3,7 +3,7 @@
 use base::{FRAGMENTS_MAX, FragmentId, NAME_BYTES_MAX, NodeId, TableId};
 use bytes::Bytes;
 pub use replica::Storage;
-use replica::{MergePolicy, MergeRule, MinInSync};
+use replica::{MergePolicy, MergeRule, MinInSync, Room};
 use serde::{Deserialize, Serialize};
 
 /// When an acknowledged write is on disc.
@@ -47,12 +47,27 @@ pub struct TableOptions {
     pub beside: Option<TableId>,
     /// What is put without a time to live lives for so many milliseconds.
     pub ttl_ms: Option<u64>,
+    /// It holds so many records at most, and so many bytes of their keys and values; each fragment has its share of that.
+    pub max_records: Option<u64>,
+    /// See `max_records`.
+    pub max_bytes: Option<u64>,
     /// It lay on disc before it came to lie in RAM: a node that was stopped meanwhile may have it there still.
     #[serde(default)]
     pub once_on_disc: bool,
 }
 
 impl TableOptions {
+    /// Is there something that nodes of form 3.2 and earlier take no notice of?
+    pub(crate) fn is_new(&self) -> bool {
+        self.ttl_ms.is_some() || self.max_records.is_some() || self.max_bytes.is_some()
+    }
+
+    /// What one fragment may hold.
+    pub(crate) fn share(&self) -> Room {
+        let share = |all: Option<u64>| all.map(|all| all / u64::from(self.fragments.max(1)));
+        Room { records: share(self.max_records), bytes: share(self.max_bytes) }
+    }
+
     /// Is nothing of it on the disc of anybody who is stopped?
     pub(crate) fn is_in_ram_alone(&self) -> bool {
         self.storage == Storage::Ram && !self.once_on_disc
@@ -72,6 +87,8 @@ impl Default for TableOptions {
             min_in_sync: MinInSync::default(),
             beside: None,
             ttl_ms: None,
+            max_records: None,
+            max_bytes: None,
             once_on_disc: false,
         }
     }
@@ -94,9 +111,19 @@ pub struct Alteration {
     pub storage: Option<Storage>,
     /// See [`TableOptions::ttl_ms`].
     pub ttl_ms: Option<Option<u64>>,
+    /// See [`TableOptions::max_records`].
+    pub max_records: Option<Option<u64>>,
+    /// See [`TableOptions::max_bytes`].
+    pub max_bytes: Option<Option<u64>>,
 }
 
 impl Alteration {
+    /// Is it of something that nodes of form 3.2 and earlier take no notice of?
+    pub(crate) fn is_new(&self) -> bool {
+        let bound = self.max_records.is_some() || self.max_bytes.is_some();
+        self.storage.is_some() || self.ttl_ms.is_some() || bound
+    }
+
     pub(crate) fn apply(self, options: &mut TableOptions) {
         options.copies = self.copies.unwrap_or(options.copies);
         options.durability = self.durability.unwrap_or(options.durability);
@@ -106,6 +133,8 @@ impl Alteration {
         options.once_on_disc |= options.storage != Storage::Ram && self.storage == Some(Storage::Ram);
         options.storage = self.storage.unwrap_or(options.storage);
         options.ttl_ms = self.ttl_ms.unwrap_or(options.ttl_ms);
+        options.max_records = self.max_records.unwrap_or(options.max_records);
+        options.max_bytes = self.max_bytes.unwrap_or(options.max_bytes);
     }
 }
 
@@ -134,6 +163,7 @@ struct StoredDef {
     beside: Option<TableId>,
     ttl_ms: Option<u64>,
     once_on_disc: bool,
+    bound: (Option<u64>, Option<u64>),
 }
 
 impl From<TableDef> for StoredDef {
@@ -141,13 +171,22 @@ impl From<TableDef> for StoredDef {
         let TableDef { id, name, options: o, founders } = def;
         let shape =
             (o.copies, o.fragments, o.storage, o.durability, o.policy, o.fragment_by, o.unordered, o.min_in_sync);
-        StoredDef { id, name, shape, founders, beside: o.beside, ttl_ms: o.ttl_ms, once_on_disc: o.once_on_disc }
+        StoredDef {
+            id,
+            name,
+            shape,
+            founders,
+            beside: o.beside,
+            ttl_ms: o.ttl_ms,
+            once_on_disc: o.once_on_disc,
+            bound: (o.max_records, o.max_bytes),
+        }
     }
 }
 
 impl From<StoredDef> for TableDef {
     fn from(stored: StoredDef) -> TableDef {
-        let StoredDef { id, name, shape, founders, beside, ttl_ms, once_on_disc } = stored;
+        let StoredDef { id, name, shape, founders, beside, ttl_ms, once_on_disc, bound } = stored;
         let (copies, fragments, storage, durability, policy, fragment_by, unordered, min_in_sync) = shape;
         let options = TableOptions {
             copies,
@@ -160,6 +199,8 @@ impl From<StoredDef> for TableDef {
             min_in_sync,
             beside,
             ttl_ms,
+            max_records: bound.0,
+            max_bytes: bound.1,
             once_on_disc,
         };
         TableDef { id, name, options, founders }
@@ -225,6 +266,11 @@ pub enum BadTable {
         "table {0} cannot lie beside that one: it must be there, have as many fragments, and lie beside none itself; nor may others lie beside {0}"
     )]
     Beside(String),
+    /// A bound of which no fragment has a share.
+    #[error(
+        "table {0}: its bound must leave each of its fragments a record and a byte at least; give it fewer fragments"
+    )]
+    Bound(String),
     /// A node runs a program that does not know how to do it.
     #[error("table {0}: the node {1} runs an older version, which would not take notice: update it first")]
     OlderNode(String, String),
@@ -241,6 +287,10 @@ pub(crate) fn validate(name: &str, options: &TableOptions) -> Result<(), BadTabl
     }
     if !(1..=64).contains(&options.copies) || !(1..=FRAGMENTS_MAX).contains(&options.fragments) {
         return Err(BadTable::Shape(name.into()));
+    }
+    let share = options.share();
+    if share.records == Some(0) || share.bytes == Some(0) {
+        return Err(BadTable::Bound(name.into()));
     }
     if matches!(options.min_in_sync, MinInSync::Copies(n) if n == 0 || n > options.copies) {
         return Err(BadTable::MinInSync(name.into()));

@@ -103,6 +103,10 @@ pub struct TableLine {
     pub unordered: bool,
     /// What is put without a time to live lives for so many milliseconds.
     pub ttl_ms: Option<u64>,
+    /// So many records are taken at most, over all fragments.
+    pub max_records: Option<u64>,
+    /// So many bytes of their keys and values.
+    pub max_bytes: Option<u64>,
     /// The table beside which its copies lie; `-`: that is gone.
     pub beside: Option<String>,
     /// Fragments that have a leader in this island.
@@ -260,6 +264,8 @@ impl Node {
             min_in_sync: o.min_in_sync.to_string(),
             unordered: o.unordered,
             ttl_ms: o.ttl_ms,
+            max_records: o.max_records,
+            max_bytes: o.max_bytes,
             beside: o.beside.map(|id| self.tables.values().find(|d| d.id == id).map_or("-".into(), |d| d.name.clone())),
             led: leads.len() as u16,
             in_sync: leads.into_iter().min().unwrap_or(0),

@@ -24,6 +24,9 @@ impl Node {
             return self.reply(op, if may_exist { OpReply::Table(def) } else { error }, out);
         }
         options.once_on_disc = false;
+        if let Some(older) = self.older().filter(|_| options.is_new()) {
+            return self.reply(op, OpReply::Error(BadTable::OlderNode(name, older).into()), out);
+        }
         let beside = match self.check_beside(&name, None, &mut options) {
             Ok(beside) => beside,
             Err(bad) => return self.reply(op, OpReply::Error(bad.into()), out),
@@ -119,6 +122,11 @@ impl Node {
         self.view.iter().find(older).map(|node| self.name_of(*node))
     }
 
+    /// A node in view that would pass over such a batch.
+    pub(crate) fn older_than(&self, batch: &Batch) -> Option<String> {
+        batch.writes.iter().any(|w| matches!(w, Write::Expire { .. })).then(|| self.older())?
+    }
+
     /// The table's definition changes; its copies go by it as they hear of it.
     pub(crate) fn alter(&mut self, now: Now, op: OpId, name: String, change: Alteration, out: &mut Vec<Effect>) {
         let key = schema::table_key(&name);
@@ -127,7 +135,7 @@ impl Node {
         let (Some(record), Some(mut def)) = (record, def) else {
             return self.reply(op, OpReply::Error(ClientError::NoTable(name)), out);
         };
-        if let Some(older) = self.older().filter(|_| change.storage.is_some() || change.ttl_ms.is_some()) {
+        if let Some(older) = self.older().filter(|_| change.is_new()) {
             return self.reply(op, OpReply::Error(BadTable::OlderNode(name, older).into()), out);
         }
         let copies = change.copies;

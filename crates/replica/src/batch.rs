@@ -114,6 +114,19 @@ pub enum Refusal {
     /// The leader's disc is nearly full; batches that delete, and put little, are still taken.
     #[error("the disc of the node that leads this fragment is nearly full: delete something, or give it room")]
     NoSpace,
+    /// A value of which every side's part is kept: they would not expire as one.
+    #[error(
+        "values of this table are made of parts (on-conflict sum or union), whose time to live is given when they are put"
+    )]
+    LivesInParts,
+    /// The table would grow beyond its bound; nothing that shrinks it, or leaves it as it is, is refused.
+    #[error(
+        "the table is full: it holds as much as it may ({what}); delete something, or raise its bound with `tombolo table alter`"
+    )]
+    TableFull {
+        /// Of which it holds as much as it may.
+        what: Measure,
+    },
     /// Fewer copies than the table's `min_in_sync` are in sync; it may be tried again under another number.
     #[error(
         "{have} copies are in sync here, and the table asks for {need} (min-in-sync): see `tombolo status` for which nodes are missing"
@@ -142,6 +155,24 @@ pub enum Refusal {
         /// How much is taken.
         most: u64,
     },
+}
+
+/// In what a table is bounded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Measure {
+    /// Records that hold a value.
+    Records,
+    /// Bytes of their keys and values.
+    Bytes,
+}
+
+impl std::fmt::Display for Measure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Measure::Records => "records",
+            Measure::Bytes => "bytes",
+        })
+    }
 }
 
 /// Which limit a batch exceeds.
@@ -179,7 +210,8 @@ impl Batch {
             _ => 0,
         };
         let deletes = self.writes.iter().any(|w| matches!(w, Write::Delete { .. }));
-        deletes && self.writes.iter().map(put).sum::<usize>() <= FULL_PUT_BYTES_MAX
+        let touches = self.writes.iter().any(|w| matches!(w, Write::Expire { .. }));
+        deletes && !touches && self.writes.iter().map(put).sum::<usize>() <= FULL_PUT_BYTES_MAX
     }
 
     /// Holds the batch against the limits on keys, values and its whole size.

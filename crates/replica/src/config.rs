@@ -19,6 +19,15 @@ pub enum Storage {
     DiscOnly,
 }
 
+/// How much a fragment may hold. What islands wrote apart may exceed it when they meet; then nothing more is taken until it is held again.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Room {
+    /// Records that hold a value.
+    pub records: Option<u64>,
+    /// Bytes of their keys and values.
+    pub bytes: Option<u64>,
+}
+
 impl std::fmt::Display for Storage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -138,6 +147,8 @@ pub struct Config {
     pub in_sync_max: usize,
     /// What is put without a time to live lives for so many milliseconds.
     pub ttl_ms: Option<u64>,
+    /// How much the fragment may hold.
+    pub room: Room,
     /// What conflicts become.
     pub policy: MergePolicy,
     /// What the program that embeds the node brings along for that.

@@ -37,9 +37,9 @@ mod table;
 mod turn;
 mod write;
 
-pub use batch::{Answer, Batch, Bump, Check, Outcome, Range, Read, Refusal, Request, Rows, SessionId, Write};
+pub use batch::{Answer, Batch, Bump, Check, Measure, Outcome, Range, Read, Refusal, Request, Rows, SessionId, Write};
 pub use changes::{Changes, Since};
-pub use config::{Config, Storage, Timing};
+pub use config::{Config, Room, Storage, Timing};
 pub use copy::{Copy, Inspect, RoleName};
 pub use forget::Floor;
 pub use gate::{Effects, Input, Notice, Persist, Reply, Ticket};

@@ -8,7 +8,7 @@ use crate::policy::{self, BranchInfo, Choice, Functions, MergePolicy, MergeRule}
 use crate::record::Record;
 use crate::state;
 use crate::store::Store;
-use base::{Ballot, BranchId, Heads, Hlc, KEY_BYTES_MAX, NodeId, Version};
+use base::{Ballot, BranchId, Heads, Hlc, KEY_BYTES_MAX, NodeId, Version, WallMs};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -233,6 +233,12 @@ impl<'a> Merge<'a> {
                 self.take(side, key, r)
             };
         }
+        if m.value == r.value {
+            // The same, touched on both sides: it lives as long as either said.
+            let (value, expires) = (m.value.clone(), expiry(&None, &m, &r));
+            let both = Record { version: self.version, hlc: self.hlc, value, expires };
+            return self.make(side, key, both, &m, &r);
+        }
         self.conflicts += 1;
         if let Some((_, within)) = self.made.get_mut(&key) {
             // What the other write replaced knowingly is not lost to it.
@@ -240,7 +246,8 @@ impl<'a> Merge<'a> {
         }
         let (winner, loser) = if take { (&r, &m) } else { (&m, &r) };
         if let Some(value) = self.decided(theirs, &key, (&m, &r), (winner, loser)) {
-            let merged = Record { version: self.version, hlc: self.hlc, value, ..winner.clone() };
+            let expires = if value.is_some() { expiry(&value, winner, loser) } else { None };
+            let merged = Record { version: self.version, hlc: self.hlc, value, expires };
             return self.make(side, key, merged, &m, &r);
         }
         self.lose(&key, loser);
@@ -362,6 +369,15 @@ impl<'a> Merge<'a> {
     }
 }
 
+/// When a value that was made of two expires: as the one that it is; one that is made of both lives as long as either.
+fn expiry(value: &Option<Bytes>, winner: &Record, loser: &Record) -> Option<WallMs> {
+    if let Some(whose) = [winner, loser].into_iter().find(|r| value.is_some() && r.value == *value) {
+        return whose.expires;
+    }
+    let living = [winner, loser].into_iter().filter(|r| r.value.is_some());
+    living.map(|r| r.expires.unwrap_or(WallMs(u64::MAX))).max().filter(|at| at.0 < u64::MAX)
+}
+
 fn by_fields(a: &Record, b: &Record, pick: impl Fn(u64, u64) -> u64) -> Option<Bytes> {
     let (a, b) = (fields(a.value.as_ref()?)?, fields(b.value.as_ref()?)?);
     (a.len() == b.len()).then(|| unfields(a.into_iter().zip(b).map(|(x, y)| pick(x, y))))
@@ -415,6 +431,53 @@ mod tests {
             let (a, b) = (side(1, &a), side(2, &b));
             prop_assert_eq!(merged(&a, &b, rule()), merged(&b, &a, rule()));
         }
+    }
+
+    /// Under one key on each side a value that expires; what is made of them, whichever side does it.
+    #[test]
+    fn what_is_merged_expires_with_the_value_that_it_has() {
+        let ten = |n: u64| Some(unfields([n, n]));
+        let side = |node, hlc, value: Option<Bytes>, expires: Option<u64>| {
+            let mut store = Store::default();
+            let record = Record { version: version(node, 1), hlc: Hlc(hlc), expires: expires.map(WallMs), value };
+            store.apply(vec![record.version], vec![(key::user(&[1]), record)]);
+            store
+        };
+        let merged = |a: &Store, b: &Store, rule: MergeRule| {
+            let policy = MergePolicy { default: rule, ..MergePolicy::default() };
+            let functions = Functions::default();
+            let mut merge = Merge::new(a, &policy, &functions, version(99, 1), Hlc(1 << 40));
+            let (rows, _) = b.delta(a.heads(), b.heads(), None, usize::MAX).expect("all is in RAM");
+            merge.fold(Pulled {
+                heads: b.heads().clone(),
+                records: rows,
+                whole: false,
+                from: NodeId(2),
+                staged: false,
+            });
+            let conflicts = merge.conflicts;
+            let (_, puts, _) = merge.finish();
+            let put = puts.into_iter().find(|(k, _)| *k == key::user(&[1])).map(|(_, r)| r);
+            let now = put.or_else(|| a.find(&key::user(&[1]))).expect("there");
+            (now.value, now.expires.map(|at| at.0), conflicts)
+        };
+        let both = |a: &Store, b: &Store, rule: fn() -> MergeRule, want: (Option<Bytes>, Option<u64>, u64)| {
+            assert_eq!((merged(a, b, rule()), merged(b, a, rule())), (want.clone(), want));
+        };
+        let (max, latest) = (|| MergeRule::Max, || MergeRule::Latest);
+        // The greater one for good, and a later one that expires.
+        both(&side(1, 10, ten(9), None), &side(2, 50, ten(5), Some(70)), max, (ten(9), None, 1));
+        both(&side(1, 10, ten(9), Some(30)), &side(2, 50, ten(5), None), max, (ten(9), Some(30), 1));
+        // Made of both.
+        let mixed = Some(unfields([9, 5]));
+        let (a, b) = (Some(unfields([9, 1])), Some(unfields([2, 5])));
+        both(&side(1, 10, a.clone(), Some(30)), &side(2, 50, b.clone(), Some(70)), max, (mixed.clone(), Some(70), 1));
+        both(&side(1, 10, a, None), &side(2, 50, b, Some(70)), max, (mixed, None, 1));
+        // The same, touched on both sides, is no conflict.
+        both(&side(1, 10, ten(9), Some(80)), &side(2, 50, ten(9), Some(70)), latest, (ten(9), Some(80), 0));
+        both(&side(1, 10, ten(9), None), &side(2, 50, ten(9), Some(70)), latest, (ten(9), None, 0));
+        // Put later, it lives as long as it says.
+        both(&side(1, 10, ten(9), None), &side(2, 50, ten(5), Some(70)), latest, (ten(5), Some(70), 1));
     }
 
     #[test]

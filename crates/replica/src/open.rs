@@ -467,6 +467,7 @@ pub(crate) mod tests {
             stand_in: false,
             min_in_sync: crate::MinInSync::default(),
             ttl_ms: None,
+            room: crate::Room::default(),
             in_sync_max: usize::MAX,
             policy: MergePolicy::default(),
             functions: crate::Functions::default(),

@@ -100,7 +100,7 @@ impl Table {
             self.shards.resize_with(SHARDS, HashTable::new);
         }
         let (hash, shard) = self.place(&key);
-        let size = live_size(&key, Some(&record));
+        let size = live_size(&key, record.value_bytes());
         let seed = self.seed;
         let old = match self.shards[shard].entry(hash, |(k, _)| *k == key, |(k, _)| seed.hash_one(&k[..])) {
             Entry::Occupied(mut there) => Some(std::mem::replace(&mut there.get_mut().1, record)),
@@ -109,7 +109,7 @@ impl Table {
                 None
             }
         };
-        let before = live_size(&key, old.as_ref());
+        let before = live_size(&key, old.as_ref().and_then(Kept::value_bytes));
         self.live = (self.live.0 + size.0 - before.0, self.live.1 + size.1 - before.1);
         if old.is_none() {
             self.len += 1;
@@ -132,7 +132,7 @@ impl Table {
             table.shrink_to(table.len() * 2, |(k, _)| seed.hash_one(&k[..]));
         }
         self.len -= 1;
-        let size = live_size(key, Some(&old));
+        let size = live_size(key, old.value_bytes());
         self.live = (self.live.0 - size.0, self.live.1 - size.1);
         match key::outcome_of(key) {
             Some(id) => self.outcomes.remove(&id),
@@ -196,9 +196,8 @@ impl Table {
 }
 
 /// One record, and its bytes without the byte that names its space, if it is a user's and holds a value.
-fn live_size(key: &[u8], record: Option<&Kept>) -> (u64, u64) {
-    let bytes = record.filter(|_| is_users(key)).and_then(Kept::value_bytes);
-    bytes.map_or((0, 0), |bytes| (1, (key.len() - 1 + bytes) as u64))
+pub(crate) fn live_size(key: &[u8], value_bytes: Option<usize>) -> (u64, u64) {
+    value_bytes.filter(|_| is_users(key)).map_or((0, 0), |bytes| (1, (key.len() - 1 + bytes) as u64))
 }
 
 fn is_users(key: &[u8]) -> bool {
@@ -252,7 +251,7 @@ mod tests {
                 }
             }
             prop_assert!(plain.all().eq(other.all()));
-            let live = plain.space(Space::User).map(|(k, r)| live_size(k, Some(r)));
+            let live = plain.space(Space::User).map(|(k, r)| live_size(k, r.value_bytes()));
             prop_assert_eq!(plain.live_size(), live.fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1)));
             let (from, to) = (key::user(&[from.min(to)]), key::user(&[from.max(to)]));
             let bounds = || (Bound::Included(&from[..]), Bound::Excluded(&to[..]));

@@ -1,6 +1,7 @@
 //! Conditional batches: checked against the leader's latest state, answered when what they saw is committed.
 
-use crate::batch::{Answer, Batch, Bump, Check, Limit, Outcome, Refusal, Request, Write};
+use crate::batch::{Answer, Batch, Bump, Check, Limit, Measure, Outcome, Refusal, Request, Write};
+use crate::config::Storage;
 use crate::copy::{Copy, Role};
 use crate::gate::{Effects, Reply, Ticket};
 use crate::kept::Kept;
@@ -10,7 +11,9 @@ use crate::mutant;
 use crate::policy::MergeRule;
 use crate::record::Record;
 use crate::state;
-use base::{BranchId, Now, Span, VALUE_BYTES_MAX, WallMs};
+use crate::store::FETCHES_MAX;
+use crate::table::live_size;
+use base::{BATCH_BYTES_MAX, BranchId, Now, Span, VALUE_BYTES_MAX, WallMs};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -87,7 +90,7 @@ impl Copy {
         let puts = match self.too_few_to_write() {
             Some(refusal) => Err(refusal),
             None if full => Err(Refusal::NoSpace),
-            None => self.evaluate(now, &request.batch),
+            None => self.evaluate(now, &request.batch).and_then(|puts| self.bounded(puts)),
         };
         match puts {
             Ok(puts) => self.accept(now, ticket, request, puts, fx),
@@ -162,12 +165,44 @@ impl Copy {
                 return Err(Refusal::TooLarge { what: Limit::Value, is, most: VALUE_BYTES_MAX as u64 });
             }
             let mut record = self.next_record(now, value);
-            // Above what it overwrites, so that the order of stamps extends causality.
-            record.hlc = record.hlc.max(over.map_or(record.hlc, |hlc| hlc.next()));
+            // Above what it overwrites, so that the order of stamps extends causality. A value that is touched is no newer for that: it
+            // loses to what was put elsewhere meanwhile.
+            let least = over.map_or(record.hlc, |hlc| hlc.next());
+            record.hlc = if let Write::Expire { .. } = write { least } else { record.hlc.max(least) };
             record.expires = expires;
             puts.insert(stored, record);
         }
+        // Touched values are written whole, and are no part of what was asked for.
+        let bytes = puts.iter().map(|(k, r)| k.len() + r.value.as_ref().map_or(0, Bytes::len)).sum::<usize>();
+        if bytes > BATCH_BYTES_MAX && batch.writes.iter().any(|w| matches!(w, Write::Expire { .. })) {
+            return Err(Refusal::TooLarge { what: Limit::Batch, is: bytes as u64, most: BATCH_BYTES_MAX as u64 });
+        }
         Ok(puts.into_iter().collect())
+    }
+
+    /// The same records, if the fragment has room for them. Whatever else it holds has its room by now: this is the leader's latest state.
+    fn bounded(&self, puts: Vec<(Bytes, Record)>) -> Result<Vec<(Bytes, Record)>, Refusal> {
+        let crate::Room { records, bytes } = self.config.room;
+        if (records, bytes) == (None, None) {
+            return Ok(puts);
+        }
+        let (mut before, mut after) = ((0, 0), (0, 0));
+        for (key, record) in &puts {
+            let add = |sum: &mut (u64, u64), more: (u64, u64)| *sum = (sum.0 + more.0, sum.1 + more.1);
+            add(&mut before, live_size(key, self.store.get(key).and_then(Kept::value_bytes)));
+            add(&mut after, live_size(key, record.value.as_ref().map(Bytes::len)));
+        }
+        let held = self.store.live_size();
+        let over = |bound: Option<u64>, held: u64, before: u64, after: u64| {
+            after > before && bound.is_some_and(|most| held.saturating_add(after - before) > most)
+        };
+        if over(records, held.0, before.0, after.0) {
+            return Err(Refusal::TableFull { what: Measure::Records });
+        }
+        if over(bytes, held.1, before.1, after.1) {
+            return Err(Refusal::TableFull { what: Measure::Bytes });
+        }
+        Ok(puts)
     }
 
     /// What one write of a batch leaves under its key, and when that expires; `None`: what is there.
@@ -198,6 +233,9 @@ impl Copy {
             // One that has expired still needs its tombstone: another leader's clock may run behind.
             Write::Delete { .. } | Write::Forget { .. } if gone.unwrap_or(!self.config.stand_in) => return Ok(None),
             Write::Delete { .. } | Write::Forget { .. } => (None, None),
+            Write::Expire { .. } if matches!(rule, MergeRule::Sum | MergeRule::Union) => {
+                return Err(Refusal::LivesInParts);
+            }
             Write::Expire { .. } if self.config.stand_in && gone.is_none() => return Err(Refusal::Elsewhere),
             Write::Expire { ttl_ms, .. } => {
                 let old = self.whole_before(stored, put, index)?;
@@ -270,9 +308,11 @@ impl Copy {
             return;
         }
         let Role::Leading(l) = &mut self.role else { return };
-        let gone = self.store.expired(now.wall, SWEEP_RECORDS_MAX);
+        // What is replaced is kept whole until that is committed: values on disc are read for it.
+        let most = if self.store.form() == Storage::DiscOnly { FETCHES_MAX } else { SWEEP_RECORDS_MAX };
+        let gone = self.store.expired(now.wall, most);
         // A full sweep goes on with the next tick.
-        if gone.len() < SWEEP_RECORDS_MAX {
+        if gone.len() < most {
             l.swept = now.mono;
         }
         if !gone.is_empty() {
@@ -352,6 +392,9 @@ mod tests {
         assert_eq!(copy.store().find(&key::user(b"own")).expect("there").value, before);
         assert!(copy.store().get(&key::user(b"nothing")).is_none());
         assert!(shown(&mut copy, 11_499, "own") && !shown(&mut copy, 11_500, "own"));
+        // It is no newer for having been touched.
+        let (touched, put) = (copy.store().find(&key::user(b"own")), copy.store().find(&key::user(b"new")));
+        assert!(touched.expect("there").hlc.wall() < at(7500).wall && put.expect("there").hlc.wall() >= at(7000).wall);
         // What has expired does not come back.
         write(&mut copy, 11_600, 8, expire("own", None));
         assert!(!shown(&mut copy, 11_600, "own") && shown(&mut copy, 60_000, "usual"));
@@ -369,5 +412,49 @@ mod tests {
             feed(&mut copy, 16_000 + tenth * 100, Input::Tick);
         }
         assert_eq!(copy.store().live_size(), (0, 0));
+    }
+
+    /// Whatever is asked for, it never holds more; what it has room for is taken, and nothing is done by halves.
+    #[test]
+    fn a_fragment_never_holds_more_than_it_has_room_for() {
+        let mut copy = leading();
+        copy.set_options(|config| config.room = crate::Room { records: Some(20), bytes: Some(1000) });
+        let (mut random, mut full) = (7u64, 0);
+        for number in 1..=3000 {
+            let mut next = |below: u64| {
+                random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (random >> 33) % below
+            };
+            let write = |key: u64, bytes: u64| match bytes {
+                0 => Write::Delete { key: key.to_string().into() },
+                _ => Write::Put { key: key.to_string().into(), value: vec![0; bytes as usize].into(), ttl_ms: None },
+            };
+            let writes = vec![write(next(40), next(120)), write(next(40), next(3) * next(120))];
+            let before = copy.store().live_size();
+            let (session, branches) =
+                (SessionId { node: NodeId(1), incarnation: 1 }, vec![copy.lead().expect("leads").branch]);
+            let batch = Batch { writes, ..Batch::default() };
+            let request = Request { session, number, done_through: number, branches, batch };
+            let mut fx = Effects::default();
+            copy.handle(at(6000), Input::Write(number, request), &mut fx);
+            copy.handle(at(6000), Input::Durable(u64::MAX), &mut fx);
+            let after = copy.store().live_size();
+            assert!(after.0 <= 20 && after.1 <= 1000, "{after:?}");
+            let refused = |reply: &Reply| {
+                matches!(reply, Reply::Write(Answer::Outcome(Outcome::Failed(Refusal::TableFull { .. }), _)))
+            };
+            if fx.replies.iter().any(|(_, reply)| refused(reply)) {
+                assert_eq!(before, after);
+                full += 1;
+            }
+        }
+        assert!((100..2900).contains(&full), "{full}");
+        // One that holds more than it may, since its bound was lowered, takes what makes it smaller.
+        copy.set_options(|config| config.room = crate::Room { records: Some(1), bytes: Some(10) });
+        let (key, kept) =
+            copy.store().space(crate::Space::User).find(|(_, kept)| kept.value_bytes() > Some(9)).expect("one");
+        let (key, before) = (key.slice(1..), (copy.store().live_size(), kept.value_bytes()));
+        write(&mut copy, 6000, 9000, Write::Put { key, value: vec![0; 9].into(), ttl_ms: None });
+        assert!(copy.store().live_size().1 < before.0.1);
     }
 }

@@ -423,6 +423,12 @@ pub(crate) struct Shape {
     /// What is put without a time to live lives for so long: 500ms, 30s, 10m, 2h, 7d.
     #[arg(long, value_name = "D")]
     pub ttl: Option<String>,
+    /// Hold so many records at most: what would go beyond is refused. Each fragment has its share of it.
+    #[arg(long, value_name = "N")]
+    pub max_records: Option<u64>,
+    /// Hold so much of keys and values at most, as in 64MiB, each record counted once.
+    #[arg(long, value_name = "SIZE")]
+    pub max_bytes: Option<String>,
 }
 
 #[derive(Args)]
@@ -494,30 +500,39 @@ pub(crate) enum TableCommand {
         json: bool,
     },
     /// Change a table while it is used.
-    Alter {
-        name: String,
-        /// On how many nodes each record lies, 1 to 64.
-        #[arg(long)]
-        copies: Option<u16>,
-        /// Where records are kept, as for `table create`: copies come to it one after the other, while they are used.
-        #[arg(long)]
-        storage: Option<String>,
-        /// When acknowledged writes are on disc: `interval` or `sync`.
-        #[arg(long)]
-        durability: Option<String>,
-        /// Writes are taken with so many copies in sync or more: a number, or `majority`.
-        #[arg(long)]
-        min_in_sync: Option<String>,
-        /// What becomes of keys that are written on two sides of a cut, as for `table create`.
-        #[arg(long)]
-        on_conflict: Option<String>,
-        /// Put its copies where those of this table are, as for `table create`; "": no more.
-        #[arg(long, value_name = "TABLE")]
-        beside: Option<String>,
-        /// What is put from now on without a time to live lives for so long; `none`: for good.
-        #[arg(long, value_name = "D")]
-        ttl: Option<String>,
-    },
+    Alter(Alter),
     /// Remove a table and all records in it, on every node.
     Drop { name: String },
+}
+
+#[derive(Args)]
+pub(crate) struct Alter {
+    pub name: String,
+    /// On how many nodes each record lies, 1 to 64.
+    #[arg(long)]
+    pub copies: Option<u16>,
+    /// Where records are kept, as for `table create`: copies come to it one after the other, while they are used.
+    #[arg(long)]
+    pub storage: Option<String>,
+    /// When acknowledged writes are on disc: `interval` or `sync`.
+    #[arg(long)]
+    pub durability: Option<String>,
+    /// Writes are taken with so many copies in sync or more: a number, or `majority`.
+    #[arg(long)]
+    pub min_in_sync: Option<String>,
+    /// What becomes of keys that are written on two sides of a cut, as for `table create`.
+    #[arg(long)]
+    pub on_conflict: Option<String>,
+    /// Put its copies where those of this table are, as for `table create`; "": no more.
+    #[arg(long, value_name = "TABLE")]
+    pub beside: Option<String>,
+    /// What is put from now on without a time to live lives for so long; `none`: for good.
+    #[arg(long, value_name = "D")]
+    pub ttl: Option<String>,
+    /// Hold so many records at most; `none`: any number. What is there stays.
+    #[arg(long, value_name = "N")]
+    pub max_records: Option<String>,
+    /// Hold so much of keys and values at most, as in 64MiB; `none`: any amount. What is there stays.
+    #[arg(long, value_name = "SIZE")]
+    pub max_bytes: Option<String>,
 }

@@ -196,7 +196,7 @@ pub(crate) fn done(told: Told, object: Option<&str>) -> Result<u8> {
 fn refusal_code(refusal: &Refusal) -> u8 {
     match refusal {
         Refusal::Check(_) | Refusal::NotACounter(_) => FAILED,
-        Refusal::NoSpace | Refusal::TooFewCopies { .. } | Refusal::Elsewhere => UNAVAILABLE,
+        Refusal::NoSpace | Refusal::TableFull { .. } | Refusal::TooFewCopies { .. } | Refusal::Elsewhere => UNAVAILABLE,
         _ => OTHER,
     }
 }

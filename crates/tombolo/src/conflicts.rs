@@ -3,6 +3,7 @@
 use crate::cli::Conflicts;
 use crate::commands::{FAILED, UNAVAILABLE, Usage, ask, ask_on, connect, done};
 use crate::control::{Ask, Conflict, Told};
+use crate::dump::{expires_by_itself, put_until};
 use crate::text;
 use anyhow::Result;
 use base::{Version, WallMs};
@@ -156,11 +157,11 @@ async fn restore(stream: &mut UnixStream, tables: &[TableDef], id: &str) -> Resu
             Some(kept) => Check::AtVersion(key.clone(), kept.version),
             None => Check::Absent(key.clone()),
         };
-        let put = match lost.value {
-            Some(value) => Write::Put { key: key.clone(), value, ttl_ms: None },
-            None => Write::Delete { key: key.clone() },
-        };
-        let writes = vec![put, Write::Forget { key: key.clone(), lost: lost.version }];
+        let mut writes = vec![Write::Forget { key: key.clone(), lost: lost.version }];
+        match lost.value {
+            Some(value) => writes.extend(put_until(key.clone(), value, lost.expires, expires_by_itself(&def))),
+            None => writes.push(Write::Delete { key: key.clone() }),
+        }
         let batch = Batch { checks: vec![check], writes, sync: true };
         let told = ask_on(stream, &Ask::Write(def.name.clone(), key.clone(), batch)).await?;
         // Somebody has written the key since it was looked at.

@@ -12,11 +12,12 @@
 use crate::commands::{FAILED, OTHER, Usage, ask, ask_on, connect, done};
 use crate::control::{Ask, Told};
 use anyhow::{Context, Result, anyhow, bail};
+use base::WallMs;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use node::{TableDef, TableOptions};
-use replica::{Batch, Check, Outcome, Refusal, Write as Put};
+use replica::{Batch, Check, MergeRule, Outcome, Refusal, Write as Put};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -339,7 +340,7 @@ impl Sink {
 
     async fn send(&mut self, index: u16) -> Result<Option<Told>> {
         let (Some((rows, _)), Some(def)) = (self.gathered.remove(&index), &self.def) else { return Ok(None) };
-        let table = (def.name.clone(), def.options.ttl_ms.is_some());
+        let table = (def.name.clone(), expires_by_itself(def));
         let (data, if_absent) = (self.data.clone(), self.if_absent);
         self.under_way.spawn(async move { send(&data, table, rows, if_absent).await });
         if self.under_way.len() >= BATCHES_MAX { self.wait().await } else { Ok(None) }
@@ -373,17 +374,30 @@ fn wall_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
+/// Would what is put for good into this table expire, and can it be told not to?
+pub(crate) fn expires_by_itself(def: &TableDef) -> bool {
+    let parts = matches!(def.options.policy.default, MergeRule::Sum | MergeRule::Union);
+    def.options.ttl_ms.is_some() && !parts
+}
+
+/// Puts a value that expires when it is said to, or lives for good, whatever the table has for those of which nothing is said.
+pub(crate) fn put_until(
+    key: Bytes,
+    value: Bytes,
+    expires: Option<WallMs>,
+    table_expires: bool,
+) -> impl Iterator<Item = Put> {
+    let ttl_ms = expires.map(|at| at.0.saturating_sub(wall_ms()).max(1));
+    let for_good = (table_expires && ttl_ms.is_none()).then(|| Put::Expire { key: key.clone(), ttl_ms: None });
+    [Put::Put { key, value, ttl_ms }].into_iter().chain(for_good)
+}
+
 async fn send(data: &Path, (table, expires): (String, bool), rows: Vec<Row>, if_absent: bool) -> Result<Sent> {
     let mut stream = connect(data).await?;
     let Some(key) = rows.first().map(|row| row.key.clone()) else { bail!("a batch of no rows") };
     let count = rows.len() as u64;
     let checks = if if_absent { vec![Check::Absent(key.clone())] } else { Vec::new() };
-    let put = |row: Row| {
-        let ttl_ms = row.expires_ms.map(|at| at.saturating_sub(wall_ms()).max(1));
-        // Where the table would have it expire.
-        let for_good = (expires && ttl_ms.is_none()).then(|| Put::Expire { key: row.key.clone(), ttl_ms: None });
-        [Put::Put { key: row.key, value: row.value, ttl_ms }].into_iter().chain(for_good)
-    };
+    let put = |row: Row| put_until(row.key, row.value, row.expires_ms.map(WallMs), expires);
     let batch = Batch { checks, writes: rows.into_iter().flat_map(put).collect(), sync: false };
     let mut told = Told::Done;
     for _ in 0..TRIES {

@@ -1,6 +1,6 @@
 //! `tombolo table ...`.
 
-use crate::cli::{Shape, TableCommand};
+use crate::cli::{Alter, Shape, TableCommand};
 use crate::commands::{FAILED, Usage, ask, done};
 use crate::control::{Ask, Told};
 use crate::text;
@@ -14,6 +14,9 @@ pub(crate) async fn command(data: &Path, command: TableCommand) -> Result<u8> {
         TableCommand::Create { name, mut shape } => {
             let rule = named_rule(data, &shape.on_conflict).await?;
             shape.on_conflict = rule.to_string();
+            if let Some(ttl) = &shape.ttl {
+                living(&name, ttl)?;
+            }
             let mut options = options(&shape)?;
             if let Some(other) = &shape.beside {
                 let other = named(data, other).await?;
@@ -39,28 +42,9 @@ pub(crate) async fn command(data: &Path, command: TableCommand) -> Result<u8> {
             }
             other => done(other, None),
         },
-        TableCommand::Alter { name, copies, storage, durability, min_in_sync, on_conflict, beside, ttl } => {
-            let rule = match on_conflict {
-                Some(rule) => Some(named_rule(data, &rule).await?),
-                None => None,
-            };
-            let policy = rule.map(|default| MergePolicy { default, exceptions: Vec::new() });
-            let durability = durability.as_deref().map(durable).transpose()?;
-            let min_in_sync = min_in_sync.as_deref().map(enough).transpose()?;
-            let beside = match beside.as_deref() {
-                None => None,
-                Some("") => Some(None),
-                Some(other) => Some(Some(named(data, other).await?.id)),
-            };
-            let storage = storage.as_deref().map(kept).transpose()?;
-            let ttl_ms = ttl.as_deref().map(|ttl| living(&name, ttl)).transpose()?;
-            let change = Alteration { copies, durability, min_in_sync, policy, beside, storage, ttl_ms };
-            if change == Alteration::default() {
-                return Err(Usage(
-                    "nothing to change: give --copies, --storage, --durability, --min-in-sync, --on-conflict, --ttl or --beside".into(),
-                )
-                .into());
-            }
+        TableCommand::Alter(what) => {
+            let name = what.name.clone();
+            let change = alteration(data, what).await?;
             done(ask(data, Ask::AlterTable(name.clone(), change)).await?, Some(&name))
         }
         TableCommand::Drop { name } => {
@@ -73,6 +57,47 @@ pub(crate) async fn command(data: &Path, command: TableCommand) -> Result<u8> {
             done(ask(data, Ask::DropTable(name.clone())).await?, Some(&name))
         }
     }
+}
+
+/// What is to be changed, as the node takes it.
+async fn alteration(data: &Path, what: Alter) -> Result<Alteration> {
+    let rule = match what.on_conflict {
+        Some(rule) => Some(named_rule(data, &rule).await?),
+        None => None,
+    };
+    let beside = match what.beside.as_deref() {
+        None => None,
+        Some("") => Some(None),
+        Some(other) => Some(Some(named(data, other).await?.id)),
+    };
+    let change = Alteration {
+        copies: what.copies,
+        durability: what.durability.as_deref().map(durable).transpose()?,
+        min_in_sync: what.min_in_sync.as_deref().map(enough).transpose()?,
+        policy: rule.map(|default| MergePolicy { default, exceptions: Vec::new() }),
+        beside,
+        storage: what.storage.as_deref().map(kept).transpose()?,
+        ttl_ms: what.ttl.as_deref().map(|ttl| living(&what.name, ttl)).transpose()?,
+        max_records: what.max_records.as_deref().map(|n| at_most(n, records)).transpose()?,
+        max_bytes: what.max_bytes.as_deref().map(|n| at_most(n, bytes)).transpose()?,
+    };
+    if change == Alteration::default() {
+        let flags = "--copies, --storage, --durability, --min-in-sync, --on-conflict, --ttl, --max-records, --max-bytes or --beside";
+        return Err(Usage(format!("nothing to change: give {flags}")).into());
+    }
+    Ok(change)
+}
+
+fn at_most(text: &str, read: impl Fn(&str) -> Result<u64, Usage>) -> Result<Option<u64>, Usage> {
+    if text == "none" { Ok(None) } else { read(text).map(Some) }
+}
+
+fn records(text: &str) -> Result<u64, Usage> {
+    text.parse().map_err(|_| Usage(format!("--max-records {text} is neither a number of records nor `none`")))
+}
+
+fn bytes(text: &str) -> Result<u64, Usage> {
+    text::size_bytes(text).map_err(|e| Usage(format!("--max-bytes: {e}")))
 }
 
 /// What conflicts become. `island:NODE` takes a name, and is kept as an id: names change.
@@ -152,6 +177,8 @@ pub(crate) fn options(shape: &Shape) -> Result<TableOptions, Usage> {
         unordered: shape.unordered,
         min_in_sync,
         ttl_ms: ttl.map_err(|e| Usage(format!("--ttl: {e}")))?,
+        max_records: shape.max_records,
+        max_bytes: shape.max_bytes.as_deref().map(bytes).transpose()?,
         ..TableOptions::default()
     })
 }
@@ -176,6 +203,15 @@ fn print_info(info: &TableInfo) {
     println!("writes are taken with {} copies in sync or more", t.min_in_sync);
     if let Some(ms) = t.ttl_ms {
         println!("what is put without a time to live lives for {} s", ms as f64 / 1000.0);
+    }
+    if t.max_records.is_some() || t.max_bytes.is_some() {
+        let records = t.max_records.map(|n| format!("{n} records"));
+        let bytes = t.max_bytes.map(|n| format!("{} of keys and values", text::bytes_text(n)));
+        let both: Vec<String> = records.into_iter().chain(bytes).collect();
+        println!(
+            "at most {}, of which each fragment has its share; what would go beyond is refused",
+            both.join(" and ")
+        );
     }
     if let Some(other) = &t.beside {
         println!("copies lie where those of table {other} do");

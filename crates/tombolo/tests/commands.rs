@@ -295,3 +295,30 @@ fn values_live_as_long_as_they_or_their_table_say() {
         says(&node.ask(&["table", "alter", part, "--ttl", "1d"]), 2, &[part, "files do not expire"]);
     }
 }
+
+#[test]
+fn a_table_that_is_full_says_so_and_takes_what_makes_room() {
+    let scratch = Scratch::new();
+    let node = alone(&scratch, "n1");
+    node.tell(&["table", "create", "t", "--fragments", "1", "--max-records", "3", "--max-bytes", "1KiB"]);
+    wait("the table serves", 20, || node.ask(&["put", "t", "a", "v"]).status.success());
+    node.tell(&["put", "t", "b", "v"]);
+    node.tell(&["put", "t", "c", "v"]);
+    says(&node.ask(&["put", "t", "d", "v"]), 3, &["t d", "full", "records", "tombolo table alter"]);
+    // What is there may change, within the bytes that are left.
+    node.tell(&["put", "t", "a", &"x".repeat(1000)]);
+    says(&node.ask(&["put", "t", "b", &"x".repeat(100)]), 3, &["full", "bytes"]);
+    node.tell(&["put", "t", "a", "v"]);
+    node.tell(&["del", "t", "c"]);
+    node.tell(&["put", "t", "d", "v"]);
+    let info = node.tell(&["table", "info", "t"]);
+    assert!(info.contains("at most 3 records and 1.0 KiB of keys and values"), "{info}");
+    node.tell(&["table", "alter", "t", "--max-records", "none"]);
+    wait("there is room", 10, || node.ask(&["put", "t", "e", "v"]).status.success());
+    // Less than there is: nothing goes, and nothing comes.
+    node.tell(&["table", "alter", "t", "--max-records", "2"]);
+    wait("it is full", 10, || node.ask(&["put", "t", "f", "v"]).status.code() == Some(3));
+    assert_eq!(node.tell(&["scan", "t"]).lines().count(), 4);
+    says(&node.ask(&["table", "alter", "t", "--max-bytes", "much"]), 2, &["--max-bytes", "much"]);
+    says(&node.ask(&["table", "create", "u", "--max-records", "7"]), 2, &["table u", "fewer fragments"]);
+}

@@ -9,6 +9,9 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+static CLUSTERS: AtomicU16 = AtomicU16::new(0);
 
 struct Cluster {
     nodes: Vec<Node>,
@@ -19,8 +22,8 @@ impl Cluster {
     /// Nodes on loopback that know the first.
     fn new(count: u16) -> Cluster {
         let scratch = Scratch::new();
-        // Below the ports that the system hands out by itself.
-        let first = 12_000 + (std::process::id() % 20_000) as u16;
+        // Below the ports that the system hands out by itself, and another for each cluster of this process.
+        let first = 12_000 + (std::process::id() % 20_000) as u16 + 4 * CLUSTERS.fetch_add(1, Ordering::Relaxed);
         let join = format!("127.0.0.1:{first}");
         let nodes = (0..count).map(|i| {
             let listen = format!("127.0.0.1:{}", first + i);

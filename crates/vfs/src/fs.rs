@@ -430,7 +430,7 @@ fn rustix_statvfs(path: &std::path::Path) -> Option<Usage> {
 
 pub(crate) fn refused(refusal: &Refusal) -> FsError {
     match refusal {
-        Refusal::NoSpace => FsError::NoSpace,
+        Refusal::NoSpace | Refusal::TableFull { .. } => FsError::NoSpace,
         Refusal::TooLarge { .. } => FsError::TooLarge,
         _ => FsError::Unavailable,
     }

@@ -350,6 +350,7 @@ impl World {
             open_membership: false,
             min_in_sync: self.min_in_sync,
             ttl_ms: None,
+            room: replica::Room::default(),
             in_sync_max: self.in_sync_max,
             policy: MergePolicy { default: self.rule.clone(), exceptions: vec![] },
             functions: Functions::default().with("greater", Arc::new(greater)),
