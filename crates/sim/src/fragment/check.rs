@@ -52,6 +52,8 @@ pub(crate) struct Checker {
     pub buried: BTreeSet<NodeId>,
     /// Every write is on disc before it is acknowledged.
     flushed: bool,
+    /// Values may be written again as they are, to live longer.
+    pub touches: bool,
     now: u64,
     /// Each write takes more than half of the copies: no two sides may both acknowledge.
     majority: bool,
@@ -78,6 +80,7 @@ impl Checker {
             wiped: BTreeMap::new(),
             buried: BTreeSet::new(),
             flushed,
+            touches: false,
             now: 0,
             majority: majority && flushed,
             knew_before: BTreeMap::new(),
@@ -246,7 +249,8 @@ impl Checker {
             self.knew_before.insert(k.clone(), knew.clone());
             self.by_version.insert((r.version, k.clone()), wid);
             // What an opening makes is nobody's request.
-            if let Some(number) = request_of(r).filter(|_| r.version.seq != 1) {
+            let touched = |w: &usize| self.touches && *w != wid && self.writes[*w].value == r.value;
+            if let Some(number) = request_of(r).filter(|_| r.version.seq != 1 && !knew.iter().any(touched)) {
                 self.by_request.entry(number).or_default().push(wid);
             }
             self.writes.push(Wrote {
@@ -495,7 +499,7 @@ impl Checker {
             .collect();
         let say = |what: &str| Some(format!("invariant 4: request {number} {:?} {what}: {versions:?}", pending.op));
         match &pending.outcome {
-            _ if matches!(pending.op, Op::Delete | Op::BumpMax) => None,
+            _ if matches!(pending.op, Op::Delete | Op::Touch | Op::BumpMax) => None,
             _ if versions.len() > 1 => say("was applied twice"),
             Some(Outcome::Failed(_)) if !versions.is_empty() => say("was refused, and applied"),
             _ => None,

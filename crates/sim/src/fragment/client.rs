@@ -17,6 +17,8 @@ const TRIES_MAX: u32 = 12;
 pub(crate) enum Op {
     Put,
     Delete,
+    /// Changes when what is there expires.
+    Touch,
     PutIfAbsent,
     Swap,
     /// Two keys at once.
@@ -52,6 +54,7 @@ impl World {
             0..=7 => Op::Read,
             _ if self.rule == MergeRule::Max => Op::BumpMax,
             _ if self.rule == MergeRule::Sum => Op::BumpAdd,
+            8..=10 if self.touches && self.rng.random_bool(0.7) => Op::Touch,
             8..=10 => Op::Put,
             11 | 12 => Op::Delete,
             13..=15 => Op::PutIfAbsent,
@@ -65,6 +68,7 @@ impl World {
         let (checks, writes) = match op {
             Op::Put => (vec![], vec![put(k)]),
             Op::Delete => (vec![], vec![Write::Delete { key: key(k) }]),
+            Op::Touch => (vec![], vec![Write::Expire { key: key(k), ttl_ms }]),
             Op::PutIfAbsent => (vec![Check::Absent(key(k)), Check::Count(key(k), 0)], vec![put(k)]),
             Op::Swap => {
                 let stored: Vec<u8> = [Space::User as u8, k].into();

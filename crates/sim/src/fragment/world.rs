@@ -134,6 +134,8 @@ pub(crate) struct World {
     /// How copies are to keep their records, and whether that changes.
     pub storage: Storage,
     pub turns: Turns,
+    /// Values are touched.
+    pub touches: bool,
     /// Requests come in bursts.
     pub bursts: bool,
     /// How many of the nodes begin with copies.
@@ -206,6 +208,9 @@ impl World {
         let mut chance = StdRng::seed_from_u64(seed ^ 0x7472_696d);
         world.trims = chance.random_bool(0.3);
         world.plan_turns(seed);
+        let mut chance = StdRng::seed_from_u64(seed ^ 0x746f_7563);
+        world.touches = world.rule == MergeRule::Latest && chance.random_bool(0.2);
+        world.check.touches = world.touches;
         let mut chance = StdRng::seed_from_u64(seed ^ 0x6275_7279);
         if n >= 3 && world.rule != MergeRule::Sum && chance.random_bool(0.15) {
             // Of a majority that was given up nothing is promised.
@@ -269,6 +274,7 @@ impl World {
             unordered,
             storage: Storage::Disc,
             turns: Turns::None,
+            touches: false,
             bursts,
             founders,
             stand_ins,
