@@ -96,6 +96,8 @@ fn print(status: &Status, loads: &BTreeMap<String, Load>) {
 
 /// How often it is looked how far a node on its way out has got.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often in a row a node on its way out may be asked in vain.
+const LOOKS_MAX: u32 = 60;
 
 async fn status(data: &Path) -> Result<Status> {
     match ask(data, Ask::Status).await? {
@@ -116,15 +118,20 @@ pub(crate) async fn leave(data: &Path, named: Option<String>) -> Result<u8> {
     let id = all.find(|n| n.name == named || n.id.starts_with(&named)).map(|n| n.id.clone()).unwrap_or_default();
     let mine = before.nodes.iter().any(|n| n.id == id && n.name == before.node);
     let is_it = |n: &&NodeLine| n.id == id;
-    let mut said = None;
+    let (mut said, mut silent) = (None, 0);
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let now = match status(data).await {
             Ok(now) => now,
-            // It goes when nobody counts on it any more.
+            // It goes when nobody counts on it any more; while it stops it says nothing.
             Err(_) if mine && !crate::control::socket_path(data).exists() => break,
+            Err(_) if mine && silent < LOOKS_MAX => {
+                silent += 1;
+                continue;
+            }
             Err(e) => return Err(e.context("whether it has left is not known")),
         };
+        silent = 0;
         let Some(line) = now.nodes.iter().find(is_it) else { break };
         if line.status != "leaving" && said.is_some() && now.leaving.is_none() {
             eprintln!("tombolo: {named} stays: somebody took it back, or it is away");
