@@ -404,9 +404,8 @@ mod tests {
         store
     }
 
-    /// What `into` shows to users and keeps in its ledger after an opening that pulls all of `from`, versions of the
-    /// merge's own writes aside.
-    fn merged(into: &Store, from: &Store, rule: MergeRule) -> (Vec<(Bytes, Option<Bytes>)>, u64) {
+    /// What `into` has after an opening that pulls all of `from`, and how many conflicts that found.
+    fn opened(into: &Store, from: &Store, rule: MergeRule) -> (BTreeMap<Bytes, Record>, u64) {
         let policy = MergePolicy { default: rule, ..MergePolicy::default() };
         let functions = Functions::default();
         let mut merge = Merge::new(into, &policy, &functions, version(99, 1), Hlc(1 << 40));
@@ -414,10 +413,15 @@ mod tests {
         merge.fold(Pulled { heads: from.heads().clone(), records: rows, whole: false, from: NodeId(2), staged: false });
         let conflicts = merge.conflicts;
         let (_, puts, _) = merge.finish();
-        let mut all: BTreeMap<Bytes, Option<Bytes>> =
-            into.all().filter_map(|(k, r)| Some((k.clone(), r.here()?.value.clone()))).collect();
-        all.extend(puts.into_iter().map(|(k, r)| (k, r.value)));
-        (all.into_iter().collect(), conflicts)
+        let mut all: BTreeMap<_, _> = into.all().filter_map(|(k, r)| Some((k.clone(), r.here()?.clone()))).collect();
+        all.extend(puts);
+        (all, conflicts)
+    }
+
+    /// What is shown to users and kept in the ledger then, versions of the merge's own writes aside.
+    fn merged(into: &Store, from: &Store, rule: MergeRule) -> (Vec<(Bytes, Option<Bytes>)>, u64) {
+        let (all, conflicts) = opened(into, from, rule);
+        (all.into_iter().map(|(k, r)| (k, r.value)).collect(), conflicts)
     }
 
     proptest! {
@@ -444,21 +448,8 @@ mod tests {
             store
         };
         let merged = |a: &Store, b: &Store, rule: MergeRule| {
-            let policy = MergePolicy { default: rule, ..MergePolicy::default() };
-            let functions = Functions::default();
-            let mut merge = Merge::new(a, &policy, &functions, version(99, 1), Hlc(1 << 40));
-            let (rows, _) = b.delta(a.heads(), b.heads(), None, usize::MAX).expect("all is in RAM");
-            merge.fold(Pulled {
-                heads: b.heads().clone(),
-                records: rows,
-                whole: false,
-                from: NodeId(2),
-                staged: false,
-            });
-            let conflicts = merge.conflicts;
-            let (_, puts, _) = merge.finish();
-            let put = puts.into_iter().find(|(k, _)| *k == key::user(&[1])).map(|(_, r)| r);
-            let now = put.or_else(|| a.find(&key::user(&[1]))).expect("there");
+            let (mut all, conflicts) = opened(a, b, rule);
+            let now = all.remove(&key::user(&[1])).expect("there");
             (now.value, now.expires.map(|at| at.0), conflicts)
         };
         let both = |a: &Store, b: &Store, rule: fn() -> MergeRule, want: (Option<Bytes>, Option<u64>, u64)| {

@@ -79,7 +79,8 @@ pub struct WriteBatch {
     pub stage: Stage,
 }
 
-/// A batch's part in a delta that is too large to be kept in RAM until all of it is there.
+/// A batch's part in something that comes in several of them: a delta that is too large to be kept in RAM until all of it is there, or a
+/// copy that comes to the disc, or leaves it, while it is used.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Stage {
     /// None.

@@ -28,7 +28,7 @@ pub struct Store {
     expiring: BTreeSet<(WallMs, Bytes)>,
     /// What the sessions' records say: asked with every write.
     done: BTreeMap<SessionId, u64>,
-    pub(crate) heads: Heads,
+    heads: Heads,
     /// How often it has changed.
     edition: u64,
     /// Where values are read that are on disc only.
