@@ -1,15 +1,16 @@
 use crate::{BranchId, NodeId, Version};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// A copy's knowledge: branch -> highest sequence number incorporated. Absent means none.
 ///
-/// Branches that every copy holds to their ends are folded: of each node, all branches up to a number. So what a copy must
+/// Branches that every copy holds to their ends are folded: of each node and line, all branches up to a number. So what a copy must
 /// remember does not grow with how often the lead has changed hands.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Heads {
-    folded: BTreeMap<NodeId, u64>,
+    /// Of each node and line at most one: the last of those that are folded.
+    folded: BTreeSet<BranchId>,
     open: BTreeMap<BranchId, u64>,
 }
 
@@ -26,7 +27,12 @@ impl Heads {
 
     /// Is all of this branch known, to its end?
     pub fn is_folded(&self, branch: BranchId) -> bool {
-        self.folded.get(&branch.node).is_some_and(|n| branch.n <= *n)
+        self.last_fold(branch).is_some_and(|last| branch.n <= last.n)
+    }
+
+    /// The last folded branch of the same node and line.
+    fn last_fold(&self, branch: BranchId) -> Option<BranchId> {
+        self.folded.range(line_of(branch)).next().copied()
     }
 
     /// Learns one version and all before it in its branch.
@@ -37,12 +43,17 @@ impl Heads {
         }
     }
 
-    /// Learns that all of this node's branches up to this one are known to their ends; returns those that need no entry of
-    /// their own any more.
+    /// Learns that all of this node's branches up to this one, of its line, are known to their ends; returns those that need no
+    /// entry of their own any more.
     pub fn fold(&mut self, last: BranchId) -> Vec<BranchId> {
-        let n = self.folded.entry(last.node).or_insert(0);
-        *n = (*n).max(last.n);
-        let first = BranchId { node: last.node, n: 0 };
+        match self.last_fold(last) {
+            Some(known) if known.n >= last.n => {}
+            known => {
+                known.map(|known| self.folded.remove(&known));
+                self.folded.insert(last);
+            }
+        }
+        let first = *line_of(last).start();
         let gone: Vec<BranchId> = self.open.range(first..=last).map(|(branch, _)| *branch).collect();
         for branch in &gone {
             self.open.remove(branch);
@@ -66,9 +77,8 @@ impl Heads {
         let both = both.map(|v| Version { seq: self.seq(v.branch).min(other.seq(v.branch)), ..v });
         let mut met: Heads = both.filter(|v| v.seq > 0).collect();
         for last in self.folds() {
-            let n = last.n.min(other.folded.get(&last.node).copied().unwrap_or(0));
-            if n > 0 {
-                met.fold(BranchId { n, ..last });
+            if let Some(theirs) = other.last_fold(last) {
+                met.fold(last.min(theirs));
             }
         }
         met
@@ -77,6 +87,13 @@ impl Heads {
     /// Does `other` know all that I know? What is folded here counts as known there only if it is folded there, too.
     pub fn within(&self, other: &Heads) -> bool {
         self.iter().all(|v| other.covers(v)) && self.folds().all(|last| other.is_folded(last))
+    }
+
+    /// What is known of this line's branches.
+    pub fn of_line(&self, line: u32) -> Heads {
+        let folded = self.folded.iter().filter(|branch| branch.line() == line).copied().collect();
+        let open = self.open.iter().filter(|(branch, _)| branch.line() == line).map(|(branch, seq)| (*branch, *seq));
+        Heads { folded, open: open.collect() }
     }
 
     /// All but this branch.
@@ -99,22 +116,22 @@ impl Heads {
         self.open.iter().map(|(&branch, &seq)| Version { branch, seq })
     }
 
-    /// Of each node, the last branch of those that are folded.
+    /// Of each node and line, the last branch of those that are folded.
     pub fn folds(&self) -> impl Iterator<Item = BranchId> + '_ {
-        self.folded.iter().map(|(&node, &n)| BranchId { node, n })
+        self.folded.iter().copied()
     }
 
-    /// The highest number of this node's branches that anything is known of.
-    pub fn last_of(&self, node: NodeId) -> u64 {
-        let (first, last) = (BranchId { node, n: 0 }, BranchId { node, n: u64::MAX });
-        let open = self.open.range(first..=last).next_back().map_or(0, |(branch, _)| branch.n);
-        open.max(self.folded.get(&node).copied().unwrap_or(0))
+    /// The highest number of this node's branches of a line that anything is known of.
+    pub fn last_of(&self, node: NodeId, line: u32) -> u32 {
+        let any = BranchId::of_line(node, line, 0);
+        let open = self.open.range(line_of(any)).next_back().map_or(0, |(branch, _)| branch.nth());
+        open.max(self.last_fold(any).map_or(0, BranchId::nth))
     }
 
     /// How much is known, as a rough weight for choosing who should open: the number of entries of all branches that are not
     /// folded.
     pub fn weight(&self) -> u64 {
-        let folded = self.folded.values().fold(0u64, |sum, n| sum.saturating_add(*n));
+        let folded = self.folded.iter().fold(0u64, |sum, branch| sum.saturating_add(branch.nth().into()));
         self.open.values().fold(folded, |sum, seq| sum.saturating_add(*seq))
     }
 
@@ -133,6 +150,12 @@ impl Heads {
     pub fn len(&self) -> usize {
         self.open.len()
     }
+}
+
+/// All branches of the same node and line.
+fn line_of(branch: BranchId) -> std::ops::RangeInclusive<BranchId> {
+    let (node, line) = (branch.node, branch.line());
+    BranchId::of_line(node, line, 0)..=BranchId::of_line(node, line, u32::MAX)
 }
 
 impl FromIterator<Version> for Heads {
@@ -154,11 +177,26 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn lines_are_folded_apart() {
+        let branch = |line, n| BranchId::of_line(NodeId(1), line, n);
+        let mut heads: Heads = [(0, 1), (0, 2), (7, 1), (7, 2), (9, 1)]
+            .map(|(line, n)| Version { branch: branch(line, n), seq: 5 })
+            .into_iter()
+            .collect();
+        assert_eq!(heads.fold(branch(7, 2)), [branch(7, 1), branch(7, 2)]);
+        assert!(heads.is_folded(branch(7, 1)) && !heads.is_folded(branch(0, 1)) && !heads.is_folded(branch(9, 1)));
+        assert_eq!((heads.last_of(NodeId(1), 7), heads.last_of(NodeId(1), 0), heads.last_of(NodeId(1), 8)), (2, 2, 0));
+        heads.fold(branch(0, 1));
+        heads.fold(branch(7, 1));
+        assert_eq!(heads.folds().collect::<Vec<_>>(), [branch(0, 1), branch(7, 2)]);
+    }
+
     fn heads() -> impl Strategy<Value = Heads> {
-        proptest::collection::vec((0u64..4, 1u64..4, 1u64..8), 0..8).prop_map(|all| {
+        proptest::collection::vec((0u64..4, 0u32..2, 1u32..4, 1u64..8), 0..8).prop_map(|all| {
             let mut heads = Heads::default();
-            for (node, n, seq) in all {
-                let branch = BranchId { node: NodeId(node), n };
+            for (node, line, n, seq) in all {
+                let branch = BranchId::of_line(NodeId(node), line, n);
                 if seq < 6 { heads.add(Version { branch, seq }) } else { drop(heads.fold(branch)) }
             }
             heads
@@ -182,8 +220,9 @@ mod tests {
         fn meet_is_what_both_know(a in heads(), b in heads()) {
             let met = a.meet(&b);
             prop_assert_eq!(&met, &b.meet(&a));
-            for (node, n, seq) in (0..4).flat_map(|x| (1..4).flat_map(move |n| (1..7).map(move |s| (x, n, s)))) {
-                let v = Version { branch: BranchId { node: NodeId(node), n }, seq };
+            let all = (0..8).flat_map(|x| (1..4).flat_map(move |n| (1..7).map(move |s| (x, n, s))));
+            for (node, n, seq) in all {
+                let v = Version { branch: BranchId::of_line(NodeId(node / 2), node as u32 % 2, n), seq };
                 prop_assert_eq!(met.covers(v), a.covers(v) && b.covers(v));
             }
         }

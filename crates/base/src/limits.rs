@@ -16,5 +16,7 @@ pub const DATAGRAM_BYTES_MAX: usize = 1432;
 pub const NAME_BYTES_MAX: usize = 128;
 /// The most fragments of a table.
 pub const FRAGMENTS_MAX: u16 = 1024;
+/// How often the number of a table's fragments can change.
+pub const ERA_MAX: u16 = 2047;
 /// Where a node listens unless it is told otherwise, TCP and UDP.
 pub const PORT: u16 = 7474;

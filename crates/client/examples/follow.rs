@@ -63,7 +63,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                     let count = record.value.and_then(|v| Some(u64::from_be_bytes(v[..].try_into().ok()?)));
                     println!("{} is {}", String::from_utf8_lossy(&key), count.unwrap_or(0));
                 }
-                Ok(Change::Anew { fragment }) => println!("all of fragment {fragment} is told again"),
+                Ok(Change::Anew { fragment }) => println!("all of fragment {} is told again", fragment.place()),
                 Err(e) => eprintln!("{e}"),
             },
             _ = tokio::signal::ctrl_c() => break,

@@ -10,12 +10,15 @@ use bytes::Bytes;
 use node::{Alteration, ClientError, Map, Op, OpReply, Status, TableDef, TableInfo, TableOptions, Vitals, Word};
 pub use replica::{Batch, Bump, Check, Heal, LedgerRow, Outcome, Range, Record, Refusal, Rows, Space, Write};
 use runtime::Handle;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 pub use subscribe::{BadPosition, Change, Position, Subscription};
 
 /// How many bytes of rows one scan returns, about.
 const SCAN_BYTES: usize = 4 * 1024 * 1024;
+/// A fragment remembers heals in so many rows at most: one for each that it was made of.
+const HEALS_ROWS: u32 = 10_000;
 
 /// Why something was not done. Nothing was changed.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -35,7 +38,7 @@ impl Error {
     /// May the same call succeed later, without anybody changing anything?
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Error::Ended | Error::Unknown(_))
-            || matches!(self, Error::Node(e) if matches!(e, ClientError::Unavailable { .. } | ClientError::Elsewhere { .. } | ClientError::Overloaded | ClientError::Stopping))
+            || matches!(self, Error::Node(e) if matches!(e, ClientError::Unavailable { .. } | ClientError::Elsewhere { .. } | ClientError::Recut(_) | ClientError::Overloaded | ClientError::Stopping))
     }
 }
 
@@ -163,8 +166,8 @@ impl Database {
         let mut all = Vec::new();
         for def in self.tables().await?.into_iter().chain([node::sys_table()]) {
             let table = Table { db: self.clone(), def };
-            for fragment in table.def.all() {
-                let heals = table.heals(fragment.index).await?;
+            for fragment in table.now().all() {
+                let heals = table.heals(fragment).await?;
                 all.extend(heals.into_iter().map(|heal| (table.def.name.clone(), heal)));
             }
         }
@@ -188,14 +191,24 @@ pub struct Table {
 }
 
 impl Table {
-    /// Its definition.
+    /// Its definition, as it was when it was asked for.
     pub fn def(&self) -> &TableDef {
         &self.def
     }
 
+    /// Its definition as it is by now, as far as its fragments go.
+    pub fn now(&self) -> Cow<'_, TableDef> {
+        self.db.handle.renewed(&self.def).map_or(Cow::Borrowed(&self.def), |def| Cow::Owned((*def).clone()))
+    }
+
+    /// The fragment that a key lies in now.
+    pub fn fragment(&self, key: &[u8]) -> FragmentId {
+        self.db.handle.fragment(&self.def, key)
+    }
+
     /// A conditional batch; all its keys must lie in the fragment of `key`.
     pub async fn batch(&self, key: &[u8], batch: Batch) -> Result<Outcome, Error> {
-        match self.db.op(Op::Write(self.def.fragment(key), batch, self.db.wait)).await? {
+        match self.db.op(Op::Write(self.fragment(key), batch, self.db.wait)).await? {
             OpReply::Outcome(outcome) => Ok(outcome),
             _ => Err(Error::Ended),
         }
@@ -203,7 +216,7 @@ impl Table {
 
     /// Rows of the fragment of `key`, all ranges at one moment.
     pub async fn read(&self, key: &[u8], ranges: Vec<Range>) -> Result<Vec<Rows>, Error> {
-        self.read_fragment(self.def.fragment(key), ranges).await
+        self.read_fragment(self.fragment(key), ranges).await
     }
 
     async fn read_fragment(&self, fragment: FragmentId, ranges: Vec<Range>) -> Result<Vec<Rows>, Error> {
@@ -218,7 +231,7 @@ impl Table {
 
     /// The live record of one key.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Record>, Error> {
-        if let Some(found) = self.db.handle.get_here(self.def.fragment(key), key) {
+        if let Some(found) = self.db.handle.get_here(self.fragment(key), key) {
             return Ok(found);
         }
         let rows = self.read(key, vec![Range::key(Bytes::copy_from_slice(key))]).await?;
@@ -229,11 +242,11 @@ impl Table {
     /// go on, if there may be more. An answer is cut after about 4 MiB.
     pub async fn ledger(
         &self,
-        index: u16,
+        fragment: FragmentId,
         from: Bytes,
         limit: u32,
     ) -> Result<(Vec<(Bytes, LedgerRow)>, Option<Bytes>), Error> {
-        let (rows, next) = self.scan_space(Space::Ledger, index, from, limit).await?;
+        let (rows, next) = self.scan_space(Space::Ledger, fragment, from, limit).await?;
         let rule = &self.def.options.policy.default;
         let read = |(at, record): (Bytes, Record)| {
             let mut row = LedgerRow::read(&at, &record)?;
@@ -244,9 +257,11 @@ impl Table {
     }
 
     /// The heals that one fragment remembers, the oldest first.
-    pub async fn heals(&self, index: u16) -> Result<Vec<Heal>, Error> {
-        let (rows, _) = self.scan_space(Space::Heals, index, Bytes::new(), 1).await?;
-        Ok(rows.first().map(|(_, row)| Heal::read(row)).unwrap_or_default())
+    pub async fn heals(&self, fragment: FragmentId) -> Result<Vec<Heal>, Error> {
+        let (rows, _) = self.scan_space(Space::Heals, fragment, Bytes::new(), HEALS_ROWS).await?;
+        let mut all: Vec<Heal> = rows.iter().flat_map(|(_, row)| Heal::read(row)).collect();
+        all.sort_unstable();
+        Ok(all)
     }
 
     /// Follows the table from a position on; [`Position::default`] is the very beginning: all that is there comes first.
@@ -255,25 +270,25 @@ impl Table {
     }
 
     /// Up to `limit` rows of one fragment from `from` on, in key order; and where to go on, if there may be more. An answer
-    /// is cut after about 4 MiB.
+    /// is cut after about 4 MiB. [`ClientError::Recut`]: the table has other fragments by now; see [`Table::now`].
     pub async fn scan_fragment(
         &self,
-        index: u16,
+        fragment: FragmentId,
         from: Bytes,
         limit: u32,
     ) -> Result<(Vec<(Bytes, Record)>, Option<Bytes>), Error> {
-        self.scan_space(Space::User, index, from, limit).await
+        self.scan_space(Space::User, fragment, from, limit).await
     }
 
     async fn scan_space(
         &self,
         space: Space,
-        index: u16,
+        fragment: FragmentId,
         from: Bytes,
         limit: u32,
     ) -> Result<(Vec<(Bytes, Record)>, Option<Bytes>), Error> {
         let range = Range { space, from, to: None, limit };
-        let parts = self.read_fragment(FragmentId { table: self.def.id, index }, vec![range]).await?;
+        let parts = self.read_fragment(fragment, vec![range]).await?;
         let Some(part) = parts.into_iter().next() else { return Ok((Vec::new(), None)) };
         let last = part.rows.last().filter(|_| part.more).map(|(key, _)| [key, &[0][..]].concat().into());
         Ok((part.rows, last))
@@ -287,8 +302,23 @@ impl Table {
         to: Option<Bytes>,
         limit: u32,
     ) -> Result<(Vec<(Bytes, Record)>, Option<Bytes>), Error> {
+        loop {
+            // While the fragments change a scan may meet some that are no more.
+            match self.scan_once(from.clone(), to.clone(), limit).await {
+                Err(Error::Node(ClientError::Recut(_))) => tokio::task::yield_now().await,
+                done => return done,
+            }
+        }
+    }
+
+    async fn scan_once(
+        &self,
+        from: Bytes,
+        to: Option<Bytes>,
+        limit: u32,
+    ) -> Result<(Vec<(Bytes, Record)>, Option<Bytes>), Error> {
         let range = Range { space: Space::User, from, to, limit };
-        let reads = self.def.all().map(|fragment| {
+        let reads = self.now().all().map(|fragment| {
             let (table, range) = (self.clone(), range.clone());
             tokio::spawn(async move { table.read_fragment(fragment, vec![range]).await })
         });

@@ -1,9 +1,9 @@
 //! Following a table: what is there, then every change, from a position that can be kept and come back to.
 
 use crate::{Error, Table};
-use base::Heads;
+use base::{FragmentId, Heads};
 use bytes::Bytes;
-use node::{ClientError, Op, OpReply};
+use node::{ClientError, Op, OpReply, TableDef};
 use replica::{Changes, Record, Since};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -25,10 +25,10 @@ pub enum Change {
         record: Record,
     },
     /// The position is older than deletions that the table has forgotten by now. All that this fragment holds is told next;
-    /// keys of it (see `TableDef::fragment`) that are not among that are gone.
+    /// keys of it (see [`Table::fragment`]) that are not among that are gone.
     Anew {
         /// Which fragment of the table.
-        fragment: u16,
+        fragment: FragmentId,
     },
 }
 
@@ -37,7 +37,7 @@ pub enum Change {
 /// It can be kept anywhere as bytes, and be taken up by another process on another node. It is about 20 bytes for each
 /// branch of each fragment.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
-pub struct Position(BTreeMap<u16, Heads>);
+pub struct Position(BTreeMap<u32, Heads>);
 
 /// Bytes that are no position.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -45,6 +45,27 @@ pub struct Position(BTreeMap<u16, Heads>);
 pub struct BadPosition;
 
 impl Position {
+    /// The table has other fragments by now than those that this is of: whatever is known of those is known of these.
+    fn renew(&mut self, def: &TableDef) {
+        let id = |index: u32| def.of_line(index);
+        let old: Vec<FragmentId> = self.0.keys().map(|index| id(*index)).filter(|f| !def.has(*f)).collect();
+        if old.is_empty() {
+            return;
+        }
+        for new in def.all().filter(|f| !self.0.contains_key(&f.index)).collect::<Vec<_>>() {
+            let shares = |f: &&FragmentId| def.slice(**f).overlaps(def.slice(new));
+            // Of those that it was made of the newest.
+            let last = old.iter().filter(shares).map(|f| f.era()).max();
+            let made_of = old.iter().filter(shares).filter(|f| Some(f.era()) == last);
+            let known: Vec<_> = made_of.filter_map(|f| Some((def.slice(*f), self.0.get(&f.index)?))).collect();
+            if !known.is_empty() {
+                let heads = replica::known_of(def.slice(new), &|line| def.slice(def.of_line(line)), &known);
+                self.0.insert(new.index, heads);
+            }
+        }
+        old.iter().for_each(|f| drop(self.0.remove(&f.index)));
+    }
+
     /// As bytes.
     pub fn to_bytes(&self) -> Bytes {
         wire::encode(self).unwrap_or_default()
@@ -59,7 +80,7 @@ impl Position {
 /// A round of one fragment: one question, answered in one or more parts.
 #[derive(Default)]
 struct Round {
-    index: u16,
+    fragment: Option<FragmentId>,
     upto: Option<Heads>,
     after: Option<(base::Version, Bytes)>,
 }
@@ -76,9 +97,9 @@ pub struct Subscription {
     round: Round,
     queue: VecDeque<Change>,
     /// The fragment whose round is over when the queue is empty, and how far that went.
-    ended: Option<(u16, Heads)>,
+    ended: Option<(u32, Heads)>,
     /// Fragments of the present lap that had nothing new.
-    quiet: u16,
+    quiet: usize,
     /// Since when a fragment has not been answered for.
     silent: Option<Instant>,
 }
@@ -118,7 +139,8 @@ impl Subscription {
             }
             // Not before the last of them was returned: a position may be kept at any time.
             self.position.0.extend(self.ended.take());
-            if self.quiet >= self.table.def().options.fragments {
+            self.renew();
+            if self.quiet >= self.table.def().all().count() {
                 self.quiet = 0;
                 return Ok(None);
             }
@@ -126,49 +148,58 @@ impl Subscription {
         }
     }
 
+    /// The table may have other fragments by now.
+    fn renew(&mut self) {
+        if let Some(def) = self.table.db.handle().renewed(self.table.def()) {
+            self.table.def = (*def).clone();
+            (self.round, self.quiet) = (Round::default(), 0);
+        }
+        self.position.renew(self.table.def());
+    }
+
     /// One part of one fragment's round.
     async fn ask(&mut self) -> Result<(), Error> {
-        let index = self.round.index;
+        let Some(fragment) = self.round.fragment.or_else(|| self.table.def().all().next()) else { return Ok(()) };
+        let index = fragment.index;
         let seen = self.position.0.get(&index);
         let (fresh, have) = (seen.is_none(), seen.cloned().unwrap_or_default());
         let since = Since { have: have.clone(), upto: self.round.upto.clone(), after: self.round.after.clone() };
-        let fragment = base::FragmentId { table: self.table.def().id, index };
         let changes = match self.table.db.op(Op::Changes(fragment, since)).await? {
             OpReply::Changes(changes) => changes,
             _ => return Err(Error::Ended),
         };
-        let Some(Changes { rows, upto, after, anew }) = changes else { return self.unanswered(index) };
+        let Some(Changes { rows, upto, after, anew }) = changes else { return self.unanswered(fragment) };
         let have = if anew { Heads::default() } else { have };
         self.silent = None;
         self.quiet = if rows.is_empty() && after.is_none() && !anew { self.quiet + 1 } else { 0 };
         // Whoever was told nothing yet holds nothing that could be gone.
-        self.queue.extend((anew && !fresh).then_some(Change::Anew { fragment: index }));
+        self.queue.extend((anew && !fresh).then_some(Change::Anew { fragment }));
         self.queue.extend(rows.into_iter().map(|(key, record)| Change::Key { key, record }));
         if after.is_some() {
             // Should the round be given up, what this copy does not know of is to be told again.
             self.position.0.insert(index, have.meet(&upto));
-            (self.round.upto, self.round.after) = (Some(upto), after);
+            self.round = Round { fragment: Some(fragment), upto: Some(upto), after };
         } else {
             self.ended = Some((index, upto));
-            self.next_fragment(index);
+            self.next_fragment(fragment);
         }
         Ok(())
     }
 
-    fn next_fragment(&mut self, index: u16) {
-        let fragments = self.table.def().options.fragments.max(1);
-        self.round = Round { index: (index + 1) % fragments, ..Round::default() };
+    fn next_fragment(&mut self, fragment: FragmentId) {
+        let next = self.table.def().all().skip_while(|other| *other != fragment).nth(1);
+        self.round = Round { fragment: next, ..Round::default() };
     }
 
     /// A round that cannot be ended here is begun anew; other fragments go on meanwhile.
-    fn unanswered(&mut self, index: u16) -> Result<(), Error> {
+    fn unanswered(&mut self, fragment: FragmentId) -> Result<(), Error> {
         self.quiet += 1;
-        self.next_fragment(index);
+        self.next_fragment(fragment);
         let since = *self.silent.get_or_insert_with(Instant::now);
         if since.elapsed() > self.table.db.limit() {
             self.silent = None;
             let table = self.table.def().name.clone();
-            return Err(ClientError::Unavailable { table, index }.into());
+            return Err(ClientError::Unavailable { table, index: fragment.place() }.into());
         }
         Ok(())
     }

@@ -108,6 +108,13 @@ impl Balance {
         self.told.take_if(|(to, ..)| *to == node);
     }
 
+    /// Where a fragment's copies are, if all of them are in step with its leader, as far as that was told.
+    pub(crate) fn in_step(&self, fragment: FragmentId) -> Option<BTreeSet<NodeId>> {
+        let reports = self.reports.values().flat_map(|told| &told.reports).filter(|r| r.fragment == fragment);
+        let newest = reports.max_by_key(|r| r.ballot)?;
+        newest.holders.iter().all(|(_, in_sync)| *in_sync).then(|| newest.holders.iter().map(|(n, _)| *n).collect())
+    }
+
     fn heard(&mut self, from: NodeId, mut told: Told) {
         for report in &mut told.reports {
             report.holders.sort_unstable();
@@ -249,12 +256,13 @@ impl Node {
             let options = &def.options;
             // A second copy of one that asks for a majority stops it until it is in sync.
             let copies = self.copies_of(def);
-            let fixed = copies == 1 && options.min_in_sync == MinInSync::Majority;
+            let fixed = (copies == 1 && options.min_in_sync == MinInSync::Majority) || def.change().is_some();
             let fragments = def.all().filter_map(|id| fragment(id, options.storage == Storage::Ram)).collect();
             Table { copies: copies.into(), with: None, fixed, fragments }
         };
         let mut tables: Vec<Table> = self.tables.values().map(table).collect();
         self.put_together(&mut tables);
+        self.gather_joined(&mut tables);
         Picture { machines: self.machines(now, told), tables }
     }
 
@@ -275,6 +283,35 @@ impl Node {
                 Some(head) if whole(i) && whole(head) && !missing(head) => tables[i].with = Some(head),
                 Some(_) => tables[i].fixed = true,
                 None => {}
+            }
+        }
+    }
+
+    /// Fragments that are to be joined come to lie on the same nodes: like tables beside each other, of which each has one of every
+    /// group.
+    fn gather_joined(&self, tables: &mut Vec<Table>) {
+        for (i, def) in self.tables.values().enumerate() {
+            let Some(change) = def.change().filter(|change| change.from > def.options.fragments) else { continue };
+            let groups = change.groups(def.options.fragments);
+            let all = std::mem::take(&mut tables[i].fragments);
+            let (old, new): (Vec<_>, Vec<_>) =
+                all.into_iter().partition(|f| f.id.count() != Some(def.options.fragments) || f.id.era() != def.era());
+            let known = old.len() == usize::from((groups - change.done) * (change.from / groups));
+            let copies = tables[i].copies;
+            let part = |with, fixed, fragments| Table { copies, with, fixed, fragments };
+            tables.push(part(None, true, new));
+            if !known {
+                tables[i].fragments = old;
+                continue;
+            }
+            for turn in 0..change.from / groups {
+                let mine = |f: &&Fragment| f.id.place() / groups == turn;
+                let mine: Vec<Fragment> = old.iter().filter(mine).cloned().collect();
+                if turn == 0 {
+                    tables[i] = part(None, false, mine);
+                } else {
+                    tables.push(part(Some(i), false, mine));
+                }
             }
         }
     }

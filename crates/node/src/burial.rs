@@ -118,12 +118,12 @@ impl Node {
         let here = self.here();
         // What was in RAM alone, on nodes that are all here, is on none that is away.
         let lost = |def: &TableDef, f: FragmentId| {
-            let founders = def.founders.get(usize::from(f.index));
+            let founders = def.founders.get(usize::from(f.place())).filter(|_| f.era() == 0);
             def.options.is_in_ram_alone() && founders.is_some_and(|all| all.iter().all(|n| here.contains(n)))
         };
         let mut all = self.tables.values().flat_map(|def| def.all().map(move |fragment| (def, fragment)));
         let (def, fragment) = all.find(|(def, fragment)| !led(*fragment) && !lost(def, *fragment))?;
-        Some((def.name.clone(), fragment.index))
+        Some((def.name.clone(), fragment.place()))
     }
 
     /// Those of the doomed that may be buried now. Why others may not is said once.

@@ -1,8 +1,10 @@
 //! The copies that a node holds, where threads beside it can read them.
 
-use base::{FragmentId, Instant, Now};
+use crate::schema::TableDef;
+use base::{FragmentId, Instant, Now, TableId};
 use replica::{Copy, Effects, Input, Read, Record, Rows, Stored};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 type Shared = Arc<RwLock<Copy>>;
@@ -16,6 +18,9 @@ fn look<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
 #[derive(Clone, Default)]
 pub struct Window {
     all: Arc<RwLock<BTreeMap<FragmentId, Shared>>>,
+    /// Tables whose fragments have changed since the node began.
+    recut: Arc<RwLock<BTreeMap<TableId, Arc<TableDef>>>>,
+    is_recut: Arc<AtomicBool>,
 }
 
 /// What came of a look through a [`Window`].
@@ -31,6 +36,27 @@ impl Window {
     /// The node ends: nothing is read here any more.
     pub fn close(&self) {
         self.all.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// The fragments of a table are others from here on.
+    pub(crate) fn note_layout(&self, def: &TableDef) {
+        let mut recut = self.recut.write().unwrap_or_else(PoisonError::into_inner);
+        recut.insert(def.id, Arc::new(def.clone()));
+        self.is_recut.store(true, Ordering::Release);
+    }
+
+    /// The fragment of a key, whatever this definition says, which may be old.
+    pub fn fragment(&self, def: &TableDef, key: &[u8]) -> FragmentId {
+        if !self.is_recut.load(Ordering::Acquire) {
+            return def.fragment(key);
+        }
+        look(&self.recut).get(&def.id).map_or_else(|| def.fragment(key), |now| now.fragment(key))
+    }
+
+    /// A table's definition as it is now, as far as its fragments go.
+    pub fn renewed(&self, def: &TableDef) -> Option<Arc<TableDef>> {
+        let recut = self.is_recut.load(Ordering::Acquire);
+        recut.then(|| look(&self.recut).get(&def.id).filter(|now| now.layout != def.layout).cloned())?
     }
 
     /// Reads a fragment if a copy of it is here and has the leases for it. `clock` is asked while the copy stands still.
@@ -176,20 +202,33 @@ impl Copies {
         now: Now,
         keep: impl Fn(FragmentId) -> bool,
     ) -> Vec<(FragmentId, Stored, Effects)> {
-        let mut all = self.window.all.write().unwrap_or_else(PoisonError::into_inner);
-        let gone: Vec<_> = all.keys().copied().filter(|fragment| !keep(*fragment)).collect();
-        let gone: Vec<_> = gone.into_iter().filter_map(|fragment| Some((fragment, all.remove(&fragment)?))).collect();
-        drop(all);
-        self.due.retain(|(_, fragment)| keep(*fragment));
-        self.deadlines.retain(|fragment, _| keep(*fragment));
-        let last = |(fragment, copy): (FragmentId, Shared)| {
-            let inputs = self.waiting.remove(&fragment).unwrap_or_default();
-            let mut copy = copy.write().unwrap_or_else(PoisonError::into_inner);
-            let mut fx = Effects::default();
-            inputs.into_iter().chain([Input::Resign]).for_each(|input| copy.handle(now, input, &mut fx));
-            (fragment, copy.take_stored(), fx)
-        };
-        gone.into_iter().map(last).collect()
+        let gone: Vec<FragmentId> = self.ids().into_iter().filter(|fragment| !keep(*fragment)).collect();
+        gone.into_iter()
+            .filter_map(|fragment| {
+                let resign = |copy: &mut Copy, fx: &mut Effects| {
+                    copy.handle(now, Input::Resign, fx);
+                    copy.take_stored()
+                };
+                let (stored, fx) = self.end(now, fragment, resign)?;
+                Some((fragment, stored, fx))
+            })
+            .collect()
+    }
+
+    /// Takes one out, after what was kept for it and these last words.
+    pub(crate) fn end<R>(
+        &mut self,
+        now: Now,
+        fragment: FragmentId,
+        last: impl FnOnce(&mut Copy, &mut Effects) -> R,
+    ) -> Option<(R, Effects)> {
+        let copy = self.window.all.write().unwrap_or_else(PoisonError::into_inner).remove(&fragment)?;
+        self.deadlines.remove(&fragment).map(|at| self.due.remove(&(at, fragment)));
+        let inputs = self.waiting.remove(&fragment).unwrap_or_default();
+        let mut copy = copy.write().unwrap_or_else(PoisonError::into_inner);
+        let mut fx = Effects::default();
+        inputs.into_iter().for_each(|input| copy.handle(now, input, &mut fx));
+        Some((last(&mut copy, &mut fx), fx))
     }
 
     /// When the first of them wants to be called.

@@ -6,11 +6,11 @@ use crate::graves::Grave;
 use crate::io::{Effect, Notice, OpId};
 use crate::lifecycle::Lives;
 use crate::node::{Node, Origin};
-use crate::schema::{self, Durability, TableDef, sys_fragment};
+use crate::schema::{self, TableDef, sys_fragment};
 use base::{FragmentId, Instant, NodeId, Now, Span, TableId, Version};
 use bytes::Bytes;
 use membership::RosterEntry;
-use replica::{Config, Copy, Effects, Input, Lead, Meta, Msg, Reply, Space, Store, Stored, Ticket};
+use replica::{Config, Copy, Effects, Input, Lead, Meta, Msg, Reply, Space, Stored, Ticket};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How long a view without any copy of a fragment must stand before somebody stands in.
@@ -140,7 +140,7 @@ impl Node {
                 leads.insert(from, (!status.stand_in, lead, since.unwrap_or(now.mono)));
             }
             // I hold nothing of it, and so have nothing that the opener could lack.
-            Msg::Prepare { ballot } if !self.holds_stored(fragment) => {
+            Msg::Prepare { ballot } if !self.holds_stored(fragment) && !self.keeps_kin(fragment) => {
                 if let Some(link) = self.peers.link(from) {
                     let (heads, floor, set) = Default::default();
                     let promise = Msg::Promise { ballot, heads, floor, set, leases: Vec::new() };
@@ -229,6 +229,8 @@ impl Node {
             self.say_unreadable = true;
         }
         self.set_options(&before.1);
+        self.recut(now);
+        self.mind_layouts(now, &before.1);
         if self.roster.len() != before.0.len() {
             // A newcomer shall hold what it is to hold soon, not at the next round.
             self.chores_at = now.mono;
@@ -244,15 +246,8 @@ impl Node {
     fn set_options(&mut self, before: &BTreeMap<String, TableDef>) {
         let changed = |def: &&TableDef| before.get(&def.name).is_some_and(|old| old.options != def.options);
         for def in self.tables.values().filter(changed).cloned().collect::<Vec<_>>() {
-            let o = &def.options;
             for fragment in def.all() {
-                self.copies.step(fragment, |copy| {
-                    copy.set_options(|config| {
-                        (config.storage, config.sync) = (o.storage, o.durability == Durability::Sync);
-                        (config.unordered, config.min_in_sync) = (o.unordered, o.min_in_sync);
-                        (config.policy, config.ttl_ms, config.room) = (o.policy.clone(), o.ttl_ms, o.share());
-                    });
-                });
+                self.copies.step(fragment, |copy| copy.set_options(|config| def.shape(fragment, config)));
             }
         }
     }
@@ -324,7 +319,7 @@ impl Node {
             if (self.whole && !all) || (all && calm < BEGIN_ANEW_AFTER) {
                 continue;
             }
-            for (fragment, founders) in def.all().zip(&def.founders) {
+            for (fragment, founders) in def.founded() {
                 let said = |node: &NodeId| self.holders.get(&fragment).and_then(|all| all.get(node)).copied();
                 // What is in RAM alone may be gone from those who had it.
                 let founded = all || !def.options.is_in_ram_alone();
@@ -343,7 +338,8 @@ impl Node {
                 let mine = |c: &Copy| if all { (c.serves() && !c.stands_in()) || c.begins_alone() } else { c.serves() };
                 let led = self.lead_of(fragment).is_some_and(|(node, _)| !all || !self.stands_in_for(fragment, node));
                 let led = led || self.copies.with(fragment, mine).unwrap_or(false);
-                let may = all || !majority;
+                // Nor where somebody still has what one is to be made of.
+                let may = (all || !majority) && !(fragment.era() > 0 && self.awaits_kin(def, fragment));
                 if may && !copies && !led && chosen(fragment) == Some(self.config.me) {
                     make.push((fragment, def.clone(), all));
                 }
@@ -370,21 +366,21 @@ impl Node {
             self.graves.values().filter(|(_, shown)| !shown).map(|(grave, _)| grave.def.clone()).collect::<Vec<_>>();
         for def in &graves {
             // A copy of it that is on disc has others to meet; nobody gets a new one.
-            for (fragment, founders) in def.all().zip(&def.founders) {
+            for (fragment, founders) in def.founded() {
                 if self.holds_stored(fragment) && !self.copies.contains(fragment) {
-                    make.push((fragment, def.clone(), founders.clone()));
+                    make.push((fragment, def.clone(), founders.to_vec()));
                 }
             }
         }
         for def in self.tables.values() {
-            for (fragment, founders) in def.all().zip(&def.founders) {
+            for (fragment, founders) in def.founded() {
                 let ram = def.options.is_in_ram_alone();
                 let gave = self.given_away.contains(&fragment) || (self.gave_before.contains(&fragment) && !ram);
                 let founds = founders.contains(&self.config.me) && !gave;
                 let asked = founds || self.invited.contains(&fragment);
                 let mine = self.holds_stored(fragment) || (asked && !self.is_leaving(self.config.me));
-                if mine && !self.copies.contains(fragment) {
-                    make.push((fragment, def.clone(), founders.clone()));
+                if mine && !self.copies.contains(fragment) && !self.keeps_kin(fragment) {
+                    make.push((fragment, def.clone(), founders.to_vec()));
                 }
             }
         }
@@ -407,23 +403,41 @@ impl Node {
         // One that begins anew is the copy from here on.
         let anew = founders[..] == [self.config.me] && live && fragment != sys_fragment();
         let stand_in = stand_in || (!anew && stored.as_ref().is_some_and(|s| s.store.stands_in(self.config.me)));
-        let stored = stored.unwrap_or_else(|| Stored { meta: Meta::default(), store: Store::new(self.seed()) });
-        let config = Config {
+        let stored = stored.unwrap_or_else(|| self.nothing());
+        let founders = if stand_in { vec![self.config.me] } else { founders };
+        let mut config = self.copy_config(def, fragment, founders, stand_in);
+        if eager {
+            (config.eager, config.opens_after) = (true, Instant(0));
+        }
+        let copy = Copy::new(now, config, stored.meta, stored.store);
+        self.begin_copy(now, fragment, copy, Effects::default());
+    }
+
+    /// What a copy is told when it is made.
+    pub(crate) fn copy_config(
+        &mut self,
+        def: &TableDef,
+        fragment: FragmentId,
+        founders: Vec<NodeId>,
+        stand_in: bool,
+    ) -> Config {
+        let mut config = Config {
             fragment,
+            line: def.line(fragment),
             me: self.config.me,
             incarnation: self.config.incarnation,
-            founders: if stand_in { vec![self.config.me] } else { founders },
+            founders,
             stand_in,
             storage: def.options.storage,
             values: self.config.values.clone(),
             unordered: def.options.unordered,
-            sync: def.options.durability == Durability::Sync,
-            eager,
-            opens_after: if eager { Instant(0) } else { self.started + self.config.discover_delay },
+            sync: true,
+            eager: false,
+            opens_after: self.started + self.config.discover_delay,
             open_membership: fragment == sys_fragment(),
             min_in_sync: def.options.min_in_sync,
-            ttl_ms: def.options.ttl_ms,
-            room: def.options.share(),
+            ttl_ms: None,
+            room: Default::default(),
             in_sync_max: if fragment == sys_fragment() { schema::SYS_IN_SYNC_MAX } else { usize::MAX },
             policy: def.options.policy.clone(),
             functions: self.config.functions.clone(),
@@ -431,9 +445,12 @@ impl Node {
             seed: self.seed(),
             mutant: None,
         };
-        let mut copy = Copy::new(now, config, stored.meta, stored.store);
-        // It begins with the view that the node has; what it says goes out with the next flush.
-        let mut fx = Effects::default();
+        def.shape(fragment, &mut config);
+        config
+    }
+
+    /// A copy begins with the view that the node has; what it says goes out with the next flush.
+    pub(crate) fn begin_copy(&mut self, now: Now, fragment: FragmentId, mut copy: Copy, mut fx: Effects) {
         copy.handle(now, self.sight(now), &mut fx);
         copy.handle(now, Input::Full(self.full), &mut fx);
         copy.handle(now, Input::Barred(self.barred), &mut fx);
@@ -462,6 +479,9 @@ impl Node {
             for (fragment, fx) in std::mem::take(&mut self.late) {
                 self.carry(now, fragment, fx, out);
             }
+        }
+        for (op, reply) in std::mem::take(&mut self.recutting.over) {
+            self.finish(now, op, reply, out);
         }
     }
 

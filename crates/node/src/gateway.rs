@@ -118,6 +118,14 @@ pub enum ClientError {
     /// The table is there, but otherwise.
     #[error(transparent)]
     BadTable(#[from] BadTable),
+    /// Its keys were in one fragment, and are in several.
+    #[error(
+        "the keys of the batch are in different fragments of table {0} since the number of those was changed: write them one by one, or keep keys that belong together in one fragment (`table create --fragment-by`)"
+    )]
+    Parted(String),
+    /// What was read is in other fragments by now.
+    #[error("the fragments of table {0} changed while it was read: read it again")]
+    Recut(String),
     /// No such node.
     #[error("there is no node {0:?}; `tombolo nodes` shows those there are")]
     NoNode(String),
@@ -316,6 +324,14 @@ impl Gateway {
                 self.idle.insert(number);
                 Next::Retry
             }
+        }
+    }
+
+    /// Its keys are in another fragment by now.
+    pub(crate) fn redirect(&mut self, number: u64, fragment: FragmentId) {
+        if let Some(pending) = self.pending.get_mut(&number) {
+            (pending.fragment, pending.attempt, pending.read_here) = (fragment, None, false);
+            self.idle.insert(number);
         }
     }
 

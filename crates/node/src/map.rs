@@ -110,23 +110,20 @@ impl Node {
             let those =
                 |in_sync: bool| f.holders.iter().filter(|h| h.in_sync == in_sync).map(|h| name(h.node)).collect();
             let (in_sync, behind) = (those(true), those(false));
-            MapFragment { index: f.id.index, leader: f.leader.map(name), in_sync, behind, bytes: f.bytes }
+            MapFragment { index: f.id.place(), leader: f.leader.map(name), in_sync, behind, bytes: f.bytes }
         };
         let unled = |id: base::FragmentId| MapFragment {
-            index: id.index,
+            index: id.place(),
             leader: None,
             in_sync: Vec::new(),
             behind: Vec::new(),
             bytes: 0,
         };
-        let table = |(def, table): (&crate::TableDef, &placement::Table)| MapTable {
+        let table = |def: &crate::TableDef| MapTable {
             name: def.name.clone(),
             copies: self.copies_of(def),
             // Those that nobody leads in this island are in no picture.
-            fragments: def
-                .all()
-                .map(|id| table.fragments.iter().find(|f| f.id == id).map_or_else(|| unled(id), fragment))
-                .collect(),
+            fragments: def.all().map(|id| all().find(|f| f.id == id).map_or_else(|| unled(id), fragment)).collect(),
         };
         let step = |m: placement::Move| {
             let (what, node) = match m.step {
@@ -135,13 +132,13 @@ impl Node {
                 Step::Remove(node) => ("remove from", node),
             };
             let (table, node) = (self.table_of(m.fragment), name(node));
-            MapMove { table, index: m.fragment.index, what: what.into(), node, bytes: m.bytes, repair: m.is_repair }
+            MapMove { table, index: m.fragment.place(), what: what.into(), node, bytes: m.bytes, repair: m.is_repair }
         };
         let mut nodes: Vec<MapNode> = self.roster().iter().map(node).collect();
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
         Map {
             nodes,
-            tables: self.tables.values().zip(&picture.tables).map(table).collect(),
+            tables: self.tables.values().map(table).collect(),
             moves: self.plan(now, &picture).moves.into_iter().map(step).collect(),
             paused: self.balance.paused,
             rate: self.balance.pace.rate,

@@ -114,6 +114,8 @@ pub struct Node {
     pub(crate) routes: BTreeMap<FragmentId, BTreeMap<NodeId, (bool, Lead, Instant)>>,
     pub(crate) origins: BTreeMap<Ticket, Origin>,
     pub(crate) late: Vec<(FragmentId, replica::Effects)>,
+    /// Copies that have become copies of other fragments.
+    pub(crate) recutting: crate::recut::Recutting,
     pub(crate) roster: BTreeMap<NodeId, RosterEntry>,
     pub(crate) tables: BTreeMap<String, TableDef>,
     /// How many records of the system table make no sense to this program, and whether that is to be said.
@@ -197,6 +199,7 @@ impl Node {
             routes: BTreeMap::new(),
             origins: BTreeMap::new(),
             late: Vec::new(),
+            recutting: Default::default(),
             roster: BTreeMap::new(),
             tables: BTreeMap::new(),
             unreadable: 0,
@@ -400,6 +403,7 @@ impl Node {
             self.finish(now, op, reply, out);
         }
         self.send_paced(now, out);
+        self.tend_ashes(out);
         self.tend_asking(now, out);
         self.tend_questions(now, out);
         if now.mono >= self.chores_at {
@@ -425,13 +429,13 @@ impl Node {
     }
 
     fn unavailable(&self, fragment: FragmentId) -> ClientError {
-        ClientError::Unavailable { table: self.table_of(fragment), index: fragment.index }
+        ClientError::Unavailable { table: self.table_of(fragment), index: fragment.place() }
     }
 
     /// A read that only copies could answer, which are elsewhere.
     pub(crate) fn read_elsewhere(&mut self, number: u64) -> Next {
         let Some(fragment) = self.gateway.pending.get(&number).map(|p| p.fragment) else { return Next::Nothing };
-        let error = ClientError::Elsewhere { table: self.table_of(fragment), index: fragment.index };
+        let error = ClientError::Elsewhere { table: self.table_of(fragment), index: fragment.place() };
         self.gateway.end(number, OpReply::Error(error))
     }
 
@@ -445,6 +449,7 @@ impl Node {
             self.leaving = true;
             return;
         }
+        self.recut(now);
         self.make_copies(now, true);
         self.stand_in(now);
         let island = self.island(now);
@@ -480,6 +485,7 @@ impl Node {
         self.invite_members(out);
         self.tell_reports(now, out);
         self.tend_balance(now, out);
+        self.tend_layouts(now, out);
         self.turn_copies(now, out);
         self.tend_departure(now, out);
         self.close_refused(out);
@@ -646,6 +652,10 @@ impl Node {
             Op::CopyRate(rate) => return self.set(now, op, schema::RATE_KEY, &rate.unwrap_or(0), out),
             Op::AlterTable(name, change) => return self.alter(now, op, name, change, out),
             Op::Word(named, word) => return self.word(now, op, &named, word, out),
+        };
+        let fragment = match self.present(fragment, &what) {
+            Ok(fragment) => fragment,
+            Err(error) => return self.reply(op, OpReply::Error(error), out),
         };
         match self.gateway.begin(now.mono, op, fragment, what, wait) {
             Some(number) => self.attempt(now, number, out),

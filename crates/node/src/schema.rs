@@ -1,6 +1,7 @@
 //! The cluster describes itself in its own system table: table definitions and the roster are records in it.
 
-use base::{FRAGMENTS_MAX, FragmentId, NAME_BYTES_MAX, NodeId, TableId};
+use crate::layout::Layout;
+use base::{ERA_MAX, FRAGMENTS_MAX, FragmentId, NAME_BYTES_MAX, NodeId, TableId};
 use bytes::Bytes;
 pub use replica::Storage;
 use replica::{MergePolicy, MergeRule, MinInSync, Room};
@@ -62,9 +63,9 @@ impl TableOptions {
         self.ttl_ms.is_some() || self.max_records.is_some() || self.max_bytes.is_some()
     }
 
-    /// What one fragment may hold.
-    pub(crate) fn share(&self) -> Room {
-        let share = |all: Option<u64>| all.map(|all| all / u64::from(self.fragments.max(1)));
+    /// What one of so many fragments may hold.
+    pub(crate) fn share(&self, fragments: u32) -> Room {
+        let share = |all: Option<u64>| all.map(|all| all / u64::from(fragments.max(1)));
         Room { records: share(self.max_records), bytes: share(self.max_bytes) }
     }
 
@@ -115,13 +116,15 @@ pub struct Alteration {
     pub max_records: Option<Option<u64>>,
     /// See [`TableOptions::max_bytes`].
     pub max_bytes: Option<Option<u64>>,
+    /// See [`TableOptions::fragments`]: a multiple of what it was, or a part.
+    pub fragments: Option<u16>,
 }
 
 impl Alteration {
     /// Is it of something that nodes of form 3.2 and earlier take no notice of?
     pub(crate) fn is_new(&self) -> bool {
         let bound = self.max_records.is_some() || self.max_bytes.is_some();
-        self.storage.is_some() || self.ttl_ms.is_some() || bound
+        self.storage.is_some() || self.ttl_ms.is_some() || bound || self.fragments.is_some()
     }
 
     pub(crate) fn apply(self, options: &mut TableOptions) {
@@ -151,6 +154,8 @@ pub struct TableDef {
     pub options: TableOptions,
     /// Which nodes begin with copies of which fragment. From then on each fragment's own list is the truth.
     pub founders: Vec<Vec<NodeId>>,
+    /// Into which fragments it is cut, if that was changed.
+    pub layout: Layout,
 }
 
 /// The form in which a definition is kept: what is added stands at the end.
@@ -164,11 +169,12 @@ struct StoredDef {
     ttl_ms: Option<u64>,
     once_on_disc: bool,
     bound: (Option<u64>, Option<u64>),
+    layout: Layout,
 }
 
 impl From<TableDef> for StoredDef {
     fn from(def: TableDef) -> StoredDef {
-        let TableDef { id, name, options: o, founders } = def;
+        let TableDef { id, name, options: o, founders, layout } = def;
         let shape =
             (o.copies, o.fragments, o.storage, o.durability, o.policy, o.fragment_by, o.unordered, o.min_in_sync);
         StoredDef {
@@ -180,13 +186,14 @@ impl From<TableDef> for StoredDef {
             ttl_ms: o.ttl_ms,
             once_on_disc: o.once_on_disc,
             bound: (o.max_records, o.max_bytes),
+            layout,
         }
     }
 }
 
 impl From<StoredDef> for TableDef {
     fn from(stored: StoredDef) -> TableDef {
-        let StoredDef { id, name, shape, founders, beside, ttl_ms, once_on_disc, bound } = stored;
+        let StoredDef { id, name, shape, founders, beside, ttl_ms, once_on_disc, bound, layout } = stored;
         let (copies, fragments, storage, durability, policy, fragment_by, unordered, min_in_sync) = shape;
         let options = TableOptions {
             copies,
@@ -203,7 +210,7 @@ impl From<StoredDef> for TableDef {
             max_bytes: bound.1,
             once_on_disc,
         };
-        TableDef { id, name, options, founders }
+        TableDef { id, name, options, founders, layout }
     }
 }
 
@@ -220,7 +227,7 @@ impl TableDef {
         let nth = |i: usize| nodes[(start + i) % nodes.len()];
         let row = |fragment: u16| (0..copies).map(|copy| nth(usize::from(fragment) + copy)).collect();
         let founders = (0..options.fragments).map(row).collect();
-        TableDef { id, name: name.into(), options, founders }
+        TableDef { id, name: name.into(), options, founders, layout: Layout::default() }
     }
 
     /// The fragment that a key lies in.
@@ -228,22 +235,24 @@ impl TableDef {
         // What a conflict put beside a key lies where the key does.
         let both = self.options.policy.default == MergeRule::KeepBoth;
         let key = if both { replica::beside_whom(key) } else { key };
+        let one = self.options.fragments <= 1 && self.layout.change.is_none();
+        self.of_hash(if one { 0 } else { self.hash(key) })
+    }
+
+    fn hash(&self, key: &[u8]) -> u64 {
         let part = match self.options.fragment_by {
             FragmentBy::Key => key,
             FragmentBy::Prefix(n) => &key[..key.len().min(usize::from(n))],
         };
-        let index = if self.options.fragments <= 1 {
-            0
-        } else {
-            first_u64(blake3::hash(part).as_bytes()) % u64::from(self.options.fragments)
-        };
-        FragmentId { table: self.id, index: index as u16 }
+        first_u64(blake3::hash(part).as_bytes())
     }
 
-    /// All fragments of the table.
-    pub fn all(&self) -> impl Iterator<Item = FragmentId> + use<> {
-        let table = self.id;
-        (0..self.options.fragments).map(move |index| FragmentId { table, index })
+    /// Does the key lie in that fragment, of whichever number of them?
+    pub fn is_in(&self, fragment: FragmentId, key: &[u8]) -> bool {
+        let both = self.options.policy.default == MergeRule::KeepBoth;
+        let key = if both { replica::beside_whom(key) } else { key };
+        let slice = self.slice(fragment);
+        self.hash(key) % u64::from(slice.count.max(1)) == u64::from(slice.place)
     }
 }
 
@@ -271,6 +280,32 @@ pub enum BadTable {
         "table {0}: its bound must leave each of its fragments a record and a byte at least; give it fewer fragments"
     )]
     Bound(String),
+    /// A number that its fragments cannot be cut into, or joined to.
+    #[error(
+        "table {0} has {1} fragments: it can be given a multiple of that, or one of its divisors; at most {FRAGMENTS_MAX}"
+    )]
+    Uneven(String, u16),
+    /// One change of the number of fragments at a time.
+    #[error("table {0}: its number of fragments is being changed: wait until that is over (`tombolo rebalance` waits)")]
+    BeingRecut(String),
+    /// Its fragments cannot be joined.
+    #[error(
+        "table {0} was made by an older version: its fragments can be cut, not joined; `tombolo export` and `import` make a new one of it"
+    )]
+    Unlined(String),
+    /// It was done too often.
+    #[error(
+        "table {0}: its number of fragments was changed {ERA_MAX} times; `tombolo export` and `import` make a new table of it"
+    )]
+    TooOften(String),
+    /// Tables that lie beside each other have as many fragments.
+    #[error(
+        "table {0} lies beside another, or another beside it: their fragments go in pairs; part them first (`--beside \"\"`)"
+    )]
+    RecutBeside(String),
+    /// Somebody is missing.
+    #[error("table {0}: the number of fragments is changed only while no node is missing; see `tombolo status`")]
+    NotWhole(String),
     /// A node runs a program that does not know how to do it.
     #[error("table {0}: the node {1} runs an older version, which would not take notice: update it first")]
     OlderNode(String, String),
@@ -288,7 +323,7 @@ pub(crate) fn validate(name: &str, options: &TableOptions) -> Result<(), BadTabl
     if !(1..=64).contains(&options.copies) || !(1..=FRAGMENTS_MAX).contains(&options.fragments) {
         return Err(BadTable::Shape(name.into()));
     }
-    let share = options.share();
+    let share = options.share(options.fragments.into());
     if share.records == Some(0) || share.bytes == Some(0) {
         return Err(BadTable::Bound(name.into()));
     }
@@ -322,7 +357,8 @@ pub fn sys_table() -> TableDef {
         policy,
         ..TableOptions::default()
     };
-    TableDef { id: TableId(0), name: "sys".into(), options, founders: vec![Vec::new()] }
+    let layout = Layout::default();
+    TableDef { id: TableId(0), name: "sys".into(), options, founders: vec![Vec::new()], layout }
 }
 
 /// Holds a number that the cluster was given when it was formed.

@@ -126,6 +126,8 @@ pub struct TableInfo {
     pub fragment_by: String,
     /// Each of its fragments.
     pub fragments: Vec<FragmentLine>,
+    /// While the number of fragments changes: of how many groups that has been done, and how many there are.
+    pub changing: Option<(u16, u16)>,
 }
 
 /// One fragment, as far as this node knows.
@@ -278,7 +280,8 @@ impl Node {
             crate::FragmentBy::Prefix(bytes) => bytes.to_string(),
         };
         let fragments = def.all().map(|fragment| self.fragment_line(fragment)).collect();
-        TableInfo { table: self.table_line(def), id: format!("{:016x}", def.id.0), fragment_by, fragments }
+        let changing = def.change().map(|change| (change.done, change.groups(def.options.fragments)));
+        TableInfo { table: self.table_line(def), id: format!("{:016x}", def.id.0), fragment_by, fragments, changing }
     }
 
     fn fragment_line(&self, fragment: FragmentId) -> FragmentLine {
@@ -290,7 +293,7 @@ impl Node {
         let name = |node: &NodeId| self.name_of(*node);
         let listed = seen.as_ref().map(|(seen, ..)| seen.members.iter().filter(|(_, s)| s.is_member()));
         FragmentLine {
-            index: fragment.index,
+            index: fragment.place(),
             leader: lead.map(|(node, _)| self.name_of(node)),
             in_sync: lead.map_or(0, |(_, lead)| lead.in_sync),
             members: listed.into_iter().flatten().map(|(node, _)| name(node)).collect(),

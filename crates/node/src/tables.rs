@@ -3,6 +3,7 @@
 use crate::frame::PROTOCOL;
 use crate::gateway::{ClientError, Op, OpReply, What};
 use crate::io::{Effect, OpId};
+use crate::layout::BadCount;
 use crate::node::Node;
 use crate::schema::{self, Alteration, BadTable, TableDef, TableOptions, sys_fragment};
 use base::{NodeId, Now, Span, TableId};
@@ -43,6 +44,7 @@ impl Node {
         let dropped = dropped.and_then(|r| r.value);
         let generation = dropped.and_then(|v| Some(u64::from_be_bytes(v[..].try_into().ok()?))).unwrap_or(0);
         let mut def = TableDef::new(&name, options.clone(), generation, nodes.clone());
+        def.layout.lined = self.older().is_none();
         self.lay_out(&mut def, nodes);
         if let Some(rows) = beside.map(|other| other.founders).filter(|rows| rows.iter().all(|row| !row.is_empty())) {
             def.founders = rows;
@@ -74,7 +76,7 @@ impl Node {
         let plan = placement::plan(&Picture { machines: nodes.iter().map(machine).collect(), tables }, Aim::Balance);
         let mut rows = vec![Vec::new(); def.founders.len()];
         for step in &plan.moves {
-            if let (Step::Add(node), Some(row)) = (step.step, rows.get_mut(usize::from(step.fragment.index))) {
+            if let (Step::Add(node), Some(row)) = (step.step, rows.get_mut(usize::from(step.fragment.place()))) {
                 row.push(node);
             }
         }
@@ -97,7 +99,8 @@ impl Node {
         let bad = || BadTable::Beside(name.into());
         let mut other = self.tables.values().find(|def| def.id == id).cloned().ok_or_else(bad)?;
         let followed = own.is_some_and(|own| self.tables.values().any(|def| def.options.beside == Some(own)));
-        let fits = other.options.fragments == options.fragments && other.options.beside.is_none();
+        let alike = other.options.fragments == options.fragments && other.change().is_none() && other.era() == 0;
+        let fits = alike && other.options.beside.is_none();
         if !fits || followed || own == Some(id) {
             return Err(bad());
         }
@@ -127,6 +130,25 @@ impl Node {
         batch.writes.iter().any(|w| matches!(w, Write::Expire { .. })).then(|| self.older())?
     }
 
+    /// The table is to have so many fragments, if that can be.
+    fn recut_to(&self, def: &mut TableDef, count: u16) -> Result<(), BadTable> {
+        let (name, now) = (def.name.clone(), def.options.fragments);
+        if count != now
+            && (def.options.beside.is_some() || self.tables.values().any(|t| t.options.beside == Some(def.id)))
+        {
+            return Err(BadTable::RecutBeside(name));
+        }
+        if count != now && (!self.whole || self.here().len() < self.roster.len()) {
+            return Err(BadTable::NotWhole(name));
+        }
+        def.recut(count).map_err(|bad| match bad {
+            BadCount::Uneven => BadTable::Uneven(name, now),
+            BadCount::Busy => BadTable::BeingRecut(name),
+            BadCount::Old => BadTable::Unlined(name),
+            BadCount::Often => BadTable::TooOften(name),
+        })
+    }
+
     /// The table's definition changes; its copies go by it as they hear of it.
     pub(crate) fn alter(&mut self, now: Now, op: OpId, name: String, change: Alteration, out: &mut Vec<Effect>) {
         let key = schema::table_key(&name);
@@ -142,6 +164,11 @@ impl Node {
         if self.beside(&def).is_none() {
             // That one is gone, and whoever changes this one need not say so.
             def.options.beside = None;
+        }
+        if let Some(count) = change.fragments
+            && let Err(bad) = self.recut_to(&mut def, count)
+        {
+            return self.reply(op, OpReply::Error(bad.into()), out);
         }
         change.apply(&mut def.options);
         if let Err(bad) = self.check_beside(&name, Some(def.id), &mut def.options) {

@@ -12,7 +12,7 @@ fn machine(n: usize, weight: u32, zone: Option<usize>) -> Machine {
 }
 
 fn table(t: usize, fragments: usize, copies: usize) -> Table {
-    let id = |index: usize| FragmentId { table: TableId(t as u64 + 1), index: index as u16 };
+    let id = |index: usize| FragmentId { table: TableId(t as u64 + 1), index: index as u32 };
     let fragment = |f| Fragment { id: id(f), holders: Vec::new(), leader: None, bytes: 1000, settled: false };
     Table { copies, with: None, fixed: false, fragments: (0..fragments).map(fragment).collect() }
 }

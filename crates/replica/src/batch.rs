@@ -309,7 +309,7 @@ impl Range {
     }
 
     /// Can it hold one key only, the first? Such a read need not walk the keys in order.
-    pub(crate) fn is_point(&self) -> bool {
+    pub fn is_point(&self) -> bool {
         self.to.as_ref().is_some_and(|to| to.split_last().is_some_and(|(last, head)| *last == 0 && head == self.from))
     }
 

@@ -118,6 +118,8 @@ impl Default for Timing {
 pub struct Config {
     /// Of which fragment.
     pub fragment: FragmentId,
+    /// What its branches are told by from those of others that it may be joined with: its index.
+    pub line: u32,
     /// On which node.
     pub me: NodeId,
     /// The node's how-manieth start.

@@ -10,7 +10,7 @@ use crate::mutant;
 use crate::open::{Opening, Promised};
 use crate::record::{Meta, Record, Stage, WriteBatch};
 use crate::store::{Store, Stored};
-use base::{Ballot, Hlc, Instant, NodeId, Now, Span, Version};
+use base::{Ballot, FragmentId, Hlc, Instant, NodeId, Now, Span, Version};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::collections::{BTreeMap, BTreeSet};
@@ -380,7 +380,14 @@ impl Copy {
     }
 
     pub(crate) fn known_set(&self) -> BTreeSet<NodeId> {
-        key::decode_set(self.store.own(&key::set()))
+        if let Some(own) = self.store.own(&key::set(self.config.line)) {
+            return key::decode_set(Some(own));
+        }
+        // It was never led under its own line: whoever was in sync in what it was made of.
+        let era = |key: &[u8]| FragmentId { index: key::line_of(key), ..self.config.fragment }.era();
+        let last = self.store.own_space(Space::Set).map(|(key, _)| era(key)).max();
+        let sets = self.store.own_space(Space::Set).filter(|(key, _)| Some(era(key)) == last);
+        sets.flat_map(|(_, record)| key::decode_set(Some(record))).collect()
     }
 
     fn status(&self) -> Status {
@@ -519,7 +526,14 @@ impl Copy {
 
     fn on_status(&mut self, now: Now, from: NodeId, status: Status, fx: &mut Effects) {
         self.hear(status.heard);
-        if self.statuses.insert(from, status).is_none_or(|old| old.lead != status.lead) {
+        let before = self.statuses.insert(from, status);
+        if before.is_none()
+            && let Role::Opening(o) = &self.role
+        {
+            // It was made this moment, and could not be asked before.
+            self.gate.push(Then::Send(from, Msg::Prepare { ballot: o.ballot() }));
+        }
+        if before.is_none_or(|old| old.lead != status.lead) {
             self.tick(now, fx);
         }
     }
@@ -601,6 +615,11 @@ impl Copy {
         let most = self.config.timing.retry.0;
         let wait = Span(self.rng.random_range(0..=most));
         self.role = Role::Idle { since: now.mono, wait };
+    }
+
+    /// It was of an island a moment ago, which has an order of its own.
+    pub(crate) fn mourn(&mut self, now: Now) {
+        self.orphaned = Some(now.mono);
     }
 
     /// Runs what the disc has caught up with.

@@ -3,7 +3,7 @@
 
 use crate::copy::{Copy, Role};
 use crate::gate::Effects;
-use crate::key;
+use crate::key::{self, Space};
 use crate::record::Record;
 use base::{Heads, Now, WallMs};
 use serde::{Deserialize, Serialize};
@@ -44,11 +44,12 @@ impl Copy {
         }
         let mark = Mark { number, heads };
         let record = self.next_record(now, Some(key::encode(&mark)));
-        self.append(now, vec![(key::dropped(), record)], true, fx);
+        self.append(now, vec![(key::dropped(self.config.line), record)], true, fx);
     }
 
     fn drop_mark(&self) -> Option<Mark> {
-        self.store.own(&key::dropped()).map(Mark::read)
+        let all = self.store.own_space(Space::Dropped).map(|(_, record)| Mark::read(record));
+        all.reduce(|mark, other| mark.joined(&other))
     }
 
     /// Does this leader hold records that whoever dropped the table, for the so-manieth time, did not know of? `None`: it has

@@ -121,7 +121,7 @@ impl Copy {
             floor.levels = Heads::from_iter([Version { branch, seq: level }]);
         }
         let record = self.next_record(now, Some(key::encode(&floor)));
-        self.append(now, vec![(key::floor(), record)], false, fx);
+        self.append(now, vec![(key::floor(self.config.line), record)], false, fx);
         let Role::Leading(l) = &mut self.role else { return };
         l.forgetting.goes_on = !last;
         if last {
@@ -131,20 +131,22 @@ impl Copy {
 }
 
 impl Store {
-    /// Of each node, the last of its branches that can be folded: all before it are known to their ends, and it is not the one
-    /// that is led now. A number that is missing (a `ram` copy may have lost what it was) may still stand somewhere; and while a
+    /// Of each node and line, the last of its branches that can be folded: all before it are known to their ends, and it is not the one
+    /// that is led now. Of another line than that nothing is told apart: whoever led such a branch last may not have begun another. A number that is missing (a `ram` copy may have lost what it was) may still stand somewhere; and while a
     /// node is buried that was a member, it may hold more of any branch than those who stayed, unless the end is known.
     pub(crate) fn ended_branches(&self, heads: &Heads, led: BranchId) -> Vec<BranchId> {
-        let mut last: BTreeMap<NodeId, u64> = heads.folds().map(|b| (b.node, b.n)).collect();
+        let mut last: BTreeMap<(NodeId, u32), u32> = heads.folds().map(|b| ((b.node, b.line()), b.nth())).collect();
         let buried = self.lists_buried();
-        for version in heads.iter().filter(|v| v.branch.node != led.node || v.branch.n < led.n) {
+        let is_led = |b: BranchId| b.node == led.node && b.line() == led.line() && b.nth() >= led.nth();
+        for version in heads.iter().filter(|v| !is_led(v.branch)) {
             let branch = version.branch;
-            let n = last.entry(branch.node).or_insert(0);
-            if branch.n == *n + 1 && !(buried && self.may_go_on(version)) {
-                *n = branch.n;
+            let n = last.entry((branch.node, branch.line())).or_insert(0);
+            if branch.nth() == *n + 1 && !(buried && self.may_go_on(version)) {
+                *n = branch.nth();
             }
         }
-        last.into_iter().filter(|(_, n)| *n > 0).map(|(node, n)| BranchId { node, n }).collect()
+        let known = last.into_iter().filter(|(_, n)| *n > 0);
+        known.map(|((node, line), n)| BranchId::of_line(node, line, n)).collect()
     }
 
     /// Is a member buried that has not come back?
@@ -297,7 +299,7 @@ mod tests {
         let sent = [sent, feed(&mut copy, start + 66_000, say(2, join))].concat();
         let chunk = sent.into_iter().find_map(|m| if let Msg::Sync { chunk, .. } = m { Some(chunk) } else { None });
         let chunk = chunk.expect("it is let in");
-        assert!(chunk.anew && chunk.records.iter().any(|(key, _)| *key == key::floor()));
+        assert!(chunk.anew && chunk.records.iter().any(|(key, _)| *key == key::floor(0)));
         // What it held goes.
         let mut other = Store::default();
         let record = crate::Record {

@@ -203,9 +203,9 @@ impl Copy {
         };
         s.asked = None;
         self.stage_parts += 1;
-        let floor = records.iter().find(|(key, _)| *key == crate::key::floor());
-        let floor = floor.and_then(|(_, r)| crate::key::decode::<crate::Floor>(r.value.as_ref()?));
-        s.beyond |= floor.is_some_and(|floor| floor.is_beyond(self.store.heads(), &upto));
+        let floors = records.iter().filter(|(key, _)| crate::key::space_of(key) == Some(crate::Space::Floor));
+        let floors = floors.filter_map(|(_, r)| crate::key::decode::<crate::Floor>(r.value.as_ref()?));
+        s.beyond |= floors.into_iter().any(|floor| floor.is_beyond(self.store.heads(), &upto));
         if s.beyond {
             (s.records, s.loose, s.upto, s.pass) = Default::default();
             return;
@@ -271,7 +271,7 @@ impl Copy {
         let policy = MergePolicy::default();
         let mut merge =
             Merge::new(&self.store, &policy, &self.config.functions, Version::default(), base::Hlc::default());
-        merge.keeps_no_ledger();
+        merge.foretells(self.config.line);
         for (from, s) in stagings {
             if let Some(heads) = s.upto {
                 merge.fold(Pulled {

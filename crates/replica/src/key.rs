@@ -93,20 +93,30 @@ pub(crate) fn user(key: &[u8]) -> Bytes {
     in_space(Space::User, key)
 }
 
-pub(crate) fn set() -> Bytes {
-    in_space(Space::Set, &[])
+/// The one record that a line has in a space of its own: what is joined of several fragments has that of each.
+pub(crate) fn one_of(space: Space, line: u32) -> Bytes {
+    if line == 0 { in_space(space, &[]) } else { in_space(space, &line.to_be_bytes()) }
 }
 
-pub(crate) fn floor() -> Bytes {
-    in_space(Space::Floor, &[])
+/// The line whose one record this is.
+pub(crate) fn line_of(key: &[u8]) -> u32 {
+    key.get(1..5).and_then(|line| line.try_into().ok()).map_or(0, u32::from_be_bytes)
 }
 
-pub(crate) fn dropped() -> Bytes {
-    in_space(Space::Dropped, &[])
+pub(crate) fn set(line: u32) -> Bytes {
+    one_of(Space::Set, line)
 }
 
-pub(crate) fn heals() -> Bytes {
-    in_space(Space::Heals, &[])
+pub(crate) fn floor(line: u32) -> Bytes {
+    one_of(Space::Floor, line)
+}
+
+pub(crate) fn dropped(line: u32) -> Bytes {
+    one_of(Space::Dropped, line)
+}
+
+pub(crate) fn heals(line: u32) -> Bytes {
+    one_of(Space::Heals, line)
 }
 
 pub(crate) fn member(node: NodeId) -> Bytes {

@@ -451,7 +451,7 @@ impl Copy {
             let record = self.next_record(now, Some(key::encode(&MemberStatus::In)));
             puts.push((key::member(*node), record));
         }
-        puts.push((key::set(), self.next_record(now, Some(key::encode(&set)))));
+        puts.push((key::set(self.config.line), self.next_record(now, Some(key::encode(&set)))));
         puts.extend(self.set_noted(now, &set));
         let seq = self.append(now, puts, true, fx);
         let Role::Leading(l) = &mut self.role else { return };

@@ -55,6 +55,11 @@ impl Word {
         *held = until.max(*held);
     }
 
+    /// Something given may hold until then; to whom is not known.
+    pub(crate) fn extend(&mut self, until: Instant) {
+        self.born = self.born.max(until);
+    }
+
     /// All that still hold: by whom, and for how long.
     pub(crate) fn leases(&self, now: Instant) -> Vec<(Option<NodeId>, Span)> {
         let held = self.held.iter().map(|(holder, until)| (Some(*holder), *until));
@@ -489,7 +494,7 @@ pub(crate) mod tests {
         let first = base::Version { branch, seq: 1 };
         let set = crate::key::encode(&BTreeSet::from([NodeId(1), NodeId(2)]));
         let record = crate::Record { version: first, hlc: base::Hlc(1), expires: None, value: Some(set) };
-        let (h0, records) = ([first].into_iter().collect(), vec![(crate::key::set(), record)]);
+        let (h0, records) = ([first].into_iter().collect(), vec![(crate::key::set(0), record)]);
         let chunk = crate::Chunk { no: 0, h0, records, last: true, upto: 1, anew: false, staged: false };
         feed(&mut copy, 3, say(Msg::Sync { ballot, session, chunk }));
         let asked = feed(&mut copy, 100, Input::Warm);

@@ -31,6 +31,8 @@ pub(crate) struct Merge<'a> {
     /// Version of what the merge itself writes: the opening entry's.
     version: Version,
     hlc: Hlc,
+    /// The line of the copy.
+    line: u32,
     heads: Heads,
     puts: BTreeMap<Bytes, Record>,
     /// Keys whose records were deleted, and are forgotten elsewhere.
@@ -70,6 +72,7 @@ impl<'a> Merge<'a> {
             policy,
             version,
             hlc,
+            line: version.branch.line(),
             heads,
             puts,
             drops: BTreeSet::new(),
@@ -101,9 +104,9 @@ impl<'a> Merge<'a> {
         self.by_age = ages.into_iter().map(|(_, node)| node).collect();
     }
 
-    /// What loses is not written down: somebody else has done so.
-    pub(crate) fn keeps_no_ledger(&mut self) {
-        self.no_ledger = true;
+    /// What loses is not written down: somebody else, a leader of this line, has done so.
+    pub(crate) fn foretells(&mut self, line: u32) {
+        (self.no_ledger, self.line) = (true, line);
     }
 
     /// From here on conflicts go by the ballots of the sides.
@@ -196,23 +199,8 @@ impl<'a> Merge<'a> {
     fn conflict(&mut self, (theirs, side): (&Heads, Ballot), key: Bytes, m: Record, r: Record) {
         match key::space_of(&key) {
             Some(Space::User) => {}
-            // The opening entry writes its own set.
-            Some(Space::Set) => return,
-            Some(Space::Floor) => {
-                let floor = |x: &Record| x.value.as_ref().and_then(|v| key::decode::<Floor>(v)).unwrap_or_default();
-                let value = Some(key::encode(&floor(&m).joined(&floor(&r))));
-                let both = Record { version: self.version, hlc: self.hlc, expires: None, value };
-                return self.take(side, key, both);
-            }
-            Some(Space::Dropped) => {
-                let value = Some(key::encode(&Mark::read(&m).joined(&Mark::read(&r))));
-                let both = Record { version: self.version, hlc: self.hlc, expires: None, value };
-                return self.take(side, key, both);
-            }
-            Some(Space::Heals) => {
-                let value = Some(Heal::joined(&m, &r));
-                let both = Record { version: self.version, hlc: self.hlc, expires: None, value };
-                return self.take(side, key, both);
+            Some(space @ (Space::Set | Space::Floor | Space::Dropped | Space::Heals)) => {
+                return self.of_lines(side, space, key, m, r);
             }
             Some(Space::Session) => {
                 let done = |x: &Record| (x.value.as_ref().and_then(|v| key::decode::<u64>(v)).unwrap_or(0), x.version);
@@ -256,6 +244,36 @@ impl<'a> Merge<'a> {
         }
         if take {
             self.take(side, key, r);
+        }
+    }
+
+    /// The one record of a line, on both sides. What both say stands in that of this line: a record of another is one that its own
+    /// leaders wrote, the same wherever it is.
+    fn of_lines(&mut self, side: Ballot, space: Space, key: Bytes, m: Record, r: Record) {
+        let own = key::one_of(space, self.line);
+        let both = match space {
+            Space::Floor => {
+                let floor = |x: &Record| x.value.as_ref().and_then(|v| key::decode::<Floor>(v)).unwrap_or_default();
+                key::encode(&floor(&m).joined(&floor(&r)))
+            }
+            Space::Dropped => key::encode(&Mark::read(&m).joined(&Mark::read(&r))),
+            Space::Heals => Heal::joined(&m, &r),
+            // The opening entry writes its own set.
+            _ if key == own => return,
+            _ => Bytes::new(),
+        };
+        let both = Record { version: self.version, hlc: self.hlc, expires: None, value: Some(both) };
+        if key == own {
+            return self.take(side, key, both);
+        }
+        if r.rank() > m.rank() {
+            self.take(side, key, r);
+        }
+        if space != Space::Set {
+            match self.puts.get(&own).cloned().or_else(|| self.store.find(&own)) {
+                Some(before) => self.of_lines(side, space, own, before, both),
+                None => self.take(side, own, both),
+            }
         }
     }
 

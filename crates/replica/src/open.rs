@@ -64,6 +64,12 @@ pub(crate) struct Opening {
     pull: Option<Pull>,
 }
 
+impl Opening {
+    pub(crate) fn ballot(&self) -> Ballot {
+        self.ballot
+    }
+}
+
 impl Copy {
     /// Becomes a candidate, with a ballot higher than any it has heard of.
     pub(crate) fn open(&mut self, now: Now, fx: &mut Effects) {
@@ -325,13 +331,13 @@ impl Copy {
         let (mut heads, mut puts, drops) = merge.finish();
         heads.add(first);
         if let Some(heal) = &heal {
-            let before = puts.get(&key::heals()).or(self.store.own(&key::heals()));
-            let value = Some(heal.clone().added(before));
-            puts.insert(key::heals(), Record { version: first, hlc, expires: None, value });
+            let own = key::heals(self.config.line);
+            let value = Some(heal.clone().added(puts.get(&own).or(self.store.own(&own))));
+            puts.insert(own, Record { version: first, hlc, expires: None, value });
         }
         let record = |value| Record { version: first, hlc, expires: None, value: Some(value) };
         puts.insert(key::branch(branch), record(key::encode(&(o.ballot, vec![(1u64, BTreeSet::from([me]))]))));
-        puts.insert(key::set(), record(key::encode(&BTreeSet::from([me]))));
+        puts.insert(key::set(self.config.line), record(key::encode(&BTreeSet::from([me]))));
         let listed =
             |node: NodeId| puts.contains_key(&key::member(node)) || self.store.get(&key::member(node)).is_some();
         if self.config.stand_in {
@@ -379,13 +385,13 @@ impl Copy {
     fn begin_branch(&mut self, now: Now, o: &mut Opening) -> (Version, base::Hlc) {
         let node = self.config.me;
         // Never one that anybody knows: a disc may be older than what its node did last.
-        self.meta.n = self.meta.n.max(o.have.last_of(node)).saturating_add(1);
+        self.meta.n = self.meta.n.max(o.have.last_of(node, self.config.line).into()).saturating_add(1);
         for pulled in o.pulled.iter_mut().filter(|pulled| pulled.staged) {
             pulled.records = self.take_staged(pulled.from, std::mem::take(&mut pulled.records));
         }
         let stamps = o.pulled.iter().flat_map(|pulled| &pulled.records).map(|(_, r)| r.hlc);
         self.hlc = self.hlc.max(self.seen(now, stamps));
-        let branch = BranchId { node, n: self.meta.n };
+        let branch = BranchId::of_line(node, self.config.line, self.meta.n as u32);
         (Version { branch, seq: 1 }, self.stamp(now))
     }
 
@@ -454,6 +460,7 @@ pub(crate) mod tests {
     pub(crate) fn config() -> Config {
         Config {
             fragment: FragmentId { table: TableId(1), index: 0 },
+            line: 0,
             me: NodeId(1),
             incarnation: 1,
             founders: vec![NodeId(1), NodeId(2)],

@@ -69,6 +69,17 @@ impl Store {
         Store { records: Table::new(seed), ..Store::default() }
     }
 
+    /// An empty one, after a copy that has handed so many batches to the disc.
+    pub fn handed_on(handed: u64) -> Store {
+        Store { handed, ..Store::default() }
+    }
+
+    /// The mark of one more batch.
+    pub fn hand_on(&mut self) -> u64 {
+        self.handed += 1;
+        self.handed
+    }
+
     /// A copy as loaded from disc. Records beyond the heads (there are none unless the disc lied) are left out.
     pub fn load(seed: u64, heads: Heads, records: impl IntoIterator<Item = (Bytes, Kept)>) -> Store {
         let mut store = Store { heads, ..Store::new(seed) };
@@ -342,9 +353,7 @@ impl Store {
             let said = record.here().and_then(|r| key::decode(r.value.as_ref()?));
             self.done.insert(session, said.unwrap_or(0));
         }
-        if key.first() == Some(&(Space::Floor as u8)) {
-            self.floor = record.here().and_then(|r| key::decode(r.value.as_ref()?)).unwrap_or_default();
-        }
+        let sinks = key.first() == Some(&(Space::Floor as u8));
         let grave = record.is_tombstone() && key::is_deletable(&key);
         let more = ledger_size(&key, &record);
         self.ledger = (self.ledger.0 + more.0, self.ledger.1 + more.1);
@@ -360,6 +369,10 @@ impl Store {
             if old.is_tombstone() {
                 self.graves.remove(&(old.version(), key.clone()));
             }
+        }
+        if sinks {
+            let floors = self.own_space(Space::Floor).filter_map(|(_, r)| key::decode::<Floor>(r.value.as_ref()?));
+            self.floor = floors.reduce(|floor, other| floor.joined(&other)).unwrap_or_default();
         }
         if grave {
             self.graves.insert((version, key.clone()));

@@ -2,7 +2,7 @@ use crate::Clock;
 use crate::crew::Crew;
 use crate::log::log;
 use base::{FragmentId, NodeId, Span};
-use node::{Config, Effect, Glance, Hello, Input, Node, Notice, Op, OpId, OpReply, Window};
+use node::{Config, Effect, Glance, Hello, Input, Node, Notice, Op, OpId, OpReply, TableDef, Window};
 use providers::{Asking, Provider};
 use replica::{Read, Record, Rows};
 use std::collections::HashMap;
@@ -173,6 +173,16 @@ impl Handle {
         let answer = answer.await.ok();
         abandon.armed = false;
         answer
+    }
+
+    /// The fragment of a key as the table is cut now, whatever this definition says, which may be old.
+    pub fn fragment(&self, def: &TableDef, key: &[u8]) -> FragmentId {
+        self.window.fragment(def, key)
+    }
+
+    /// The table's definition as it is now, if its fragments are others than this one says.
+    pub fn renewed(&self, def: &TableDef) -> Option<Arc<TableDef>> {
+        self.window.renewed(def)
     }
 
     /// Reads a fragment on the calling thread, if a copy of it is here and has the leases for it: a function call, no

@@ -26,6 +26,9 @@ struct Args {
     /// Histories in which it changes where records are kept.
     #[arg(long)]
     turns: bool,
+    /// Histories in which it changes into how many fragments the table is cut.
+    #[arg(long)]
+    cuts: bool,
     /// Figures of fleets of 5, 25 and 100 nodes, on networks that lose 0 and 5 per cent of the datagrams.
     #[arg(long)]
     fleets: bool,
@@ -124,7 +127,7 @@ fn work(args: &Args, next: &AtomicU64, sum: &Mutex<(Report, u64)>) {
             Report { violation: done.clone().err(), done: done.unwrap_or(0), ..Report::default() }
         } else {
             let asks = args.majority.then_some(replica::MinInSync::Majority);
-            run(seed, Options { trace: args.trace, asks, turns: args.turns, mutant: None })
+            run(seed, Options { trace: args.trace, asks, turns: args.turns, cuts: args.cuts, mutant: None })
         };
         let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(what) = &report.violation {

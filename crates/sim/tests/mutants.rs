@@ -13,7 +13,8 @@ fn caught(mutant: Mutant, within: u64) {
     };
     let turns =
         matches!(mutant, Mutant::TurnUnmirrored | Mutant::TurnUnmarked | Mutant::GatheredLeave | Mutant::TurnUnsteady);
-    let options = Options { mutant: Some(mutant), asks, turns, ..Options::default() };
+    let cuts = matches!(mutant, Mutant::CutUnclosed | Mutant::PartForWhole);
+    let options = Options { mutant: Some(mutant), asks, turns, cuts, ..Options::default() };
     let found = (1..=within).find_map(|seed| run(seed, options).violation.map(|what| (seed, what)));
     let (seed, what) = found.unwrap_or_else(|| panic!("{mutant:?} was not noticed in {within} histories"));
     println!("{mutant:?}: seed {seed}: {what}");
@@ -58,6 +59,8 @@ mutants! {
     changes_stale ChangesStale 300
     mirrors_admitted MirrorsAdmitted 300
     buried_folded BuriedFolded 3000
+    cut_unclosed CutUnclosed 3000
+    part_for_whole PartForWhole 1000
     false_conflicts FalseConflicts 100
     d14_pending_answered PendingAnswered 3000
     r7_commit_new_set CommitNewSet 3000

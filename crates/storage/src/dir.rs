@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// The form of a data directory. Another minor one has more, or fewer, fields at the end of what it keeps.
 pub(crate) const FORMAT_MAJOR: u32 = 1;
-const FORMAT_MINOR: u32 = 0;
+const FORMAT_MINOR: u32 = 1;
 
 /// Who the node of a data directory is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

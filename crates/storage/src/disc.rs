@@ -34,6 +34,10 @@ pub(crate) const TO_WHOLE: u8 = 3;
 /// What lies in the row of a record whose value lies apart: the version, the stamp, when it expires, the value's bytes.
 type Head = (Version, Hlc, Option<WallMs>, u32);
 
+/// Indices with this bit take more than two bytes, with this one set of the four.
+const SHORT_END: u16 = 1 << 15;
+const LONG: u32 = 1 << 31;
+
 /// How a batch's records lie in the staging space.
 pub(crate) fn staged_tag(batch: &WriteBatch) -> u8 {
     match (batch.stage, batch.apart.is_some()) {
@@ -57,9 +61,13 @@ pub struct Disc {
     lost: Mutex<Option<String>>,
 }
 
+/// How the rows of a fragment begin, those of no other: an index of more than 15 bits takes four bytes, of which the first tells.
 pub(crate) fn prefix(fragment: FragmentId) -> Vec<u8> {
     let mut key = fragment.table.0.to_be_bytes().to_vec();
-    key.extend_from_slice(&fragment.index.to_be_bytes());
+    match u16::try_from(fragment.index) {
+        Ok(short) if short & SHORT_END == 0 => key.extend_from_slice(&short.to_be_bytes()),
+        _ => key.extend_from_slice(&(fragment.index | LONG).to_be_bytes()),
+    }
     key
 }
 
@@ -71,8 +79,19 @@ pub(crate) fn with(fragment: FragmentId, rest: &[&[u8]]) -> Vec<u8> {
 
 pub(crate) fn split(key: &[u8]) -> Option<(FragmentId, &[u8])> {
     let table = TableId(u64::from_be_bytes(key.get(..8)?.try_into().ok()?));
-    let index = u16::from_be_bytes(key.get(8..10)?.try_into().ok()?);
-    Some((FragmentId { table, index }, &key[10..]))
+    let short = u16::from_be_bytes(key.get(8..10)?.try_into().ok()?);
+    if short & SHORT_END == 0 {
+        return Some((FragmentId { table, index: short.into() }, &key[10..]));
+    }
+    let long = u32::from_be_bytes(key.get(8..12)?.try_into().ok()?);
+    Some((FragmentId { table, index: long & !LONG }, &key[12..]))
+}
+
+/// A node and the line of its branches: those of line 0 as they lay before there were others.
+fn fold_key(fragment: FragmentId, last: BranchId) -> Vec<u8> {
+    let (node, line) = (last.node.0.to_be_bytes(), last.line().to_be_bytes());
+    let line: &[u8] = if last.line() == 0 { &[] } else { &line };
+    with(fragment, &[&[FOLD], &node, line])
 }
 
 fn head_key(fragment: FragmentId, branch: BranchId) -> Vec<u8> {
@@ -143,9 +162,9 @@ impl Disc {
                     let branch = BranchId { node: NodeId(number(&branch[..8])), n: number(&branch[8..]) };
                     entry.1.add(Version { branch, seq: number(&value) });
                 }
-                Some((&FOLD, node)) if node.len() == 8 && value.len() == 8 => {
+                Some((&FOLD, of)) if matches!(of.len(), 8 | 12) && value.len() == 8 => {
                     let number = |b: &[u8]| u64::from_be_bytes(b.try_into().unwrap_or_default());
-                    entry.1.fold(BranchId { node: NodeId(number(node)), n: number(&value) });
+                    entry.1.fold(BranchId { node: NodeId(number(&of[..8])), n: number(&value) });
                 }
                 _ => return Err(self.damaged("a state row")),
             }
@@ -159,7 +178,8 @@ impl Disc {
                 if !heads.covers(record.version()) {
                     return Err(self.damaged("a record that no head covers"));
                 }
-                records.push((Bytes::copy_from_slice(&key[10..]), record));
+                let (_, key) = split(&key).ok_or_else(|| self.damaged("a record's key"))?;
+                records.push((Bytes::copy_from_slice(key), record));
             }
             loaded.insert(fragment, Stored { meta, store: Store::load(seed, heads, records) });
         }
@@ -285,8 +305,7 @@ impl Disc {
             out.insert(&self.state, head_key(fragment, head.branch), head.seq.to_be_bytes());
         }
         for (last, branches) in &batch.folds {
-            let row = with(fragment, &[&[FOLD], &last.node.0.to_be_bytes()]);
-            out.insert(&self.state, row, last.n.to_be_bytes());
+            out.insert(&self.state, fold_key(fragment, *last), last.n.to_be_bytes());
             branches.iter().for_each(|branch| out.remove(&self.state, head_key(fragment, *branch)));
         }
         if let Some(meta) = &batch.meta {
@@ -357,6 +376,27 @@ mod tests {
         let (_, loaded) = Disc::open(dir.path(), 1).expect("opens");
         let heads = loaded[&fragment].store.heads();
         assert_eq!((heads.len(), heads.is_folded(version(3).branch), loaded[&fragment].store.len()), (1, true, 1));
+    }
+
+    #[test]
+    fn no_fragments_rows_are_among_those_of_another() {
+        let table = TableId(7);
+        let ids = [(0, 8, 0), (0, 1024, 1023), (1, 1, 0), (1, 2, 1), (2047, 1024, 1023)]
+            .map(|(era, count, place)| FragmentId::new(table, era, count, place));
+        for id in ids {
+            let row = with(id, &[b"rest"]);
+            assert_eq!(split(&row), Some((id, &b"rest"[..])));
+            assert!(ids.iter().all(|other| *other == id || !row.starts_with(&prefix(*other))));
+        }
+        // Folds of two lines of one node.
+        let dir = tempfile::tempdir().expect("dir");
+        let (disc, _) = Disc::open(dir.path(), 1).expect("opens");
+        let folds = [0, 9].map(|line| (BranchId::of_line(NodeId(1), line, 3), Vec::new()));
+        let batch = WriteBatch { folds: folds.to_vec(), ..WriteBatch::default() };
+        disc.write_all(vec![(ids[4], Persist { batch, mark: 1, sync: false })], true).expect("written");
+        drop(disc);
+        let (_, loaded) = Disc::open(dir.path(), 1).expect("opens");
+        assert_eq!(loaded[&ids[4]].store.heads().folds().collect::<Vec<_>>(), folds.map(|(last, _)| last));
     }
 
     /// What other versions of this program wrote, and will read: rows as they lie on the disc. Whoever changes them on purpose

@@ -246,7 +246,7 @@ mod tests {
     use replica::{Meta, Record, Stage, Store, Values, WriteBatch};
     use std::sync::mpsc;
 
-    fn fragment(index: u16) -> FragmentId {
+    fn fragment(index: u32) -> FragmentId {
         FragmentId { table: TableId(7), index }
     }
 
@@ -507,7 +507,7 @@ mod tests {
             let (disc, _) = open(dir.path());
             let told = Mutex::new([0u64; 2]);
             let tell = |event| match event {
-                Event::Durable(f, mark) => told.lock().expect("whole")[usize::from(f.index)] = mark,
+                Event::Durable(f, mark) => told.lock().expect("whole")[f.index as usize] = mark,
                 Event::Failed(e) => panic!("{e}"),
             };
             let queued = Queued { bytes: Mutex::new(Some(0)), less: Condvar::new() };
@@ -517,10 +517,10 @@ mod tests {
             let mut staged: [BTreeMap<Bytes, u64>; 2] = Default::default();
             let mut group = Vec::new();
             for seq in 1..rng.random_range(2..9) {
-                let index = rng.random_range(0..2u16);
-                let all = &mut states[usize::from(index)];
+                let index = rng.random_range(0..2u32);
+                let all = &mut states[index as usize];
                 let mut state = all.last().cloned().expect("one at least");
-                let batch = some(&mut rng, index == 0, seq, &mut staged[usize::from(index)], &mut state);
+                let batch = some(&mut rng, index == 0, seq, &mut staged[index as usize], &mut state);
                 let between = (all.last().expect("one at least").0, false, BTreeMap::new());
                 // A copy that goes may be gone before its last word is there.
                 all.extend(batch.wipe.then_some(between));
@@ -547,9 +547,9 @@ mod tests {
                     };
                     (there.meta.n, !there.store.heads().is_empty(), there.store.all().map(row).collect())
                 });
-                let all = &states[usize::from(index)];
+                let all = &states[index as usize];
                 let fits = all.iter().rposition(|state| *state == now);
-                let least = told[usize::from(index)] as usize;
+                let least = told[index as usize] as usize;
                 assert!(fits.is_some_and(|n| n >= least), "seed {seed}, {index}: {fits:?} of {least}..{}", all.len());
             }
         }

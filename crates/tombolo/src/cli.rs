@@ -511,6 +511,10 @@ pub(crate) struct Alter {
     /// On how many nodes each record lies, 1 to 64.
     #[arg(long)]
     pub copies: Option<u16>,
+    /// Into how many fragments it is cut: a multiple of what it is, or a divisor. They change group by group, while clients read
+    /// and write; only while no node is missing.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub fragments: Option<u16>,
     /// Where records are kept, as for `table create`: copies come to it one after the other, while they are used.
     #[arg(long)]
     pub storage: Option<String>,

@@ -23,7 +23,7 @@ pub(crate) enum Ask {
     /// Rows of one fragment.
     ScanFragment {
         table: String,
-        index: u16,
+        index: u32,
         from: Bytes,
         limit: u32,
     },
@@ -48,7 +48,7 @@ pub(crate) enum Ask {
     /// Losing values of one fragment.
     Conflicts {
         table: String,
-        index: u16,
+        index: u32,
         from: Bytes,
         limit: u32,
     },

@@ -11,6 +11,7 @@
 
 use crate::commands::{FAILED, OTHER, Usage, ask, ask_on, connect, done};
 use crate::control::{Ask, Told};
+use crate::walk::Walk;
 use anyhow::{Context, Result, anyhow, bail};
 use base::WallMs;
 use base64::Engine;
@@ -92,24 +93,25 @@ impl<W: Write> Dump<W> {
     async fn table(&mut self, stream: &mut UnixStream, def: &TableDef) -> Result<Option<Told>> {
         self.line(&Line::Table { table: def.name.clone(), options: def.options.clone() })?;
         self.tables += 1;
-        for index in 0..def.options.fragments {
-            let mut from = Bytes::new();
-            loop {
-                let scan = Ask::ScanFragment { table: def.name.clone(), index, from, limit: PAGE_ROWS };
-                let (rows, next) = match ask_on(stream, &scan).await? {
-                    Told::Rows(rows, next) => (rows, next),
-                    other => return Ok(Some(other)),
-                };
-                for (key, record) in rows {
-                    let (k, v) = (BASE64.encode(&key), BASE64.encode(record.value.unwrap_or_default()));
-                    self.line(&Line::Row { k, v, expires_ms: record.expires.map(|at| at.0) })?;
-                    self.rows += 1;
-                }
-                match next {
-                    Some(next) => from = next,
-                    None => break,
-                }
+        let mut walk = Walk::new(def.clone());
+        while let Some((fragment, from)) = walk.next() {
+            let scan = Ask::ScanFragment { table: def.name.clone(), index: fragment.index, from, limit: PAGE_ROWS };
+            let (rows, next) = match ask_on(stream, &scan).await? {
+                Told::Rows(rows, next) => (rows, next),
+                other => match renewed(stream, walk.def()).await? {
+                    Some(def) => {
+                        walk.renew(def);
+                        continue;
+                    }
+                    None => return Ok(Some(other)),
+                },
+            };
+            for (key, record) in rows.into_iter().filter(|(key, _)| walk.is_new(key)) {
+                let (k, v) = (BASE64.encode(&key), BASE64.encode(record.value.unwrap_or_default()));
+                self.line(&Line::Row { k, v, expires_ms: record.expires.map(|at| at.0) })?;
+                self.rows += 1;
             }
+            walk.went_on(next);
         }
         Ok(None)
     }
@@ -128,6 +130,12 @@ async fn tables(stream: &mut UnixStream) -> Result<Result<Vec<TableDef>, Told>> 
         Told::Tables(tables) => Ok(tables),
         other => Err(other),
     })
+}
+
+/// The definition of a table, if it is cut otherwise by now.
+async fn renewed(stream: &mut UnixStream, def: &TableDef) -> Result<Option<TableDef>> {
+    let all = tables(stream).await?.unwrap_or_default();
+    Ok(all.into_iter().find(|now| now.id == def.id && now.layout != def.layout))
 }
 
 fn no_table(name: &str) -> u8 {
@@ -302,7 +310,7 @@ struct Sink {
     data: PathBuf,
     if_absent: bool,
     def: Option<TableDef>,
-    gathered: BTreeMap<u16, (Vec<Row>, usize)>,
+    gathered: BTreeMap<u32, (Vec<Row>, usize)>,
     under_way: JoinSet<Result<Sent>>,
     put: u64,
     kept: u64,
@@ -338,7 +346,7 @@ impl Sink {
         Ok(None)
     }
 
-    async fn send(&mut self, index: u16) -> Result<Option<Told>> {
+    async fn send(&mut self, index: u32) -> Result<Option<Told>> {
         let (Some((rows, _)), Some(def)) = (self.gathered.remove(&index), &self.def) else { return Ok(None) };
         let table = (def.name.clone(), expires_by_itself(def));
         let (data, if_absent) = (self.data.clone(), self.if_absent);
@@ -409,7 +417,26 @@ async fn send(data: &Path, (table, expires): (String, bool), rows: Vec<Row>, if_
             _ => break,
         }
     }
+    if matches!(told, Told::Failed(..)) && batch.writes.len() > 1 {
+        // The table is cut otherwise by now, and they are not in one fragment any more.
+        return send_apart(&mut stream, &table, batch).await;
+    }
     Ok(Sent { put: 0, kept: 0, failed: Some(told) })
+}
+
+async fn send_apart(stream: &mut UnixStream, table: &str, batch: Batch) -> Result<Sent> {
+    let mut sent = Sent { put: 0, kept: 0, failed: None };
+    for write in batch.writes {
+        let (key, is_row) = (write.key().clone(), matches!(write, Put::Put { .. }));
+        let checks = batch.checks.iter().filter(|_| is_row).cloned().collect();
+        match ask_on(stream, &Ask::Write(table.into(), key, Batch { checks, writes: vec![write], sync: false })).await?
+        {
+            Told::Outcome(Outcome::Done { .. }) => sent.put += u64::from(is_row),
+            Told::Outcome(Outcome::Failed(Refusal::Check(_))) => sent.kept += 1,
+            other => sent.failed = Some(other),
+        }
+    }
+    Ok(sent)
 }
 
 /// Takes up a table for the rows that follow, made if it is not there.

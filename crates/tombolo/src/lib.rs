@@ -19,6 +19,7 @@ mod simulate;
 mod tables;
 mod text;
 mod ttl;
+mod walk;
 
 use clap::{CommandFactory, FromArgMatches};
 use std::process::ExitCode;

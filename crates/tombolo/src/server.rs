@@ -177,7 +177,8 @@ impl Server {
             Ask::TableInfo(name) => Told::TableInfo(Box::new(db.table_info(&name).await?)),
             Ask::DropTable(name) => Told::Outcome(db.drop_table(&name).await?),
             Ask::ScanFragment { table, index, from, limit } => {
-                let (rows, next) = db.table(&table).await?.scan_fragment(index, from, limit).await?;
+                let table = db.table(&table).await?;
+                let (rows, next) = table.scan_fragment(table.def().of_line(index), from, limit).await?;
                 Told::Rows(rows, next)
             }
             Ask::Bench(spec) => match bench::run(&db, &spec).await {
@@ -197,7 +198,7 @@ impl Server {
             },
             Ask::Conflicts { table, index, from, limit } => {
                 let table = db.table(&table).await?;
-                let (rows, next) = table.ledger(index, from, limit).await?;
+                let (rows, next) = table.ledger(table.def().of_line(index), from, limit).await?;
                 let (mut told, mut bytes, mut cut) = (Vec::new(), 0, None);
                 for (at, row) in rows {
                     if bytes > CONFLICTS_BYTES {

@@ -59,7 +59,7 @@ fn machine(n: u32, fleet: &Fleet) -> Machine {
 
 fn empty(fleet: &Fleet) -> Picture {
     let fragment = |table: u32, index: u16| Fragment {
-        id: FragmentId { table: TableId(u64::from(table) + 1), index },
+        id: FragmentId { table: TableId(u64::from(table) + 1), index: index.into() },
         holders: Vec::new(),
         leader: None,
         bytes: fleet.mib << 20,

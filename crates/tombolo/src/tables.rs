@@ -72,6 +72,7 @@ async fn alteration(data: &Path, what: Alter) -> Result<Alteration> {
     };
     let change = Alteration {
         copies: what.copies,
+        fragments: what.fragments,
         durability: what.durability.as_deref().map(durable).transpose()?,
         min_in_sync: what.min_in_sync.as_deref().map(enough).transpose()?,
         policy: rule.map(|default| MergePolicy { default, exceptions: Vec::new() }),
@@ -82,7 +83,7 @@ async fn alteration(data: &Path, what: Alter) -> Result<Alteration> {
         max_bytes: what.max_bytes.as_deref().map(|n| at_most(n, bytes)).transpose()?,
     };
     if change == Alteration::default() {
-        let flags = "--copies, --storage, --durability, --min-in-sync, --on-conflict, --ttl, --max-records, --max-bytes or --beside";
+        let flags = "--copies, --fragments, --storage, --durability, --min-in-sync, --on-conflict, --ttl, --max-records, --max-bytes or --beside";
         return Err(Usage(format!("nothing to change: give {flags}")).into());
     }
     Ok(change)
@@ -215,6 +216,9 @@ fn print_info(info: &TableInfo) {
     }
     if let Some(other) = &t.beside {
         println!("copies lie where those of table {other} do");
+    }
+    if let Some((done, groups)) = info.changing {
+        println!("on its way to {} fragments: {done} of {groups} groups of them are changed", t.fragments);
     }
     let here = info.fragments.iter().filter_map(|f| Some((f.records?, f.bytes?)));
     let (count, records, bytes) = here.fold((0, 0, 0), |sum, (r, b)| (sum.0 + 1, sum.1 + r, sum.2 + b));

@@ -302,3 +302,74 @@ fn a_table_comes_to_the_disc_and_leaves_it() {
     assert_eq!(nodes[0].ask(&["get", "t", "k1"]).status.code(), Some(1));
     says(&nodes[0].ask(&["table", "alter", "t", "--storage", "tape"]), 2, &["tape", "disc_only"]);
 }
+
+/// What a table's fragments are like: how many there are, if all are led and in step and no change is under way.
+fn cut_into(node: &Node, table: &str) -> Option<usize> {
+    let info: serde_json::Value = serde_json::from_slice(&node.ask(&["table", "info", table, "--json"]).stdout).ok()?;
+    let fragments = info["fragments"].as_array()?;
+    let led = fragments.iter().all(|f| f["leader"].is_string());
+    (led && info["changing"].is_null()).then_some(fragments.len())
+}
+
+#[test]
+fn fragments_are_cut_and_joined_while_clients_write() {
+    need_namespaces!();
+    let (scratch, net) = (Scratch::new(), Net::new(4));
+    let mut nodes = cluster(&scratch, &net, 4);
+    nodes[0].tell(&["table", "create", "t", "--copies", "2", "--fragments", "4"]);
+    nodes[0].in_sync(2, 30);
+    for i in 0..60 {
+        nodes[i % 4].tell(&["put", "t", &format!("k{i}"), &format!("v{i}")]);
+    }
+    nodes[0].tell(&["del", "t", "k7"]);
+    let all = |node: &Node| {
+        for i in (0..60).filter(|i| *i != 7) {
+            assert_eq!(node.tell(&["get", "t", &format!("k{i}")]), format!("v{i}"));
+        }
+        assert_eq!(node.ask(&["get", "t", "k7"]).status.code(), Some(1));
+        assert_eq!(node.tell(&["scan", "t"]).lines().count(), 59);
+    };
+    let becomes = |nodes: &[Node], table: &str, count: u16| {
+        nodes[1].tell(&["table", "alter", table, "--fragments", &count.to_string()]);
+        wait_or(
+            || nodes[2].tell(&["table", "info", table]) + &nodes[2].tell(&["fragments"]),
+            60,
+            || nodes.iter().all(|node| cut_into(node, table) == Some(count.into())),
+        );
+    };
+    // While somebody writes into it: none fails.
+    let load = [
+        "bench",
+        "kv",
+        "--op",
+        "put",
+        "--clients",
+        "4",
+        "--seconds",
+        "25",
+        "--warm",
+        "0",
+        "--fragments",
+        "2",
+        "--json",
+    ];
+    let report = std::thread::scope(|scope| {
+        let report = scope.spawn(|| nodes[0].tell(&load));
+        wait_or(|| "no load".into(), 10, || cut_into(&nodes[2], "tombolo-bench") == Some(2));
+        for (table, count) in [("t", 12), ("tombolo-bench", 4), ("t", 6), ("tombolo-bench", 2), ("t", 2), ("t", 8)] {
+            becomes(&nodes, table, count);
+        }
+        report.join().unwrap()
+    });
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["failed"], 0, "{report}");
+    nodes.iter().for_each(all);
+    // Killed, all of them, they come back with it.
+    nodes.iter_mut().for_each(Node::kill);
+    nodes.iter_mut().for_each(Node::start);
+    nodes[0].sees(4, 30);
+    nodes[0].in_sync(2, 60);
+    nodes.iter().for_each(all);
+    becomes(&nodes, "t", 1);
+    nodes.iter().for_each(all);
+}

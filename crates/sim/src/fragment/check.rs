@@ -444,8 +444,8 @@ impl Checker {
     }
 
     /// A crash: `n` branches of this node are on disc. A later one never left it, and its number may be used again.
-    pub(crate) fn crashed(&mut self, node: usize, had: &Heads, has: &Heads, n: u64) {
-        let kept = |b: &BranchId| b.node != id(node) || b.n <= n;
+    pub(crate) fn crashed(&mut self, node: usize, had: &Heads, has: &Heads, (line, n): (u32, u64)) {
+        let kept = |b: &BranchId| b.node != id(node) || b.line() != line || u64::from(b.nth()) <= n;
         self.bases.retain(|b, _| kept(b));
         self.by_version.retain(|(v, _), _| kept(&v.branch));
         for w in self.writes.iter().filter(|w| had.covers(w.version) && !has.covers(w.version)) {

@@ -253,7 +253,7 @@ impl World {
         let Some(copy) = self.nodes[node].copy.as_ref() else { return };
         let seen = copy.inspect();
         let Some((_, lead)) = seen.lead else { return };
-        if self.is_stand_in(node) {
+        if self.is_stand_in(node) || copy.stands_in() {
             // Of one key, and of what was written there.
             return;
         }

@@ -78,9 +78,14 @@ impl World {
         let Some(copy) = self.nodes[node].copy.take() else { return };
         self.report.crashes += 1;
         let at_risk = self.nodes[node].disc.at_risk();
-        let image = self.nodes[node].disc.crash(kept);
+        let mut image = self.nodes[node].disc.crash(kept);
         self.trace(|| format!("crash {node}, {kept} of {at_risk} unflushed batches kept"));
-        self.check.crashed(node, copy.store().heads(), &image.heads, image.meta.n);
+        let (line, n) = (self.cuts.fragment(node).index, image.meta.n);
+        if self.fall_back(node, image.meta == replica::Meta::default()) {
+            let kept = self.rng.random_range(0..=self.nodes[node].disc.at_risk());
+            image = self.nodes[node].disc.crash(kept);
+        }
+        self.check.crashed(node, copy.store().heads(), &image.heads, (line, n));
         self.nodes[node].life += 1;
         self.nodes[node].firm = None;
         self.tickets.retain(|(n, _), _| *n != node);
@@ -96,5 +101,6 @@ impl World {
         let store = image.store();
         self.trace(|| format!("restart {node} with {:?}", store.heads()));
         self.boot(node, image.meta, store);
+        self.at(1000, super::world::Event::Heard(node));
     }
 }

@@ -1,3 +1,4 @@
+use super::client::KEYS;
 use base::{Heads, Version};
 use bytes::Bytes;
 use replica::{Copy, Since, Space};
@@ -15,6 +16,11 @@ pub(crate) struct Subscriber {
     seen: BTreeMap<Bytes, Version>,
 }
 
+/// Those of the other fragment go without a word when the two are parted.
+fn is_followed(key: &[u8]) -> bool {
+    key.first().is_some_and(|k| *k < KEYS)
+}
+
 impl Subscriber {
     /// Takes what a copy has to tell; `false`: it cannot.
     pub(crate) fn ask(&mut self, copy: &Copy) -> bool {
@@ -27,7 +33,7 @@ impl Subscriber {
             self.seen.clear();
             self.since.have = Heads::default();
         }
-        for (key, record) in changes.rows {
+        for (key, record) in changes.rows.into_iter().filter(|(key, _)| is_followed(key)) {
             match record.value {
                 Some(_) => self.seen.insert(key, record.version),
                 None => self.seen.remove(&key),
@@ -53,7 +59,7 @@ impl Subscriber {
                 break;
             }
         }
-        let live = leader.store().space(Space::User).filter(|(_, record)| !record.is_tombstone());
+        let live = leader.store().space(Space::User).filter(|(key, r)| !r.is_tombstone() && is_followed(&key[1..]));
         let stored = live.map(|(key, record)| (key.slice(1..), record.version()));
         let stored: BTreeMap<Bytes, Version> = stored.collect();
         (kept && self.seen != stored).then(|| format!("a subscriber knows {:?}, and there is {stored:?}", self.seen))

@@ -1,7 +1,9 @@
 //! The copies of one fragment.
 
+mod account;
 mod check;
 mod client;
+mod cuts;
 pub(crate) mod disc;
 mod fault;
 mod follow;

@@ -113,8 +113,9 @@ impl World {
         match (what, &event) {
             (Deviation::Late, _) => self.at(120_000, event),
             (Deviation::Lost, Event::Deliver { .. }) => {}
-            (Deviation::Twice, Event::Deliver { from, to, life, msg }) => {
-                let again = Event::Deliver { from: *from, to: *to, life: *life, msg: msg.clone() };
+            (Deviation::Twice, Event::Deliver { from, to, life, fragment, msg }) => {
+                let (fragment, msg) = (*fragment, msg.clone());
+                let again = Event::Deliver { from: *from, to: *to, life: *life, fragment, msg };
                 self.at(150_000, again);
                 return Some(event);
             }

@@ -1,15 +1,17 @@
+use super::account::{difference, same};
 use super::check::Checker;
-use super::client::{KEYS, Op, Pending, key};
+use super::client::{Op, Pending};
+use super::cuts::{Before, Cuts};
 use super::disc::Disc;
 use super::follow::Subscriber;
 use super::schedule::Schedule;
 use super::turns::Turns;
-use base::{FragmentId, Instant, NodeId, Now, Span, TableId, WallMs};
+use base::{FragmentId, Instant, NodeId, Now, Span, WallMs};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use replica::{
-    Choice, Config, Copy, Effects, Functions, Input, MergePolicy, MergeRule, Meta, MinInSync, Msg, Mutant, Outcome,
-    Reply, RoleName, Space, Storage, Store, Timing,
+    Choice, Config, Copy, Effects, Functions, Input, MergePolicy, MergeRule, Meta, MinInSync, Msg, Mutant, Reply,
+    RoleName, Storage, Store, Timing,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -29,6 +31,8 @@ pub struct Options {
     pub asks: Option<MinInSync>,
     /// In every history that can be of such a table, where records are kept changes.
     pub turns: bool,
+    /// The same of the number of its fragments.
+    pub cuts: bool,
     /// The rule that is removed.
     pub mutant: Option<Mutant>,
 }
@@ -66,6 +70,7 @@ pub(crate) enum Event {
         from: usize,
         to: usize,
         life: (u64, u64),
+        fragment: FragmentId,
         msg: Msg,
     },
     Flushed(usize, u64, u64),
@@ -86,11 +91,17 @@ pub(crate) enum Event {
     /// The table's definition changes: how records are to be kept; and a node hears of it.
     Alter,
     Altered(usize),
+    /// The fragment becomes another; a node may hear of it; and it is taken in again.
+    Cut,
+    Heard(usize),
+    Adopt(usize),
 }
 
 pub(crate) struct Node {
     pub copy: Option<Copy>,
     pub disc: Disc,
+    /// What it had before its fragment was changed.
+    pub before: Option<Before>,
     /// Counts starts.
     pub life: u64,
     pub paused: u64,
@@ -134,6 +145,7 @@ pub(crate) struct World {
     /// How copies are to keep their records, and whether that changes.
     pub storage: Storage,
     pub turns: Turns,
+    pub cuts: Cuts,
     /// Values are touched.
     pub touches: bool,
     /// Requests come in bursts.
@@ -164,6 +176,7 @@ impl Node {
         Node {
             copy: None,
             disc: Disc::default(),
+            before: None,
             life: 0,
             paused: 0,
             skew: rng.random_range(-3000..3000),
@@ -208,6 +221,7 @@ impl World {
         let mut chance = StdRng::seed_from_u64(seed ^ 0x7472_696d);
         world.trims = chance.random_bool(0.3);
         world.plan_turns(seed);
+        world.plan_cuts(seed);
         let mut chance = StdRng::seed_from_u64(seed ^ 0x746f_7563);
         world.touches = world.rule == MergeRule::Latest && chance.random_bool(0.2);
         world.check.touches = world.touches;
@@ -274,6 +288,7 @@ impl World {
             unordered,
             storage: Storage::Disc,
             turns: Turns::None,
+            cuts: Cuts::none(n),
             touches: false,
             bursts,
             founders,
@@ -319,7 +334,23 @@ impl World {
     }
 
     pub(crate) fn boot(&mut self, node: usize, meta: Meta, store: Store) {
-        let stand_in = self.is_stand_in(node);
+        let stand_in = self.is_stand_in(node) || store.stands_in(id(node));
+        let config = self.config(node, stand_in);
+        let copy = Copy::new(self.clock(node), config, meta, store);
+        self.place(node, copy);
+        self.views();
+    }
+
+    /// From here on it is the node's copy.
+    pub(crate) fn place(&mut self, node: usize, copy: Copy) {
+        self.nodes[node].copy = Some(copy);
+        self.nodes[node].view.clear();
+        (self.nodes[node].born, self.nodes[node].stopped) = (self.now, false);
+        let life = self.nodes[node].life;
+        self.at(1000, Event::Tick(node, life));
+    }
+
+    pub(crate) fn config(&mut self, node: usize, stand_in: bool) -> Config {
         let all = if stand_in { vec![id(node)] } else { (0..self.founders).map(id).collect() };
         let timing = Timing {
             tick: Span::ms(50),
@@ -341,8 +372,10 @@ impl World {
             ..Timing::default()
         };
         let greater = |_: &[u8], a: Option<&[u8]>, b: Option<&[u8]>| Some(Bytes::copy_from_slice(a?.max(b?)));
-        let config = Config {
-            fragment: FragmentId { table: TableId(1), index: 0 },
+        let fragment = self.cuts.fragment(node);
+        Config {
+            fragment,
+            line: fragment.index,
             me: id(node),
             incarnation: self.nodes[node].life + 1,
             founders: all,
@@ -363,14 +396,7 @@ impl World {
             timing,
             seed: self.rng.random(),
             mutant: self.options.mutant,
-        };
-        let now = self.clock(node);
-        self.nodes[node].copy = Some(Copy::new(now, config, meta, store));
-        self.nodes[node].view.clear();
-        (self.nodes[node].born, self.nodes[node].stopped) = (self.now, false);
-        let life = self.nodes[node].life;
-        self.at(1000, Event::Tick(node, life));
-        self.views();
+        }
     }
 
     pub(crate) fn clock(&self, node: usize) -> Now {
@@ -452,7 +478,9 @@ impl World {
         }
         match event {
             Event::Tick(node, life) if self.nodes[node].life == life => self.tick(node),
-            Event::Deliver { from, to, life, msg } => {
+            // What is meant for a copy of another fragment has nobody there.
+            Event::Deliver { to, fragment, .. } if self.cuts.fragment(to) != fragment => {}
+            Event::Deliver { from, to, life, msg, .. } => {
                 let lives = (self.nodes[from].life, self.nodes[to].life);
                 // Old packets outlive their sender only where the network is wild.
                 let linked = self.are_of_one_side(from, to);
@@ -486,12 +514,15 @@ impl World {
             Event::Scripted(step) => self.scripted(step),
             Event::Alter if self.faults => self.alter(),
             Event::Altered(node) => self.altered(node),
+            Event::Cut if self.faults => self.cut(),
+            Event::Heard(node) => self.hear_of_cut(node),
+            Event::Adopt(node) => self.adopt(node),
             _ => {}
         }
         self.check.separate(self.now, &self.nodes, &self.wired);
     }
 
-    fn tick(&mut self, node: usize) {
+    pub(crate) fn tick(&mut self, node: usize) {
         let now = self.clock(node);
         let due = self.nodes[node].copy.as_ref().and_then(Copy::deadline).unwrap_or(now.mono + Span::ms(50));
         if due <= now.mono {
@@ -503,7 +534,7 @@ impl World {
     }
 
     /// What a node sees: whoever it can talk to both ways, and does not suspect by mistake.
-    fn see(&mut self, node: usize) {
+    pub(crate) fn see(&mut self, node: usize) {
         if self.nodes[node].copy.is_none() {
             return;
         }
@@ -565,13 +596,17 @@ impl World {
         self.note_firm(node);
     }
 
-    fn perform(&mut self, node: usize, fx: Effects) {
+    pub(crate) fn perform(&mut self, node: usize, fx: Effects) {
+        let gave = fx.notices.contains(&replica::Notice::Left);
         for notice in fx.notices {
             self.trace(|| format!("{node} {notice:?}"));
             match notice {
                 replica::Notice::Opened(lead) => {
                     self.report.opened += 1;
                     self.check.opened(lead.branch, self.now);
+                    if let Some(what) = self.leads_a_part(node) {
+                        self.fail(what);
+                    }
                 }
                 replica::Notice::ValueLost => {
                     if !self.nodes[node].disc.engine.is_broken() {
@@ -600,6 +635,9 @@ impl World {
         for (ticket, reply) in fx.replies {
             self.replied(node, ticket, reply);
         }
+        if gave && !self.is_stand_in(node) {
+            self.parted_with(node);
+        }
     }
 
     fn start_flush(&mut self, node: usize) {
@@ -613,6 +651,7 @@ impl World {
     }
 
     fn send(&mut self, from: usize, to: usize, msg: Msg) {
+        let fragment = self.cuts.fragment(from);
         if !self.wired[from][to] || !self.are_of_one_side(from, to) || self.rng.random_range(0..100) < self.loss {
             return;
         }
@@ -623,7 +662,7 @@ impl World {
             if self.rng.random_bool(0.05) {
                 let life = (self.nodes[from].life, self.nodes[to].life);
                 let late = self.rng.random_range(0..2_000_000);
-                self.at(late, Event::Deliver { from, to, life, msg: msg.clone() });
+                self.at(late, Event::Deliver { from, to, life, fragment, msg: msg.clone() });
             }
         } else {
             let last = self.arrivals.entry((from, to)).or_insert(0);
@@ -631,7 +670,7 @@ impl World {
             *last = at;
         }
         let life = (self.nodes[from].life, self.nodes[to].life);
-        self.at(at - self.now, Event::Deliver { from, to, life, msg });
+        self.at(at - self.now, Event::Deliver { from, to, life, fragment, msg });
     }
 
     fn replied(&mut self, node: usize, ticket: u64, reply: Reply) {
@@ -690,6 +729,7 @@ impl World {
         }
         let store = leader.store();
         let found = self.check.account(store, &self.rule).or_else(|| self.account_requests(store));
+        let found = found.or_else(|| if self.lossy { None } else { self.account_others(store) });
         let found = found.or_else(|| self.account_sums(store));
         let found = found.or_else(|| self.subscriber.clone().account(leader, self.sync && !self.lossy));
         if let Some(what) = found {
@@ -719,53 +759,4 @@ fn some_rule(rng: &mut StdRng) -> MergeRule {
         13 => MergeRule::Function("greater".into()),
         _ => MergeRule::Latest,
     }
-}
-
-impl World {
-    /// Every addition that was acknowledged counts once, one of unknown fate once or not at all, and no other.
-    fn account_sums(&self, store: &Store) -> Option<String> {
-        if self.rule != MergeRule::Sum || !self.sync || self.lossy {
-            return None;
-        }
-        for k in 0..KEYS {
-            let added =
-                self.pending.iter().filter(|p| p.op == Op::BumpAdd && p.request.batch.writes[0].key() == &key(k));
-            let (mut sure, mut most) = ((0, 0), (0, 0));
-            for p in added {
-                let more = |sum: &mut (u64, u64)| *sum = (sum.0 + 1, sum.1 + p.request.number);
-                match p.outcome {
-                    Some(Outcome::Failed(_)) => continue,
-                    Some(Outcome::Done { .. }) => more(&mut sure),
-                    _ => {}
-                }
-                more(&mut most);
-            }
-            let stored: Bytes = [&[Space::User as u8, k][..]].concat().into();
-            let value = store.find(&stored).and_then(|r| r.value).map(|v| replica::shown(&self.rule, &v));
-            let fields: Vec<u64> = value
-                .iter()
-                .flat_map(|v| v.chunks(8))
-                .map(|f| u64::from_be_bytes(f.try_into().unwrap_or_default()))
-                .collect();
-            let is = (fields.first().copied().unwrap_or(0), fields.get(1).copied().unwrap_or(0));
-            if is.0 < sure.0 || is.1 < sure.1 || is.0 > most.0 || is.1 > most.1 {
-                return Some(format!("invariant 1: the sum of {k} is {is:?}, and must be {sure:?} to {most:?}"));
-            }
-        }
-        None
-    }
-}
-
-fn same(a: &Store, b: &Store) -> bool {
-    let whole = |s: &Store| s.all().map(|(k, _)| (k.clone(), s.find(k))).collect::<Vec<_>>();
-    a.heads() == b.heads() && whole(a) == whole(b)
-}
-
-fn difference(a: &Store, b: &Store) -> String {
-    if a.heads() != b.heads() {
-        return format!("heads {:?} and {:?}", a.heads(), b.heads());
-    }
-    let keys: BTreeSet<&Bytes> = a.all().chain(b.all()).map(|(k, _)| k).collect();
-    let found = keys.into_iter().find(|k| a.find(k) != b.find(k));
-    found.map_or_else(String::new, |k| format!("{k:?}: {:?} and {:?}", a.find(k), b.find(k)))
 }
