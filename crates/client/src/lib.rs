@@ -17,6 +17,8 @@ pub use subscribe::{BadPosition, Change, Position, Subscription};
 
 /// How many bytes of rows one scan returns, about.
 const SCAN_BYTES: usize = 4 * 1024 * 1024;
+/// How soon something is tried again that met with a change.
+const AGAIN: Duration = Duration::from_millis(20);
 /// A fragment remembers heals in so many rows at most: one for each that it was made of.
 const HEALS_ROWS: u32 = 10_000;
 
@@ -145,11 +147,18 @@ impl Database {
         }
     }
 
-    /// Changes a table while it is used. A check that failed: somebody else changed it at the same moment.
+    /// Changes a table while it is used. A check that failed: somebody else changed it, again and again, at the same moment.
     pub async fn alter_table(&self, name: &str, change: Alteration) -> Result<Outcome, Error> {
-        match self.op(Op::AlterTable(name.into(), change)).await? {
-            OpReply::Outcome(outcome) => Ok(outcome),
-            _ => Err(Error::Ended),
+        let begun = tokio::time::Instant::now();
+        loop {
+            match self.op(Op::AlterTable(name.into(), change.clone())).await? {
+                // The definition goes on by itself while its fragments change.
+                OpReply::Outcome(Outcome::Failed(Refusal::Check(_))) if begun.elapsed() < self.limit() => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                OpReply::Outcome(outcome) => return Ok(outcome),
+                _ => return Err(Error::Ended),
+            }
         }
     }
 
@@ -302,10 +311,13 @@ impl Table {
         to: Option<Bytes>,
         limit: u32,
     ) -> Result<(Vec<(Bytes, Record)>, Option<Bytes>), Error> {
+        let begun = tokio::time::Instant::now();
         loop {
             // While the fragments change a scan may meet some that are no more.
             match self.scan_once(from.clone(), to.clone(), limit).await {
-                Err(Error::Node(ClientError::Recut(_))) => tokio::task::yield_now().await,
+                Err(Error::Node(ClientError::Recut(_))) if begun.elapsed() < self.db.limit() => {
+                    tokio::time::sleep(AGAIN).await;
+                }
                 done => return done,
             }
         }

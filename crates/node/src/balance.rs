@@ -60,6 +60,8 @@ pub struct Told {
     pub full: bool,
     /// So many of its copies keep their records in another way than their tables ask for; told to whoever asks.
     pub odd: u32,
+    /// Of fragments that it leads, and that were made of others: a digest of what is known of each line that they go back to.
+    pub lines: Vec<(FragmentId, u32, u64)>,
 }
 
 /// What is done to a fragment by its leader.
@@ -108,11 +110,24 @@ impl Balance {
         self.told.take_if(|(to, ..)| *to == node);
     }
 
-    /// Where a fragment's copies are, if all of them are in step with its leader, as far as that was told.
-    pub(crate) fn in_step(&self, fragment: FragmentId) -> Option<BTreeSet<NodeId>> {
-        let reports = self.reports.values().flat_map(|told| &told.reports).filter(|r| r.fragment == fragment);
-        let newest = reports.max_by_key(|r| r.ballot)?;
-        newest.holders.iter().all(|(_, in_sync)| *in_sync).then(|| newest.holders.iter().map(|(n, _)| *n).collect())
+    /// Where the copies are of those fragments of which all are in step with their leader, as far as that was told.
+    pub(crate) fn in_step(&self) -> BTreeMap<FragmentId, BTreeSet<NodeId>> {
+        let mut newest: BTreeMap<FragmentId, &Report> = BTreeMap::new();
+        for report in self.reports.values().flat_map(|told| &told.reports) {
+            let last = newest.entry(report.fragment).or_insert(report);
+            if last.ballot < report.ballot {
+                *last = report;
+            }
+        }
+        let steady = newest.into_iter().filter(|(_, r)| r.holders.iter().all(|(_, in_sync)| *in_sync));
+        steady.map(|(f, r)| (f, r.holders.iter().map(|(node, _)| *node).collect())).collect()
+    }
+
+    /// Do these fragments know the same of every line that several of them go back to?
+    pub(crate) fn know_alike(&self, fragments: &[FragmentId]) -> bool {
+        let mut known: BTreeMap<u32, u64> = BTreeMap::new();
+        let told = self.reports.values().flat_map(|told| &told.lines).filter(|(f, ..)| fragments.contains(f));
+        told.into_iter().all(|(_, line, digest)| *known.entry(*line).or_insert(*digest) == *digest)
     }
 
     fn heard(&mut self, from: NodeId, mut told: Told) {
@@ -204,7 +219,24 @@ impl Node {
             };
             all.extend(self.copies.with(fragment, look).flatten());
         }
-        Told { reports: all, barred: self.barred, full: self.full, odd: 0 }
+        let lines = all.iter().filter(|report| report.fragment.era() > 0);
+        let lines = lines.flat_map(|report| self.lines_of(report.fragment)).collect();
+        Told { reports: all, barred: self.barred, full: self.full, odd: 0, lines }
+    }
+
+    /// Of each line that a fragment goes back to a digest of what is known of it.
+    fn lines_of(&self, fragment: FragmentId) -> Vec<(FragmentId, u32, u64)> {
+        let digest = |heads: base::Heads| {
+            let hash = blake3::hash(&wire::encode(&heads).unwrap_or_default());
+            hash.as_bytes().first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
+        };
+        let look = |c: &replica::Copy| {
+            let heads = c.store().heads();
+            let lines: BTreeSet<u32> = heads.iter().map(|v| v.branch).chain(heads.folds()).map(|b| b.line()).collect();
+            let others = lines.into_iter().filter(|line| *line != fragment.index);
+            others.map(|line| (fragment, line, digest(heads.of_line(line)))).collect()
+        };
+        self.copies.with(fragment, look).unwrap_or_default()
     }
 
     /// Whoever leads the system table is told what is led here, when that changes.

@@ -38,11 +38,13 @@ impl Window {
         self.all.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// The fragments of a table are others from here on.
-    pub(crate) fn note_layout(&self, def: &TableDef) {
+    /// The definition of a table is another from here on, and its fragments may be.
+    pub(crate) fn note_layout(&self, def: &TableDef, is_recut: bool) {
         let mut recut = self.recut.write().unwrap_or_else(PoisonError::into_inner);
-        recut.insert(def.id, Arc::new(def.clone()));
-        self.is_recut.store(true, Ordering::Release);
+        if is_recut || recut.contains_key(&def.id) {
+            recut.insert(def.id, Arc::new(def.clone()));
+            self.is_recut.store(true, Ordering::Release);
+        }
     }
 
     /// The fragment of a key, whatever this definition says, which may be old.
@@ -207,28 +209,34 @@ impl Copies {
             .filter_map(|fragment| {
                 let resign = |copy: &mut Copy, fx: &mut Effects| {
                     copy.handle(now, Input::Resign, fx);
-                    copy.take_stored()
+                    Some(copy.take_stored())
                 };
-                let (stored, fx) = self.end(now, fragment, resign)?;
-                Some((fragment, stored, fx))
+                let (stored, fx) = self.end(now, fragment, resign);
+                Some((fragment, stored?, fx))
             })
             .collect()
     }
 
-    /// Takes one out, after what was kept for it and these last words.
+    /// Takes one out, after what was kept for it, if it has these last words.
     pub(crate) fn end<R>(
         &mut self,
         now: Now,
         fragment: FragmentId,
-        last: impl FnOnce(&mut Copy, &mut Effects) -> R,
-    ) -> Option<(R, Effects)> {
-        let copy = self.window.all.write().unwrap_or_else(PoisonError::into_inner).remove(&fragment)?;
-        self.deadlines.remove(&fragment).map(|at| self.due.remove(&(at, fragment)));
-        let inputs = self.waiting.remove(&fragment).unwrap_or_default();
-        let mut copy = copy.write().unwrap_or_else(PoisonError::into_inner);
-        let mut fx = Effects::default();
-        inputs.into_iter().for_each(|input| copy.handle(now, input, &mut fx));
-        Some((last(&mut copy, &mut fx), fx))
+        last: impl FnOnce(&mut Copy, &mut Effects) -> Option<R>,
+    ) -> (Option<R>, Effects) {
+        let (mut fx, inputs) = (Effects::default(), self.waiting.remove(&fragment).unwrap_or_default());
+        let said = self.step(fragment, |copy| {
+            inputs.into_iter().for_each(|input| copy.handle(now, input, &mut fx));
+            last(copy, &mut fx)
+        });
+        let said = said.flatten();
+        if said.is_some() {
+            self.window.all.write().unwrap_or_else(PoisonError::into_inner).remove(&fragment);
+            self.deadlines.remove(&fragment).map(|at| self.due.remove(&(at, fragment)));
+        } else if self.contains(fragment) {
+            self.touch(fragment);
+        }
+        (said, fx)
     }
 
     /// When the first of them wants to be called.

@@ -208,7 +208,6 @@ impl Node {
             self.nameless.insert(def.name.clone(), (key, lost));
             self.tables.insert(def.name.clone(), def);
         }
-        self.note_graves();
         for (grave, shown) in self.graves.values() {
             // What turned up of it is a table again, of another name.
             let def = TableDef { name: grave.name(), ..grave.def.clone() };
@@ -231,6 +230,7 @@ impl Node {
         self.set_options(&before.1);
         self.recut(now);
         self.mind_layouts(now, &before.1);
+        self.note_graves();
         if self.roster.len() != before.0.len() {
             // A newcomer shall hold what it is to hold soon, not at the next round.
             self.chores_at = now.mono;
@@ -339,7 +339,7 @@ impl Node {
                 let led = self.lead_of(fragment).is_some_and(|(node, _)| !all || !self.stands_in_for(fragment, node));
                 let led = led || self.copies.with(fragment, mine).unwrap_or(false);
                 // Nor where somebody still has what one is to be made of.
-                let may = (all || !majority) && !(fragment.era() > 0 && self.awaits_kin(def, fragment));
+                let may = (all || !majority) && !(def.era() > 0 && self.awaits_kin(def, fragment));
                 if may && !copies && !led && chosen(fragment) == Some(self.config.me) {
                     make.push((fragment, def.clone(), all));
                 }
@@ -379,7 +379,8 @@ impl Node {
                 let founds = founders.contains(&self.config.me) && !gave;
                 let asked = founds || self.invited.contains(&fragment);
                 let mine = self.holds_stored(fragment) || (asked && !self.is_leaving(self.config.me));
-                if mine && !self.copies.contains(fragment) && !self.keeps_kin(fragment) {
+                let waits = def.era() > 0 && (self.keeps_kin(fragment) || self.smoulders(fragment));
+                if mine && !waits && !self.copies.contains(fragment) {
                     make.push((fragment, def.clone(), founders.to_vec()));
                 }
             }

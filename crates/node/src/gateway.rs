@@ -118,9 +118,9 @@ pub enum ClientError {
     /// The table is there, but otherwise.
     #[error(transparent)]
     BadTable(#[from] BadTable),
-    /// Its keys were in one fragment, and are in several.
+    /// Its keys are not all in one fragment.
     #[error(
-        "the keys of the batch are in different fragments of table {0} since the number of those was changed: write them one by one, or keep keys that belong together in one fragment (`table create --fragment-by`)"
+        "the keys are in different fragments of table {0}, and are written or read together only where they are in one: take them one by one"
     )]
     Parted(String),
     /// What was read is in other fragments by now.

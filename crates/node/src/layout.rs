@@ -42,7 +42,7 @@ pub(crate) enum BadCount {
     Uneven,
     /// The last change is not over.
     Busy,
-    /// Made by a program that did not tell branches of different fragments apart: it can be cut, not joined.
+    /// Made by a program that did not tell branches of different fragments apart.
     Old,
     /// Too often.
     Often,
@@ -135,7 +135,7 @@ impl TableDef {
         match () {
             () if self.layout.change.is_some() => return Err(BadCount::Busy),
             () if !even || count == 0 || count > FRAGMENTS_MAX => return Err(BadCount::Uneven),
-            () if count < now && !self.layout.lined => return Err(BadCount::Old),
+            () if !self.layout.lined => return Err(BadCount::Old),
             () if self.layout.era >= ERA_MAX => return Err(BadCount::Often),
             () => {}
         }
@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(def.recut(16), Err(BadCount::Busy));
         let mut old = table(4);
         old.layout.lined = false;
-        assert_eq!((old.recut(2), old.recut(8)), (Err(BadCount::Old), Ok(())));
+        assert_eq!((old.recut(2), old.recut(8)), (Err(BadCount::Old), Err(BadCount::Old)));
     }
 
     #[test]

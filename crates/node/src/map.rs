@@ -52,6 +52,8 @@ pub struct MapTable {
     pub copies: u16,
     /// Each of its fragments.
     pub fragments: Vec<MapFragment>,
+    /// While the number of fragments changes: of how many groups that has been done, and how many there are.
+    pub changing: Option<(u16, u16)>,
 }
 
 /// One fragment.
@@ -119,11 +121,13 @@ impl Node {
             behind: Vec::new(),
             bytes: 0,
         };
+        let by_id: BTreeMap<base::FragmentId, &Fragment> = all().map(|f| (f.id, f)).collect();
         let table = |def: &crate::TableDef| MapTable {
             name: def.name.clone(),
             copies: self.copies_of(def),
             // Those that nobody leads in this island are in no picture.
-            fragments: def.all().map(|id| all().find(|f| f.id == id).map_or_else(|| unled(id), fragment)).collect(),
+            fragments: def.all().map(|id| by_id.get(&id).map_or_else(|| unled(id), |f| fragment(f))).collect(),
+            changing: def.change().map(|change| (change.done, change.groups(def.options.fragments))),
         };
         let step = |m: placement::Move| {
             let (what, node) = match m.step {

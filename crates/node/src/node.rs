@@ -449,7 +449,9 @@ impl Node {
             self.leaving = true;
             return;
         }
-        self.recut(now);
+        if self.recutting.more || !self.recutting.aside.is_empty() {
+            self.recut(now);
+        }
         self.make_copies(now, true);
         self.stand_in(now);
         let island = self.island(now);

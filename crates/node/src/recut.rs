@@ -6,13 +6,15 @@ use crate::gateway::{ClientError, Op, OpReply, What};
 use crate::io::{Effect, OpId};
 use crate::node::Node;
 use crate::schema::{self, TableDef, sys_fragment};
-use base::{FragmentId, Instant, Now, Span};
+use base::{FragmentId, Instant, NodeId, Now, Span, TableId};
 use bytes::Bytes;
-use replica::{Batch, Check, Copy, Effects, Legacy, Outcome, Persist, Range, Store, Stored, Write, WriteBatch};
+use replica::{Batch, Check, Copy, Effects, Fit, Legacy, Outcome, Persist, Range, Store, Stored, Write, WriteBatch};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Whoever came into view so lately may lead an island that has not been merged with this one.
 const JUST_MET: Span = Span::ms(5_000);
+/// How soon what could not be joined is looked at again.
+const LOOK_AGAIN: Span = Span::ms(1_000);
 /// A view must have stood for so long before more fragments are changed.
 const CALM: Span = Span::ms(2_000);
 
@@ -30,6 +32,14 @@ pub(crate) struct Recutting {
     ashes: BTreeMap<FragmentId, Ash>,
     /// And those that others are to be told of.
     said: Vec<FragmentId>,
+    /// What copies left that have ended, until others are made of it; and whether they led.
+    ended: BTreeMap<FragmentId, (Legacy, bool)>,
+    /// Those of which nothing can be made: they are kept until whoever holds what they would be part of knows all of it.
+    pub(crate) aside: BTreeSet<FragmentId>,
+    /// When those are looked at again.
+    again: Option<Instant>,
+    /// There is more to do.
+    pub(crate) more: bool,
     /// Operations that are over, and whose clients are to be told.
     pub(crate) over: Vec<(OpId, OpReply)>,
     /// No more fragments are changed before this.
@@ -48,30 +58,57 @@ fn layout_of(fragment: FragmentId) -> (u16, Option<u16>) {
     (fragment.era(), fragment.count())
 }
 
+/// Those of the sources and of the targets that have to do with this source, directly or through others.
+fn group(
+    def: &TableDef,
+    first: FragmentId,
+    alike: BTreeSet<FragmentId>,
+    targets: Vec<FragmentId>,
+) -> (Vec<FragmentId>, Vec<FragmentId>) {
+    let shares = |a: FragmentId, b: FragmentId| def.slice(a).overlaps(def.slice(b));
+    let mut sources = BTreeSet::from([first]);
+    loop {
+        let mine: Vec<FragmentId> =
+            targets.iter().copied().filter(|t| sources.iter().any(|s| shares(*s, *t))).collect();
+        let more: BTreeSet<FragmentId> =
+            alike.iter().copied().filter(|s| mine.iter().any(|t| shares(*s, *t))).collect();
+        if more.len() <= sources.len() {
+            return (sources.into_iter().collect(), mine);
+        }
+        sources = more;
+    }
+}
+
 impl Node {
     /// Is something of it here, in RAM or on the disc?
     fn keeps(&self, fragment: FragmentId) -> bool {
         let live = self.copies.with(fragment, |c| !c.store().heads().is_empty() || c.stands_in());
-        live.unwrap_or(false) || self.stored.get(&fragment).is_some_and(|s| !s.store.heads().is_empty())
+        let stored = || self.stored.get(&fragment).is_some_and(|s| !s.store.heads().is_empty());
+        live.unwrap_or(false) || stored() || self.recutting.ended.contains_key(&fragment)
     }
 
-    /// What is here of fragments that the table has no more.
-    fn strays(&self, def: &TableDef) -> BTreeSet<FragmentId> {
-        let stored = self.stored.keys().copied().filter(|f| self.keeps(*f));
-        let all = self.copies.ids().into_iter().chain(stored);
-        all.filter(|f| f.table == def.id && !def.has(*f)).collect()
+    /// Every fragment that something is here of, by table.
+    fn kept(&self) -> BTreeMap<TableId, BTreeSet<FragmentId>> {
+        let mut all: BTreeMap<TableId, BTreeSet<FragmentId>> = BTreeMap::new();
+        let ids = self.copies.ids().into_iter().chain(self.stored.keys().copied());
+        for fragment in ids.chain(self.recutting.ended.keys().copied()) {
+            all.entry(fragment.table).or_default().insert(fragment);
+        }
+        all
     }
 
     /// Is something here that a copy of this fragment is to be made of? Then this node does not say yet that it has nothing of it.
     pub(crate) fn keeps_kin(&self, fragment: FragmentId) -> bool {
         let def = self.definition(fragment);
         let kin = |f: &FragmentId| {
-            let other = f.table == fragment.table && layout_of(*f) != layout_of(fragment) && self.keeps(*f);
-            let shares =
-                |def: &TableDef| !def.has(fragment) || def.has(*f) || def.slice(*f).overlaps(def.slice(fragment));
-            other && def.is_none_or(shares)
+            let other = f.table == fragment.table && layout_of(*f) != layout_of(fragment);
+            // Where this node has not heard of the fragment yet, it will be made of one that is not old here.
+            let old = |def: &TableDef| !def.has(fragment) || !def.has(*f);
+            let shares = |def: &TableDef| old(def) && def.slice(*f).overlaps(def.slice(fragment));
+            other && def.is_none_or(shares) && self.keeps(*f)
         };
-        self.copies.ids().iter().chain(self.stored.keys()).any(kin)
+        let ended = self.recutting.ended.keys().filter(|f| !self.recutting.aside.contains(f));
+        self.copies.ids().iter().chain(self.stored.keys()).chain(ended).any(kin)
     }
 
     /// Does somebody in view hold a copy that is still to become one of this fragment?
@@ -89,77 +126,132 @@ impl Node {
         self.tables.values().find(|def| def.id == fragment.table).or_else(dropped)
     }
 
-    /// Copies of fragments that are no more become copies of those that are.
+    /// Copies of fragments that are no more become copies of those that are: of each table one group of them, and soon the next.
     pub(crate) fn recut(&mut self, now: Now) {
+        self.recutting.more = false;
+        let kept = self.kept();
         let dropped = self.graves.values().filter(|(_, shown)| !shown).map(|(grave, _)| &grave.def);
-        let all: Vec<TableDef> = self.tables.values().chain(dropped).cloned().collect();
-        for def in all {
-            loop {
-                let strays = self.strays(&def);
-                // Of an older number first, into those of the next that there is something of.
-                let Some(oldest) = strays.first().copied().map(layout_of) else { break };
-                let next = strays.iter().find(|f| layout_of(**f) != oldest).copied();
-                let sources: Vec<FragmentId> = strays.into_iter().filter(|f| layout_of(*f) == oldest).collect();
-                let targets: Vec<FragmentId> = match next {
-                    Some(next) => {
-                        let count = next.count().unwrap_or_default();
-                        (0..count).map(|place| FragmentId::new(def.id, next.era(), count, place)).collect()
-                    }
-                    None => def.all().collect(),
-                };
-                if !self.become_others(now, &def, &sources, &targets) {
-                    // A value is still on its way to where it can be read.
-                    self.chores_at = self.chores_at.min(now.mono + SOON);
-                    break;
-                }
+        let stray = |def: &&TableDef| kept.get(&def.id).is_some_and(|all| all.iter().any(|f| !def.has(*f)));
+        let changed: Vec<TableDef> = self.tables.values().chain(dropped).filter(stray).cloned().collect();
+        for def in changed {
+            let all = kept.get(&def.id).into_iter().flatten().copied();
+            let strays: Vec<FragmentId> = all.filter(|f| !def.has(*f) && self.keeps(*f)).collect();
+            let (aside, strays): (Vec<_>, Vec<_>) = strays.into_iter().partition(|f| self.recutting.aside.contains(f));
+            self.recut_first(now, &def, strays);
+            if self.recutting.again.is_none_or(|again| now.mono >= again) {
+                aside.into_iter().for_each(|f| self.recut_first(now, &def, vec![f]));
             }
         }
+        if self.recutting.again.is_none_or(|again| now.mono >= again) {
+            self.recutting.again = Some(now.mono + LOOK_AGAIN);
+        }
+        if self.recutting.more {
+            self.chores_at = self.chores_at.min(now.mono + SOON);
+        }
     }
 
-    fn become_others(&mut self, now: Now, def: &TableDef, sources: &[FragmentId], targets: &[FragmentId]) -> bool {
-        let ready = |f: &FragmentId| self.copies.with(*f, Copy::may_bequeath).unwrap_or(true);
-        if !sources.iter().all(ready) {
-            return false;
+    /// Of copies of an older number first, into those of the next that there is something of.
+    fn recut_first(&mut self, now: Now, def: &TableDef, strays: Vec<FragmentId>) {
+        let Some(first) = strays.first().copied() else { return };
+        let next = strays.iter().copied().find(|f| layout_of(*f) != layout_of(first));
+        let targets: Vec<FragmentId> = match next {
+            Some(next) => {
+                let count = next.count().unwrap_or_default();
+                (0..count).map(|place| FragmentId::new(def.id, next.era(), count, place)).collect()
+            }
+            None => def.all().collect(),
+        };
+        let alike = strays.into_iter().filter(|f| layout_of(*f) == layout_of(first)).collect();
+        let (sources, targets) = group(def, first, alike, targets);
+        match self.become_others(now, def, &sources, &targets) {
+            Some(true) => self.recutting.aside.retain(|f| !sources.contains(f)),
+            // What cannot be joined is kept, and nothing waits for it.
+            Some(false) => self.recutting.aside.extend(sources),
+            None => {}
         }
-        let mut legacies: BTreeMap<FragmentId, (Legacy, bool)> = BTreeMap::new();
-        for source in sources {
-            let led = self.copies.with(*source, |c| c.lead().is_some()).unwrap_or(false);
-            let Some(legacy) = self.bequeath(now, def, *source) else { continue };
-            legacies.insert(*source, (legacy, led));
+        self.recutting.more |= !self.recutting.aside.contains(&first);
+    }
+
+    /// All of these become all of those; `None`: something of them cannot be read yet, and what could be is kept until then.
+    /// `false`: not all could.
+    fn become_others(
+        &mut self,
+        now: Now,
+        def: &TableDef,
+        sources: &[FragmentId],
+        targets: &[FragmentId],
+    ) -> Option<bool> {
+        let left = sources.iter().filter(|f| !self.recutting.ended.contains_key(f)).copied().collect::<Vec<_>>();
+        let ended: Vec<bool> = left.into_iter().map(|source| self.bequeath(now, def, source)).collect();
+        let like = targets.first().copied().filter(|_| ended.into_iter().all(|done| done))?;
+        let mut parts: BTreeMap<FragmentId, Vec<Legacy>> = BTreeMap::new();
+        for (legacy, _) in sources.iter().filter_map(|f| self.recutting.ended.get(f)) {
+            let shares = targets.iter().copied().filter(|t| legacy.slice.overlaps(def.slice(*t)));
+            for (target, part) in legacy.cut(shares, |key| def.alike(like, key)) {
+                parts.entry(target).or_default().push(part);
+            }
         }
-        let shares = |a: FragmentId, b: FragmentId| def.slice(a).overlaps(def.slice(b));
-        let mut heirs: BTreeMap<FragmentId, u64> = BTreeMap::new();
-        for target in targets.iter().copied().filter(|t| sources.iter().any(|s| shares(*s, *t))) {
-            let mark = if self.keeps(target) { 0 } else { self.inherit(now, def, target, &legacies) };
-            heirs.insert(target, mark);
+        // Of those that were led here the first: with several leaders one is to go on.
+        let leads = sources.first().and_then(|f| self.recutting.ended.get(f)).is_some_and(|(_, led)| *led);
+        let majority = def.options.min_in_sync == replica::MinInSync::Majority;
+        let mut heirs: Vec<(FragmentId, u64)> = Vec::new();
+        let mut all = true;
+        for (target, parts) in parts {
+            if self.keeps(target) {
+                // Made before this process began, perhaps: then it knows all of this.
+                let knows = self.holds_all(target, &parts);
+                heirs.extend(knows.then_some((target, 0)));
+                all &= knows;
+                continue;
+            }
+            let fit = Fit::of(def.slice(target), &|line| def.slice(def.of_line(line)), &parts);
+            // Nobody stands in where a majority is asked for.
+            match fit.filter(|fit| !(fit.stand_in && majority)) {
+                Some(fit) => heirs.push((target, self.inherit(now, def, target, (fit, parts), leads))),
+                None => all = false,
+            }
         }
-        let gone: Vec<FragmentId> = legacies.keys().copied().collect();
-        for (source, (legacy, _)) in legacies {
-            let own = heirs.iter().filter(|(t, _)| shares(source, **t)).map(|(t, mark)| (*t, *mark)).collect();
+        for source in sources.iter().filter(|_| all) {
+            let Some((legacy, _)) = self.recutting.ended.remove(source) else { continue };
             let stored = Stored { meta: legacy.meta(), store: Store::handed_on(legacy.handed) };
-            self.recutting.ashes.insert(source, Ash { stored, heirs: own });
+            self.recutting.ashes.insert(*source, Ash { stored, heirs: heirs.clone() });
+            self.recutting.said.push(*source);
         }
-        self.invited.retain(|fragment| !gone.contains(fragment));
-        self.routes.retain(|fragment, _| !gone.contains(fragment));
-        self.recutting.said.extend(gone);
-        true
+        for source in sources {
+            self.invited.remove(source);
+            self.routes.remove(source);
+        }
+        Some(all)
     }
 
-    /// Ends the copy of a fragment that is no more.
-    fn bequeath(&mut self, now: Now, def: &TableDef, source: FragmentId) -> Option<Legacy> {
-        let slice = def.slice(source);
-        if let Some(ended) = self.copies.end(now, source, |copy, fx| copy.bequeath(now, slice, fx)) {
-            let (legacy, fx) = ended;
+    /// Does what there is of a fragment know all of this?
+    fn holds_all(&self, target: FragmentId, parts: &[Legacy]) -> bool {
+        let within = |store: &Store| parts.iter().all(|part| part.knows().1.within(store.heads()));
+        let live = self.copies.with(target, |c| within(c.store()) && !c.stands_in());
+        live.unwrap_or_else(|| self.stored.get(&target).is_some_and(|s| within(&s.store)))
+    }
+
+    /// Ends the copy of a fragment that is no more; `false`: something of it cannot be read yet, and it goes on.
+    fn bequeath(&mut self, now: Now, def: &TableDef, source: FragmentId) -> bool {
+        let (slice, led) = (def.slice(source), self.copies.with(source, |c| c.lead().is_some()).unwrap_or(false));
+        if self.copies.contains(source) {
+            let (legacy, fx) = self.copies.end(now, source, |copy, fx| copy.bequeath(now, slice, fx));
             self.late.push((source, fx));
-            return legacy;
+            let done = legacy.is_some();
+            self.recutting.ended.extend(legacy.map(|legacy| (source, (legacy, led))));
+            return done;
         }
-        let stored = self.stored.remove(&source)?;
+        let Some(stored) = self.stored.remove(&source) else { return true };
         let stand_in = stored.store.stands_in(self.config.me);
         let config = self.copy_config(def, source, Vec::new(), stand_in);
         let mut fx = Effects::default();
-        let legacy = Copy::new(now, config, stored.meta, stored.store).bequeath(now, slice, &mut fx);
+        let mut copy = Copy::new(now, config, stored.meta, stored.store);
+        match copy.bequeath(now, slice, &mut fx) {
+            Some(legacy) => drop(self.recutting.ended.insert(source, (legacy, false))),
+            None => drop(self.stored.insert(source, copy.take_stored())),
+        }
         self.late.push((source, fx));
-        legacy
+        self.recutting.ended.contains_key(&source)
     }
 
     /// Makes a copy of what there was; the mark of its first batch.
@@ -168,22 +260,18 @@ impl Node {
         now: Now,
         def: &TableDef,
         target: FragmentId,
-        legacies: &BTreeMap<FragmentId, (Legacy, bool)>,
+        (fit, parts): (Fit, Vec<Legacy>),
+        leads: bool,
     ) -> u64 {
-        let (slice, of_line) = (def.slice(target), |line| def.slice(def.of_line(line)));
-        let shares = |source: &FragmentId| def.slice(*source).overlaps(slice);
-        // Of those that were led here the first: with several leaders one is to go on.
-        let leads = legacies.iter().find(|(source, _)| shares(source)).is_some_and(|(_, (_, led))| *led);
-        let parts = legacies.iter().filter(|(source, _)| shares(source));
-        let parts = parts.map(|(_, (legacy, _))| legacy.part(|key| def.is_in(target, key))).collect();
-        // One that was made and has nothing yet.
-        let empty = self.copies.end(now, target, |copy, _| copy.take_stored()).map(|(stored, _)| stored);
-        let own = empty.or_else(|| self.stored.remove(&target)).unwrap_or_else(|| self.nothing());
+        // One that was made and has nothing yet; or one that was, and became others.
+        let empty = self.copies.end(now, target, |copy, _| Some(copy.take_stored())).0;
+        let ash = self.recutting.ashes.remove(&target).map(|ash| ash.stored);
+        let own = empty.or(ash).or_else(|| self.stored.remove(&target)).unwrap_or_else(|| self.nothing());
         self.given_away.remove(&target);
         self.gave_before.remove(&target);
         let config = self.copy_config(def, target, Vec::new(), false);
         let mut fx = Effects::default();
-        let copy = Copy::inherit(now, config, own, (slice, &of_line), parts, &mut fx);
+        let copy = Copy::inherit(now, config, own, fit, parts, &mut fx);
         let mark = copy.written();
         self.begin_copy(now, target, copy, fx);
         if leads {
@@ -194,13 +282,21 @@ impl Node {
         mark
     }
 
+    /// Is it on the disc still, though it has become others?
+    pub(crate) fn smoulders(&self, fragment: FragmentId) -> bool {
+        self.recutting.ashes.contains_key(&fragment)
+    }
+
     /// What became other copies goes from the disc when those are on it.
     pub(crate) fn tend_ashes(&mut self, out: &mut Vec<Effect>) {
         if !self.recutting.said.is_empty() {
             let gone = std::mem::take(&mut self.recutting.said);
             self.view.iter().for_each(|node| self.to(*node, crate::Frame::GaveAway(gone.clone()), out));
         }
-        let there = |(heir, mark): &(FragmentId, u64)| self.copies.with(*heir, |c| c.is_durable(*mark)).unwrap_or(true);
+        let there = |(heir, mark): &(FragmentId, u64)| {
+            // One that became others itself is there when they are.
+            !self.smoulders(*heir) && self.copies.with(*heir, |c| c.is_durable(*mark)).unwrap_or(true)
+        };
         let cold = self.recutting.ashes.iter().filter(|(_, ash)| ash.heirs.iter().all(there)).map(|(f, _)| *f);
         for fragment in cold.collect::<Vec<_>>() {
             let Some(Ash { mut stored, .. }) = self.recutting.ashes.remove(&fragment) else { continue };
@@ -214,10 +310,14 @@ impl Node {
 
     /// The tables' fragments are others than before: whatever is under way goes where its keys are.
     pub(crate) fn mind_layouts(&mut self, now: Now, before: &BTreeMap<String, TableDef>) {
-        let changed = |def: &&TableDef| before.get(&def.name).is_some_and(|old| old.layout != def.layout);
+        let changed = |def: &&TableDef| before.get(&def.name).is_some_and(|old| *old != **def);
         let changed: Vec<TableDef> = self.tables.values().filter(changed).cloned().collect();
         for def in changed {
-            self.copies.window().note_layout(&def);
+            let recut = before.get(&def.name).is_some_and(|old| old.layout != def.layout);
+            self.copies.window().note_layout(&def, recut);
+            if !recut {
+                continue;
+            }
             let known: BTreeSet<FragmentId> = before.get(&def.name).into_iter().flat_map(TableDef::all).collect();
             if now.mono - self.view_at < JUST_MET {
                 // Those who lead there may have been on the other side of a cut, and not know what was shown here.
@@ -250,23 +350,34 @@ impl Node {
         });
     }
 
-    /// The fragment that an operation is for, which its client may take for one that is no more.
+    /// The fragment that an operation is for, which its client may take for one that is no more; all of its keys must lie in it.
     pub(crate) fn present(&self, fragment: FragmentId, what: &What) -> Result<FragmentId, ClientError> {
         let Some(def) = self.tables.values().find(|def| def.id == fragment.table) else { return Ok(fragment) };
-        if def.has(fragment) {
+        let one = match what {
+            What::Write { batch, .. } => {
+                let keys = || batch.checks.iter().map(checked).chain(batch.writes.iter().map(Write::key));
+                keys().all(|key| Some(key) == keys().next())
+            }
+            // Of ranges one that takes all of a fragment is as good as any.
+            What::Read(ranges) => ranges.len() <= 1 || !ranges.iter().all(|range| is_in_one(def, range)),
+        };
+        if def.has(fragment) && one {
             return Ok(fragment);
         }
         match (place_of(def, what), what) {
             (Place::At(fragment), _) => Ok(fragment),
-            (_, What::Write { .. }) => Err(ClientError::Parted(def.name.clone())),
-            (_, What::Read(_)) => Err(ClientError::Recut(def.name.clone())),
+            (Place::Apart, What::Read(_)) if !def.has(fragment) => Err(ClientError::Recut(def.name.clone())),
+            (Place::Apart, _) => Err(ClientError::Parted(def.name.clone())),
         }
     }
 
     /// Whoever leads the system table has the next group of fragments changed when all is well: nobody is missing, every copy is in
     /// step, and those that are to be joined lie on the same nodes.
     pub(crate) fn tend_layouts(&mut self, now: Now, out: &mut Vec<Effect>) {
-        let changing: Vec<TableDef> = self.tables.values().filter(|def| def.change().is_some()).cloned().collect();
+        // One that goes by another name for now has no record to change.
+        let named =
+            |def: &&TableDef| def.change().is_some() && self.sys_record(&schema::table_key(&def.name)).is_some();
+        let changing: Vec<TableDef> = self.tables.values().filter(named).cloned().collect();
         if changing.is_empty() {
             return;
         }
@@ -281,8 +392,9 @@ impl Node {
         {
             return;
         }
+        let in_step = self.balance.in_step();
         for def in changing {
-            if self.may_go_on(&def) {
+            if self.may_go_on(&def, &in_step) {
                 self.recutting.until = Some(now.mono + SOON);
                 self.advance(now, &def.name, out);
             }
@@ -290,23 +402,14 @@ impl Node {
     }
 
     /// Is every copy in step of what is to be changed next, and of what was changed last?
-    fn may_go_on(&self, def: &TableDef) -> bool {
+    fn may_go_on(&self, def: &TableDef, in_step: &BTreeMap<FragmentId, BTreeSet<NodeId>>) -> bool {
         let Some((old, new)) = def.next_group() else { return false };
         let era = new.first().map_or(0, |f| f.era());
-        let done: Vec<FragmentId> = def.all().filter(|f| f.era() == era).collect();
         let here = self.here();
-        let want = usize::from(def.options.copies).min(here.len());
-        let holders = |fragment: &FragmentId| {
-            let holders = self.balance.in_step(*fragment)?;
-            (holders.is_subset(&here) && !holders.is_empty()).then_some(holders)
-        };
-        if !done.iter().all(|f| holders(f).is_some()) {
-            return false;
-        }
-        let old: Option<Vec<_>> = old.iter().map(holders).collect();
-        let Some(old) = old else { return false };
-        let alike = old.iter().all(|nodes| Some(nodes) == old.first());
-        alike && old.iter().all(|nodes| nodes.len() >= want || self.balance.paused)
+        let holders = |f: &FragmentId| in_step.get(f).filter(|nodes| !nodes.is_empty() && nodes.is_subset(&here));
+        let done = def.all().filter(|f| f.era() == era).all(|f| holders(&f).is_some());
+        let first = old.first().and_then(holders);
+        done && first.is_some() && old.iter().all(|f| holders(f) == first) && self.balance.know_alike(&old)
     }
 
     fn advance(&mut self, now: Now, name: &str, out: &mut Vec<Effect>) {
@@ -327,22 +430,16 @@ impl Node {
     }
 }
 
+fn checked(check: &Check) -> &Bytes {
+    let (Check::Absent(key) | Check::Present(key) | Check::AtVersion(key, _) | Check::Count(key, _)) = check;
+    key
+}
+
 /// Where the keys of an operation are.
 fn place_of(def: &TableDef, what: &What) -> Place {
     let keys: Vec<&Bytes> = match what {
         What::Write { batch, .. } => {
-            let checked = |check: &Check| match check {
-                Check::Absent(key) | Check::Present(key) | Check::AtVersion(key, _) | Check::Count(key, _) => {
-                    key.clone()
-                }
-            };
-            let checked: Vec<Bytes> = batch.checks.iter().map(checked).collect();
-            let places: BTreeSet<FragmentId> =
-                checked.iter().chain(batch.writes.iter().map(Write::key)).map(|key| def.fragment(key)).collect();
-            return match places.iter().collect::<Vec<_>>()[..] {
-                [only] => Place::At(*only),
-                _ => Place::Apart,
-            };
+            batch.checks.iter().map(checked).chain(batch.writes.iter().map(Write::key)).collect()
         }
         What::Read(ranges) if ranges.iter().all(|range| is_in_one(def, range)) => {
             ranges.iter().map(|r| &r.from).collect()

@@ -232,11 +232,8 @@ impl TableDef {
 
     /// The fragment that a key lies in.
     pub fn fragment(&self, key: &[u8]) -> FragmentId {
-        // What a conflict put beside a key lies where the key does.
-        let both = self.options.policy.default == MergeRule::KeepBoth;
-        let key = if both { replica::beside_whom(key) } else { key };
         let one = self.options.fragments <= 1 && self.layout.change.is_none();
-        self.of_hash(if one { 0 } else { self.hash(key) })
+        self.of_hash(if one { 0 } else { self.hash(self.plain(key)) })
     }
 
     fn hash(&self, key: &[u8]) -> u64 {
@@ -247,12 +244,22 @@ impl TableDef {
         first_u64(blake3::hash(part).as_bytes())
     }
 
+    /// The fragment that a key lies in, were there as many as this one is of.
+    pub(crate) fn alike(&self, like: FragmentId, key: &[u8]) -> FragmentId {
+        let count = self.slice(like).count.max(1) as u16;
+        FragmentId::new(self.id, like.era(), count, (self.hash(self.plain(key)) % u64::from(count)) as u16)
+    }
+
+    /// What a conflict put beside a key lies where the key does.
+    fn plain<'a>(&self, key: &'a [u8]) -> &'a [u8] {
+        let both = self.options.policy.default == MergeRule::KeepBoth;
+        if both { replica::beside_whom(key) } else { key }
+    }
+
     /// Does the key lie in that fragment, of whichever number of them?
     pub fn is_in(&self, fragment: FragmentId, key: &[u8]) -> bool {
-        let both = self.options.policy.default == MergeRule::KeepBoth;
-        let key = if both { replica::beside_whom(key) } else { key };
         let slice = self.slice(fragment);
-        self.hash(key) % u64::from(slice.count.max(1)) == u64::from(slice.place)
+        self.hash(self.plain(key)) % u64::from(slice.count.max(1)) == u64::from(slice.place)
     }
 }
 
@@ -290,7 +297,7 @@ pub enum BadTable {
     BeingRecut(String),
     /// Its fragments cannot be joined.
     #[error(
-        "table {0} was made by an older version: its fragments can be cut, not joined; `tombolo export` and `import` make a new one of it"
+        "table {0} was made by an older version: its number of fragments stays; `tombolo export` and `import` make a new table of it"
     )]
     Unlined(String),
     /// It was done too often.
@@ -303,6 +310,16 @@ pub enum BadTable {
         "table {0} lies beside another, or another beside it: their fragments go in pairs; part them first (`--beside \"\"`)"
     )]
     RecutBeside(String),
+    /// Nothing is moved.
+    #[error(
+        "table {0}: fragments that are to be joined have to come to lie on the same nodes first, and nothing is moved now: `tombolo rebalance --resume`"
+    )]
+    NothingMoves(String),
+    /// What is changed passes through RAM.
+    #[error(
+        "table {0} keeps its values on disc only, and a fragment passes through RAM when it is changed: keep the table with `--storage disc` meanwhile"
+    )]
+    OnDiscOnly(String),
     /// Somebody is missing.
     #[error("table {0}: the number of fragments is changed only while no node is missing; see `tombolo status`")]
     NotWhole(String),

@@ -141,6 +141,12 @@ impl Node {
         if count != now && (!self.whole || self.here().len() < self.roster.len()) {
             return Err(BadTable::NotWhole(name));
         }
+        if count != now && def.options.storage == schema::Storage::DiscOnly {
+            return Err(BadTable::OnDiscOnly(name));
+        }
+        if count < now && self.balance.paused {
+            return Err(BadTable::NothingMoves(name));
+        }
         def.recut(count).map_err(|bad| match bad {
             BadCount::Uneven => BadTable::Uneven(name, now),
             BadCount::Busy => BadTable::BeingRecut(name),

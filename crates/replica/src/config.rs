@@ -166,6 +166,7 @@ pub struct Config {
 impl Config {
     /// Tells a store how it is to keep records.
     pub(crate) fn dress(&self, store: &mut Store) {
+        store.set_line(self.line);
         store.set_unordered(self.unordered);
         store.keep_as(self.storage, self.values.as_ref(), self.fragment);
     }

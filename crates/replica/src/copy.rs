@@ -10,7 +10,7 @@ use crate::mutant;
 use crate::open::{Opening, Promised};
 use crate::record::{Meta, Record, Stage, WriteBatch};
 use crate::store::{Store, Stored};
-use base::{Ballot, FragmentId, Hlc, Instant, NodeId, Now, Span, Version};
+use base::{Ballot, Hlc, Instant, NodeId, Now, Span, Version};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::collections::{BTreeMap, BTreeSet};
@@ -383,11 +383,8 @@ impl Copy {
         if let Some(own) = self.store.own(&key::set(self.config.line)) {
             return key::decode_set(Some(own));
         }
-        // It was never led under its own line: whoever was in sync in what it was made of.
-        let era = |key: &[u8]| FragmentId { index: key::line_of(key), ..self.config.fragment }.era();
-        let last = self.store.own_space(Space::Set).map(|(key, _)| era(key)).max();
-        let sets = self.store.own_space(Space::Set).filter(|(key, _)| Some(era(key)) == last);
-        sets.flat_map(|(_, record)| key::decode_set(Some(record))).collect()
+        // It was never led under its own line: whoever was in sync in what it was made of, and before.
+        self.store.own_space(Space::Set).flat_map(|(_, record)| key::decode_set(Some(record))).collect()
     }
 
     fn status(&self) -> Status {

@@ -31,6 +31,11 @@ impl Floor {
         !self.levels.within(heads) && !heads.meet(known).is_empty()
     }
 
+    /// What is to be held by whoever may have been told of all that was deleted.
+    pub(crate) fn levels_only(self) -> Floor {
+        Floor { purged: Heads::default(), ..self }
+    }
+
     /// Both floors at once.
     pub(crate) fn joined(mut self, other: &Floor) -> Floor {
         self.purged.join(&other.purged);
@@ -132,13 +137,14 @@ impl Copy {
 
 impl Store {
     /// Of each node and line, the last of its branches that can be folded: all before it are known to their ends, and it is not the one
-    /// that is led now. Of another line than that nothing is told apart: whoever led such a branch last may not have begun another. A number that is missing (a `ram` copy may have lost what it was) may still stand somewhere; and while a
+    /// that is led now. Those of other lines stay as they are: parts
+    /// that may be joined must know the same of what they go back to. A number that is missing (a `ram` copy may have lost what it was) may still stand somewhere; and while a
     /// node is buried that was a member, it may hold more of any branch than those who stayed, unless the end is known.
     pub(crate) fn ended_branches(&self, heads: &Heads, led: BranchId) -> Vec<BranchId> {
         let mut last: BTreeMap<(NodeId, u32), u32> = heads.folds().map(|b| ((b.node, b.line()), b.nth())).collect();
         let buried = self.lists_buried();
-        let is_led = |b: BranchId| b.node == led.node && b.line() == led.line() && b.nth() >= led.nth();
-        for version in heads.iter().filter(|v| !is_led(v.branch)) {
+        let foldable = |b: BranchId| b.line() == led.line() && (b.node != led.node || b.nth() < led.nth());
+        for version in heads.iter().filter(|v| foldable(v.branch)) {
             let branch = version.branch;
             let n = last.entry((branch.node, branch.line())).or_insert(0);
             if branch.nth() == *n + 1 && !(buried && self.may_go_on(version)) {

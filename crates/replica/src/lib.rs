@@ -42,7 +42,7 @@ pub use batch::{Answer, Batch, Bump, Check, Measure, Outcome, Range, Read, Refus
 pub use changes::{Changes, Since};
 pub use config::{Config, Room, Storage, Timing};
 pub use copy::{Copy, Inspect, RoleName};
-pub use cut::{Legacy, Slice, known_of};
+pub use cut::{Fit, Legacy, Slice, known_of};
 pub use forget::Floor;
 pub use gate::{Effects, Input, Notice, Persist, Reply, Ticket};
 pub use heal::Progress;

@@ -254,7 +254,8 @@ impl<'a> Merge<'a> {
         let both = match space {
             Space::Floor => {
                 let floor = |x: &Record| x.value.as_ref().and_then(|v| key::decode::<Floor>(v)).unwrap_or_default();
-                key::encode(&floor(&m).joined(&floor(&r)))
+                let both = floor(&m).joined(&floor(&r));
+                key::encode(&if key == own { both } else { both.levels_only() })
             }
             Space::Dropped => key::encode(&Mark::read(&m).joined(&Mark::read(&r))),
             Space::Heals => Heal::joined(&m, &r),

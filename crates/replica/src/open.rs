@@ -64,6 +64,11 @@ pub(crate) struct Opening {
     pull: Option<Pull>,
 }
 
+/// A branch's number within its line. (At one a second they last for a century.)
+pub(crate) fn nth(n: u64) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
 impl Opening {
     pub(crate) fn ballot(&self) -> Ballot {
         self.ballot
@@ -391,7 +396,7 @@ impl Copy {
         }
         let stamps = o.pulled.iter().flat_map(|pulled| &pulled.records).map(|(_, r)| r.hlc);
         self.hlc = self.hlc.max(self.seen(now, stamps));
-        let branch = BranchId::of_line(node, self.config.line, self.meta.n as u32);
+        let branch = BranchId::of_line(node, self.config.line, nth(self.meta.n));
         (Version { branch, seq: 1 }, self.stamp(now))
     }
 

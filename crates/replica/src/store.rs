@@ -29,6 +29,8 @@ pub struct Store {
     /// What the sessions' records say: asked with every write.
     done: BTreeMap<SessionId, u64>,
     heads: Heads,
+    /// Of the copy's own branches.
+    line: u32,
     /// How often it has changed.
     edition: u64,
     /// Where values are read that are on disc only.
@@ -94,6 +96,23 @@ impl Store {
     /// Keeps users' keys in order, or finds them by hash only: then a range of them costs a walk over all.
     pub(crate) fn set_unordered(&mut self, unordered: bool) {
         self.records.set_unordered(unordered);
+    }
+
+    /// It is of a fragment with branches of this line.
+    pub(crate) fn set_line(&mut self, line: u32) {
+        self.line = line;
+        self.floor = self.floor_of_rows();
+    }
+
+    /// What its own leaders have forgotten is forgotten; of what it was made of only the levels count: parts that were joined need not
+    /// have forgotten the same.
+    fn floor_of_rows(&self) -> Floor {
+        let floor = |(key, r): (&Bytes, &Record)| {
+            let floor = key::decode::<Floor>(r.value.as_ref()?)?;
+            Some(if key::line_of(key) == self.line { floor } else { floor.levels_only() })
+        };
+        let floors = self.own_space(Space::Floor).filter_map(floor);
+        floors.reduce(|floor, other| floor.joined(&other)).unwrap_or_default()
     }
 
     /// Can every value be read that is on disc?
@@ -303,7 +322,7 @@ impl Store {
         let (mut sinks, unseen) = (false, self.is_volatile() && !self.is_turning());
         for (key, record) in puts {
             match key::space_of(&key) {
-                Some(Space::Floor) => sinks = true,
+                Some(Space::Floor) => sinks |= key::line_of(&key) == self.line,
                 Some(Space::Outcome) if self.is_finished(&key) => continue,
                 Some(Space::Session) => self.forget_outcomes(&key, &record, &mut batch.removes),
                 _ => {}
@@ -371,8 +390,7 @@ impl Store {
             }
         }
         if sinks {
-            let floors = self.own_space(Space::Floor).filter_map(|(_, r)| key::decode::<Floor>(r.value.as_ref()?));
-            self.floor = floors.reduce(|floor, other| floor.joined(&other)).unwrap_or_default();
+            self.floor = self.floor_of_rows();
         }
         if grave {
             self.graves.insert((version, key.clone()));

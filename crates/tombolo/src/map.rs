@@ -97,6 +97,11 @@ fn changing(map: &Map) -> u64 {
     map.nodes.iter().map(|n| n.changing).sum()
 }
 
+/// Tables whose number of fragments is being changed, with how far that is.
+fn recut(map: &Map) -> impl Iterator<Item = (&MapTable, u16, u16)> {
+    map.tables.iter().filter_map(|table| table.changing.map(|(done, groups)| (table, done, groups)))
+}
+
 fn sums_text(map: &Map) -> String {
     let (copies, bytes, leads, removed) = sums(&map.moves);
     let behind: usize = map.tables.iter().flat_map(|t| &t.fragments).map(|f| f.behind.len()).sum();
@@ -104,6 +109,9 @@ fn sums_text(map: &Map) -> String {
         0 => String::new(),
         count => format!(", {count} on their way to another storage"),
     };
+    let recut = recut(map)
+        .map(|(table, done, groups)| format!(", {done} of {groups} groups of {}'s fragments are changed", table.name));
+    let changing = changing + &recut.collect::<String>();
     format!(
         "{copies} copies to make ({}), {behind} on their way, {leads} leaders to change, {removed} copies to remove{changing}",
         bytes_text(bytes)
@@ -186,7 +194,7 @@ async fn watch(data: &Path) -> Result<u8> {
         };
         let (.., bytes, _, _) = sums(&map.moves);
         let behind = map.tables.iter().flat_map(|t| &t.fragments).any(|f| !f.behind.is_empty());
-        if map.moves.is_empty() && !behind && changing(&map) == 0 {
+        if map.moves.is_empty() && !behind && changing(&map) == 0 && recut(&map).next().is_none() {
             let unled = map.tables.iter().flat_map(|t| &t.fragments).filter(|f| f.leader.is_none()).count();
             if unled > 0 {
                 println!("nothing else to do, but {unled} fragments have no leader here: see `tombolo status`");

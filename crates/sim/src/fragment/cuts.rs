@@ -9,7 +9,7 @@ use super::world::{Event, Node, World, id};
 use base::{Ballot, BranchId, FragmentId, Heads, Hlc, NodeId, TableId, Version};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use replica::{Copy, Effects, Legacy, MinInSync, Record, Slice, Space, Store};
+use replica::{Copy, Effects, Fit, Legacy, MinInSync, Record, Slice, Space, Store};
 use std::collections::{BTreeMap, BTreeSet};
 
 const TABLE: TableId = TableId(1);
@@ -181,7 +181,7 @@ impl World {
         self.trace(|| format!("{node} changes with {heads:?}"));
         self.perform(node, fx);
         let keep = |key: &[u8]| kind != Kind::Part || key.first().is_some_and(|k| *k < KEYS);
-        let mut legacies = vec![legacy.part(keep)];
+        let mut legacies: Vec<Legacy> = legacy.cut([true], keep).into_values().collect();
         if kind == Kind::Join {
             legacies.extend(self.others(node));
         }
@@ -196,7 +196,11 @@ impl World {
         let own = replica::Stored { meta: replica::Meta::default(), store: Store::default() };
         let of_line = |line: u32| slice(first, FragmentId { table: TABLE, index: line });
         let mut fx = Effects::default();
-        let copy = Copy::inherit(now, config, own, (slice(first, to), &of_line), legacies, &mut fx);
+        let Some(fit) = Fit::of(slice(first, to), &of_line, &legacies) else {
+            self.fail(format!("{node} has parts that do not fit"));
+            return false;
+        };
+        let copy = Copy::inherit(now, config, own, fit, legacies, &mut fx);
         self.place(node, copy);
         let Some(copy) = &self.nodes[node].copy else { return false };
         if let Some(what) = self.check.after(node, copy, &fx) {
@@ -250,7 +254,7 @@ impl World {
         // It gave no leases that still run.
         let mut copy = Copy::new(self.clock(node), replica::Config { values: None, ..config }, promised, store);
         let mut fx = Effects::default();
-        copy.bequeath(self.clock(node), slice(2, other()), &mut fx).map(|legacy| legacy.part(|_| true))
+        copy.bequeath(self.clock(node), slice(2, other()), &mut fx)
     }
 
     /// A crash took what was not on disc yet of a copy that had been changed: what it was made of is still there.
