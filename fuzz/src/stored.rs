@@ -49,6 +49,7 @@ fuzz_target!(|data: &[u8]| {
     let engine = Arc::new(Engine::default());
     let config = Config {
         fragment: FragmentId { table: TableId(1), index: 0 },
+        line: 0,
         me: NodeId(1),
         incarnation: 1,
         founders: vec![NodeId(1), NodeId(2)],

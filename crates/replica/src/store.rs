@@ -130,10 +130,20 @@ impl Store {
         &mut self,
         heads: &Heads,
         staged: Vec<(Bytes, Kept)>,
-        puts: Vec<(Bytes, Record)>,
-        drops: Vec<Bytes>,
+        mut puts: Vec<(Bytes, Record)>,
+        mut drops: Vec<Bytes>,
     ) -> WriteBatch {
         let mut folds: Vec<_> = heads.folds().map(|last| (last, self.heads.fold(last))).collect();
+        if !folds.is_empty() {
+            // Of its own line they go when its floor says so, everywhere at the same place; others' floors are raised no more.
+            let told = |key: &Bytes| {
+                let branch = matches!(key::space_of(key), Some(Space::Branch | Space::Closed));
+                key::branch_of(key).is_some_and(|b| branch && b.line() != self.line && self.heads.is_folded(b))
+            };
+            puts.retain(|(key, _)| !told(key));
+            let rows = [Space::Branch, Space::Closed].into_iter().flat_map(|space| self.own_space(space));
+            drops.extend(rows.map(|(key, _)| key).filter(|key| told(key)).cloned());
+        }
         let drops: Vec<Bytes> = drops.into_iter().filter(|key| self.remove(key)).collect();
         let none = staged.is_empty();
         staged.into_iter().for_each(|(key, kept)| self.put(key, kept));

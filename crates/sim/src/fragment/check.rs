@@ -2,7 +2,7 @@ use super::client::{KEYS, Op, Pending, key};
 use super::world::{Node, id, index};
 use base::{BranchId, Heads, NodeId, Version};
 use bytes::Bytes;
-use replica::{Copy, Effects, MergeRule, Outcome, Record, Rows, Space, Store};
+use replica::{Copy, Effects, Floor, MergeRule, Outcome, Record, Rows, Space, Store};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How long after two nodes were last apart one may still not see the other's writes, in microseconds: three leases.
@@ -133,7 +133,10 @@ impl Checker {
 
     /// The tombstones of a key that this store has forgotten.
     fn forgotten<'a>(&'a self, store: &'a Store, stored: &'a Bytes) -> impl Iterator<Item = Version> + 'a {
-        let purged = |v: Version| store.floor().purged.covers(v) && self.claims(store, v);
+        // Of all lines: in no history here two parts are joined of what was one.
+        let floors = store.space(Space::Floor).filter_map(|(_, kept)| kept.here()?.value.clone());
+        let floors: Vec<Floor> = floors.filter_map(|floor| postcard::from_bytes(&floor).ok()).collect();
+        let purged = move |v: Version| floors.iter().any(|floor| floor.purged.covers(v)) && self.claims(store, v);
         self.writes
             .iter()
             .filter(move |w| w.key == *stored && w.value.is_none() && purged(w.version))
