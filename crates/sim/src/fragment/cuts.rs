@@ -88,8 +88,9 @@ impl World {
         if !may || !(chance.random_bool(0.2) || self.options.cuts) {
             return;
         }
-        let some = |chance: &mut StdRng| if chance.random_bool(0.5) { vec![Kind::Join] } else { Vec::new() };
-        let mut kinds = some(&mut chance);
+        // What all lose in a crash the other fragment, which is at rest here, would lose, too.
+        let joins = chance.random_bool(0.5) && !self.lossy;
+        let mut kinds = if joins { vec![Kind::Join] } else { Vec::new() };
         for _ in 0..chance.random_range(1..3) {
             kinds.push(Kind::Same);
         }
@@ -109,7 +110,7 @@ impl World {
         }
         let has = |node: usize, chance: &mut StdRng| match chance.random_range(0..10) {
             _ if node == 0 || node >= self.founders => Some(u64::from(OTHERS)),
-            0 if !self.lossy => None,
+            0 => None,
             1 => Some(chance.random_range(1..u64::from(OTHERS))),
             _ => Some(u64::from(OTHERS)),
         };

@@ -351,7 +351,9 @@ impl World {
     }
 
     pub(crate) fn config(&mut self, node: usize, stand_in: bool) -> Config {
-        let all = if stand_in { vec![id(node)] } else { (0..self.founders).map(id).collect() };
+        // What was made of others has nobody to begin it, unless all is lost and nobody missing.
+        let founders = if self.cuts.at[node] > 0 && !self.lossy { 0 } else { self.founders };
+        let all = if stand_in { vec![id(node)] } else { (0..founders).map(id).collect() };
         let timing = Timing {
             tick: Span::ms(50),
             stable_view: Span::ms(300),
