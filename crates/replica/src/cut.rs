@@ -195,9 +195,7 @@ impl Copy {
             self.note(Notice::ValueLost, fx);
             return None;
         };
-        if !mutant!(self, CutUnclosed) {
-            self.step_down(now, fx);
-        }
+        self.step_down(now, fx);
         self.flush(now, fx);
         let own = self.store.all().filter(|(key, _)| !is_apart(key));
         records.extend(own.filter_map(|(key, kept)| Some((key.clone(), kept.here()?.clone()))));

@@ -85,8 +85,8 @@ pub enum Mutant {
     GatheredLeave,
     /// A copy changes how it keeps records while it is not in step.
     TurnUnsteady,
-    /// A copy that is cut leaves its branch open (invariant 1, or requests that nobody can answer for).
-    CutUnclosed,
+    /// Whoever opens a new fragment first asks nobody (invariant 2).
+    CutUnasked,
     /// What holds only some of a fragment's keys is taken for a copy of it (invariant 1).
     PartForWhole,
     /// Invariant 7: every concurrent-looking pair is called a conflict, known or not.

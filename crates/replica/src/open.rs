@@ -104,6 +104,9 @@ impl Copy {
 
     /// Every copy in view: the members, whoever says that it holds one, and who was in sync as far as anybody knows.
     fn electorate(&self) -> Vec<NodeId> {
+        if mutant!(self, CutUnasked) && self.config.line > 0 && self.store.own(&key::set(self.config.line)).is_none() {
+            return Vec::new();
+        }
         let (members, mut in_sync) = (self.members(), self.known_set());
         if let Role::Opening(o) = &self.role {
             o.answers.values().for_each(|p| in_sync.extend(&p.set));

@@ -13,7 +13,7 @@ fn caught(mutant: Mutant, within: u64) {
     };
     let turns =
         matches!(mutant, Mutant::TurnUnmirrored | Mutant::TurnUnmarked | Mutant::GatheredLeave | Mutant::TurnUnsteady);
-    let cuts = matches!(mutant, Mutant::CutUnclosed | Mutant::PartForWhole);
+    let cuts = matches!(mutant, Mutant::CutUnasked | Mutant::PartForWhole);
     let options = Options { mutant: Some(mutant), asks, turns, cuts, ..Options::default() };
     let found = (1..=within).find_map(|seed| run(seed, options).violation.map(|what| (seed, what)));
     let (seed, what) = found.unwrap_or_else(|| panic!("{mutant:?} was not noticed in {within} histories"));
@@ -59,7 +59,7 @@ mutants! {
     changes_stale ChangesStale 300
     mirrors_admitted MirrorsAdmitted 300
     buried_folded BuriedFolded 3000
-    cut_unclosed CutUnclosed 3000
+    cut_unasked CutUnasked 300
     part_for_whole PartForWhole 1000
     false_conflicts FalseConflicts 100
     d14_pending_answered PendingAnswered 3000
