@@ -176,7 +176,11 @@ impl Database {
         for def in self.tables().await?.into_iter().chain([node::sys_table()]) {
             let table = Table { db: self.clone(), def };
             for fragment in table.now().all() {
-                let heals = table.heals(fragment).await?;
+                let heals = match table.heals(fragment).await {
+                    // It was made into others meanwhile, which remember the same; they are asked next time.
+                    Err(Error::Node(ClientError::Recut(_))) => continue,
+                    heals => heals?,
+                };
                 all.extend(heals.into_iter().map(|heal| (table.def.name.clone(), heal)));
             }
         }
@@ -225,7 +229,13 @@ impl Table {
 
     /// Rows of the fragment of `key`, all ranges at one moment.
     pub async fn read(&self, key: &[u8], ranges: Vec<Range>) -> Result<Vec<Rows>, Error> {
-        self.read_fragment(self.fragment(key), ranges).await
+        let fragment = self.fragment(key);
+        let elsewhere =
+            |range: &Range| range.space == Space::User && range.is_point() && self.fragment(&range.from) != fragment;
+        if ranges.len() > 1 && ranges.iter().any(elsewhere) {
+            return Err(ClientError::Parted(self.def.name.clone()).into());
+        }
+        self.read_fragment(fragment, ranges).await
     }
 
     async fn read_fragment(&self, fragment: FragmentId, ranges: Vec<Range>) -> Result<Vec<Rows>, Error> {

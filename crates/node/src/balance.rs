@@ -219,8 +219,11 @@ impl Node {
             };
             all.extend(self.copies.with(fragment, look).flatten());
         }
-        let lines = all.iter().filter(|report| report.fragment.era() > 0);
-        let lines = lines.flat_map(|report| self.lines_of(report.fragment)).collect();
+        // They are asked for before fragments are joined.
+        let joins = |def: &&TableDef| def.change().is_some_and(|change| change.from > def.options.fragments);
+        let joined: BTreeSet<TableId> = self.tables.values().filter(joins).map(|def| def.id).collect();
+        let of_these = all.iter().map(|report| report.fragment).filter(|f| joined.contains(&f.table));
+        let lines = of_these.flat_map(|fragment| self.lines_of(fragment)).collect();
         Told { reports: all, barred: self.barred, full: self.full, odd: 0, lines }
     }
 

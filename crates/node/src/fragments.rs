@@ -153,7 +153,9 @@ impl Node {
 
     /// Whoever says that it does not lead is asked no more, until it says that it does.
     pub(crate) fn mind_not_leading(&mut self, from: NodeId, number: u64, said: bool) {
-        let fragment = self.gateway.pending.get(&number).map(|p| p.fragment).filter(|_| said);
+        // Not of the fragment that it was sent on to meanwhile.
+        let asked = |p: &&crate::gateway::Pending| p.attempt.is_some_and(|(to, _)| to == from);
+        let fragment = self.gateway.pending.get(&number).filter(asked).map(|p| p.fragment).filter(|_| said);
         if let Some(fragment) = fragment {
             self.drop_route(fragment, from);
         }

@@ -106,6 +106,8 @@ pub enum Notice {
     MemberJoin(NodeId, String),
     /// A node left the view; `true`: it said goodbye.
     MemberLeave(NodeId, String, bool),
+    /// What this node had of a fragment that is no more could not be joined with the rest, and is kept: of which table, and which.
+    SetAside(String, FragmentId),
     /// A node comes and goes.
     Flaps(NodeId, String),
     /// The island changed: state, and why.

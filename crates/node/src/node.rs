@@ -319,7 +319,10 @@ impl Node {
                     self.on_frame(now, from, frame, out);
                 }
             }
-            Input::Durable(fragment, mark) => drop(self.copies.later(fragment, replica::Input::Durable(mark))),
+            Input::Durable(fragment, mark) => {
+                self.note_durable(fragment, mark);
+                self.copies.later(fragment, replica::Input::Durable(mark));
+            }
             Input::Op(op, what) => self.on_op(now, op, what, out),
             Input::Vitals(number, vitals) => self.vitals_told(self.config.me, number, vitals, out),
             Input::Advertise(addr) => {

@@ -3,7 +3,7 @@
 
 use crate::balance::SOON;
 use crate::gateway::{ClientError, Op, OpReply, What};
-use crate::io::{Effect, OpId};
+use crate::io::{Effect, Notice, OpId};
 use crate::node::Node;
 use crate::schema::{self, TableDef, sys_fragment};
 use base::{FragmentId, Instant, NodeId, Now, Span, TableId};
@@ -36,6 +36,8 @@ pub(crate) struct Recutting {
     ended: BTreeMap<FragmentId, (Legacy, bool)>,
     /// Those of which nothing can be made: they are kept until whoever holds what they would be part of knows all of it.
     pub(crate) aside: BTreeSet<FragmentId>,
+    /// Those of them that nobody was told of.
+    aside_said: Vec<FragmentId>,
     /// When those are looked at again.
     again: Option<Instant>,
     /// There is more to do.
@@ -131,7 +133,8 @@ impl Node {
         self.recutting.more = false;
         let kept = self.kept();
         let dropped = self.graves.values().filter(|(_, shown)| !shown).map(|(grave, _)| &grave.def);
-        let stray = |def: &&TableDef| kept.get(&def.id).is_some_and(|all| all.iter().any(|f| !def.has(*f)));
+        let old = |def: &TableDef, f: &FragmentId| !def.has(*f) && self.keeps(*f);
+        let stray = |def: &&TableDef| kept.get(&def.id).is_some_and(|all| all.iter().any(|f| old(def, f)));
         let changed: Vec<TableDef> = self.tables.values().chain(dropped).filter(stray).cloned().collect();
         for def in changed {
             let all = kept.get(&def.id).into_iter().flatten().copied();
@@ -166,7 +169,11 @@ impl Node {
         match self.become_others(now, def, &sources, &targets) {
             Some(true) => self.recutting.aside.retain(|f| !sources.contains(f)),
             // What cannot be joined is kept, and nothing waits for it.
-            Some(false) => self.recutting.aside.extend(sources),
+            Some(false) => {
+                let new = sources.into_iter().filter(|f| !self.recutting.aside.contains(f)).collect::<Vec<_>>();
+                self.recutting.aside_said.extend(&new);
+                self.recutting.aside.extend(new);
+            }
             None => {}
         }
         self.recutting.more |= !self.recutting.aside.contains(&first);
@@ -183,11 +190,17 @@ impl Node {
     ) -> Option<bool> {
         let left = sources.iter().filter(|f| !self.recutting.ended.contains_key(f)).copied().collect::<Vec<_>>();
         let ended: Vec<bool> = left.into_iter().map(|source| self.bequeath(now, def, source)).collect();
-        let like = targets.first().copied().filter(|_| ended.into_iter().all(|done| done))?;
+        if !ended.into_iter().all(|done| done) {
+            return None;
+        }
+        if sources.iter().all(|f| self.recutting.aside.contains(f)) && !self.is_known(def, sources, targets) {
+            return Some(false);
+        }
         let mut parts: BTreeMap<FragmentId, Vec<Legacy>> = BTreeMap::new();
         for (legacy, _) in sources.iter().filter_map(|f| self.recutting.ended.get(f)) {
-            let shares = targets.iter().copied().filter(|t| legacy.slice.overlaps(def.slice(*t)));
-            for (target, part) in legacy.cut(shares, |key| def.alike(like, key)) {
+            let shares = |target: &FragmentId| legacy.slice.overlaps(def.slice(*target));
+            let slices: Vec<_> = targets.iter().copied().filter(shares).map(|t| (t, def.slice(t))).collect();
+            for (target, part) in legacy.cut(slices.iter().map(|(t, _)| *t), |key| def.which(&slices, key)) {
                 parts.entry(target).or_default().push(part);
             }
         }
@@ -199,8 +212,9 @@ impl Node {
         for (target, parts) in parts {
             if self.keeps(target) {
                 // Made before this process began, perhaps: then it knows all of this.
-                let knows = self.holds_all(target, &parts);
-                heirs.extend(knows.then_some((target, 0)));
+                let knows = self.holds_all(target, parts.iter());
+                let written = self.copies.with(target, Copy::written).unwrap_or(0);
+                heirs.extend((knows && written > 0).then_some((target, written)));
                 all &= knows;
                 continue;
             }
@@ -224,9 +238,17 @@ impl Node {
         Some(all)
     }
 
+    /// Do what there is of the targets know all that the sources did?
+    fn is_known(&self, def: &TableDef, sources: &[FragmentId], targets: &[FragmentId]) -> bool {
+        targets.iter().all(|target| {
+            let of = sources.iter().filter_map(|f| self.recutting.ended.get(f)).map(|(legacy, _)| legacy);
+            self.holds_all(*target, of.filter(|legacy| legacy.slice.overlaps(def.slice(*target))))
+        })
+    }
+
     /// Does what there is of a fragment know all of this?
-    fn holds_all(&self, target: FragmentId, parts: &[Legacy]) -> bool {
-        let within = |store: &Store| parts.iter().all(|part| part.knows().1.within(store.heads()));
+    fn holds_all<'a>(&self, target: FragmentId, parts: impl Iterator<Item = &'a Legacy> + Clone) -> bool {
+        let within = |store: &Store| parts.clone().all(|part| part.knows().1.within(store.heads()));
         let live = self.copies.with(target, |c| within(c.store()) && !c.stands_in());
         live.unwrap_or_else(|| self.stored.get(&target).is_some_and(|s| within(&s.store)))
     }
@@ -264,7 +286,8 @@ impl Node {
         leads: bool,
     ) -> u64 {
         // One that was made and has nothing yet; or one that was, and became others.
-        let empty = self.copies.end(now, target, |copy, _| Some(copy.take_stored())).0;
+        let (empty, last) = self.copies.end(now, target, |copy, _| Some(copy.take_stored()));
+        self.late.push((target, last));
         let ash = self.recutting.ashes.remove(&target).map(|ash| ash.stored);
         let own = empty.or(ash).or_else(|| self.stored.remove(&target)).unwrap_or_else(|| self.nothing());
         self.given_away.remove(&target);
@@ -287,17 +310,23 @@ impl Node {
         self.recutting.ashes.contains_key(&fragment)
     }
 
+    /// A batch of a copy is on disc.
+    pub(crate) fn note_durable(&mut self, fragment: FragmentId, mark: u64) {
+        for ash in self.recutting.ashes.values_mut() {
+            ash.heirs.retain(|(heir, of)| *heir != fragment || *of > mark);
+        }
+    }
+
     /// What became other copies goes from the disc when those are on it.
     pub(crate) fn tend_ashes(&mut self, out: &mut Vec<Effect>) {
+        for fragment in std::mem::take(&mut self.recutting.aside_said) {
+            out.push(Effect::Notice(Notice::SetAside(self.table_of(fragment), fragment)));
+        }
         if !self.recutting.said.is_empty() {
             let gone = std::mem::take(&mut self.recutting.said);
             self.view.iter().for_each(|node| self.to(*node, crate::Frame::GaveAway(gone.clone()), out));
         }
-        let there = |(heir, mark): &(FragmentId, u64)| {
-            // One that became others itself is there when they are.
-            !self.smoulders(*heir) && self.copies.with(*heir, |c| c.is_durable(*mark)).unwrap_or(true)
-        };
-        let cold = self.recutting.ashes.iter().filter(|(_, ash)| ash.heirs.iter().all(there)).map(|(f, _)| *f);
+        let cold = self.recutting.ashes.iter().filter(|(_, ash)| ash.heirs.is_empty()).map(|(f, _)| *f);
         for fragment in cold.collect::<Vec<_>>() {
             let Some(Ash { mut stored, .. }) = self.recutting.ashes.remove(&fragment) else { continue };
             let batch = WriteBatch { wipe: true, meta: Some(stored.meta), ..WriteBatch::default() };
@@ -310,15 +339,16 @@ impl Node {
 
     /// The tables' fragments are others than before: whatever is under way goes where its keys are.
     pub(crate) fn mind_layouts(&mut self, now: Now, before: &BTreeMap<String, TableDef>) {
-        let changed = |def: &&TableDef| before.get(&def.name).is_some_and(|old| *old != **def);
+        let before: BTreeMap<TableId, &TableDef> = before.values().map(|def| (def.id, def)).collect();
+        let changed = |def: &&TableDef| before.get(&def.id).is_some_and(|old| **old != **def);
         let changed: Vec<TableDef> = self.tables.values().filter(changed).cloned().collect();
         for def in changed {
-            let recut = before.get(&def.name).is_some_and(|old| old.layout != def.layout);
+            let recut = before.get(&def.id).is_some_and(|old| old.layout != def.layout);
             self.copies.window().note_layout(&def, recut);
             if !recut {
                 continue;
             }
-            let known: BTreeSet<FragmentId> = before.get(&def.name).into_iter().flat_map(TableDef::all).collect();
+            let known: BTreeSet<FragmentId> = before.get(&def.id).into_iter().flat_map(|def| def.all()).collect();
             if now.mono - self.view_at < JUST_MET {
                 // Those who lead there may have been on the other side of a cut, and not know what was shown here.
                 let later = self.latest + self.config.timing.promise_wait;
@@ -359,7 +389,7 @@ impl Node {
                 keys().all(|key| Some(key) == keys().next())
             }
             // Of ranges one that takes all of a fragment is as good as any.
-            What::Read(ranges) => ranges.len() <= 1 || !ranges.iter().all(|range| is_in_one(def, range)),
+            What::Read(ranges) => ranges.len() <= 1 || ranges.iter().all(|range| may_be_in(def, fragment, range)),
         };
         if def.has(fragment) && one {
             return Ok(fragment);
@@ -381,15 +411,14 @@ impl Node {
         if changing.is_empty() {
             return;
         }
-        self.chores_at = self.chores_at.min(now.mono + SOON);
         let leads = self.copies.with(sys_fragment(), |c| c.lead().is_some() && !c.stands_in()).unwrap_or(false);
         let calm = self.whole && now.mono - self.view_at >= CALM && self.here().len() == self.roster.len();
-        if !leads
-            || !calm
-            || self.balance.paused
-            || self.is_stopping()
-            || self.recutting.until.is_some_and(|until| now.mono < until)
-        {
+        if calm {
+            // What leaders tell is waited for.
+            self.chores_at = self.chores_at.min(now.mono + SOON);
+        }
+        let waits = self.recutting.until.is_some_and(|until| now.mono < until);
+        if !leads || !calm || waits || self.is_stopping() {
             return;
         }
         let in_step = self.balance.in_step();
@@ -451,6 +480,11 @@ fn place_of(def: &TableDef, what: &What) -> Place {
         [only] => Place::At(*only),
         _ => Place::Apart,
     }
+}
+
+/// Is it no range of one key that lies elsewhere?
+fn may_be_in(def: &TableDef, fragment: FragmentId, range: &Range) -> bool {
+    range.space != replica::Space::User || !range.is_point() || def.fragment(&range.from) == fragment
 }
 
 /// Are all keys of a range in one fragment, whatever their number?

@@ -4,7 +4,7 @@ use crate::layout::Layout;
 use base::{ERA_MAX, FRAGMENTS_MAX, FragmentId, NAME_BYTES_MAX, NodeId, TableId};
 use bytes::Bytes;
 pub use replica::Storage;
-use replica::{MergePolicy, MergeRule, MinInSync, Room};
+use replica::{MergePolicy, MergeRule, MinInSync, Room, Slice};
 use serde::{Deserialize, Serialize};
 
 /// When an acknowledged write is on disc.
@@ -244,10 +244,11 @@ impl TableDef {
         first_u64(blake3::hash(part).as_bytes())
     }
 
-    /// The fragment that a key lies in, were there as many as this one is of.
-    pub(crate) fn alike(&self, like: FragmentId, key: &[u8]) -> FragmentId {
-        let count = self.slice(like).count.max(1) as u16;
-        FragmentId::new(self.id, like.era(), count, (self.hash(self.plain(key)) % u64::from(count)) as u16)
+    /// Which of these fragments a key lies in.
+    pub(crate) fn which(&self, slices: &[(FragmentId, Slice)], key: &[u8]) -> Option<FragmentId> {
+        let hash = self.hash(self.plain(key));
+        let holds = |slice: &Slice| hash % u64::from(slice.count.max(1)) == u64::from(slice.place);
+        slices.iter().find(|(_, slice)| holds(slice)).map(|(id, _)| *id)
     }
 
     /// What a conflict put beside a key lies where the key does.

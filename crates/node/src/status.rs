@@ -126,8 +126,9 @@ pub struct TableInfo {
     pub fragment_by: String,
     /// Each of its fragments.
     pub fragments: Vec<FragmentLine>,
-    /// While the number of fragments changes: of how many groups that has been done, and how many there are.
-    pub changing: Option<(u16, u16)>,
+    /// While the number of fragments changes: of how many groups that has been done, how many groups there are, and how many
+    /// fragments in the end.
+    pub changing: Option<(u16, u16, u16)>,
 }
 
 /// One fragment, as far as this node knows.
@@ -259,7 +260,7 @@ impl Node {
         TableLine {
             name: def.name.clone(),
             copies: self.copies_of(def),
-            fragments: o.fragments,
+            fragments: def.all().count() as u16,
             storage: o.storage.to_string(),
             durability: format!("{:?}", o.durability).to_lowercase(),
             on_conflict: o.policy.default.to_string(),
@@ -280,7 +281,8 @@ impl Node {
             crate::FragmentBy::Prefix(bytes) => bytes.to_string(),
         };
         let fragments = def.all().map(|fragment| self.fragment_line(fragment)).collect();
-        let changing = def.change().map(|change| (change.done, change.groups(def.options.fragments)));
+        let count = def.options.fragments;
+        let changing = def.change().map(|change| (change.done, change.groups(count), count));
         TableInfo { table: self.table_line(def), id: format!("{:016x}", def.id.0), fragment_by, fragments, changing }
     }
 

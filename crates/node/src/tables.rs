@@ -177,6 +177,12 @@ impl Node {
             return self.reply(op, OpReply::Error(bad.into()), out);
         }
         change.apply(&mut def.options);
+        if def.change().is_some() && def.options.storage == schema::Storage::DiscOnly {
+            return self.reply(op, OpReply::Error(BadTable::OnDiscOnly(name).into()), out);
+        }
+        if def.change().is_some() && def.options.beside.is_some() {
+            return self.reply(op, OpReply::Error(BadTable::RecutBeside(name).into()), out);
+        }
         if let Err(bad) = self.check_beside(&name, Some(def.id), &mut def.options) {
             return self.reply(op, OpReply::Error(bad.into()), out);
         }

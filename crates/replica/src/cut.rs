@@ -93,8 +93,13 @@ impl Legacy {
         (self.slice, &self.heads)
     }
 
-    /// The parts of it that are for others: each users' key goes to whom this says, if it is among them; the rest goes to all.
-    pub fn cut<K: Ord>(&self, among: impl IntoIterator<Item = K>, to: impl Fn(&[u8]) -> K) -> BTreeMap<K, Legacy> {
+    /// The parts of it that are for others: each users' key goes to whom this says, and the rest to all. A key that is nobody's (it was
+    /// written where it did not belong) goes to the first: what was acknowledged is not dropped.
+    pub fn cut<K: Ord + Clone>(
+        &self,
+        among: impl IntoIterator<Item = K>,
+        to: impl Fn(&[u8]) -> Option<K>,
+    ) -> BTreeMap<K, Legacy> {
         let users = |(key, _): &&(Bytes, Record)| users_key(key).is_some();
         let own: Vec<_> = self.records.iter().filter(|row| !users(row)).cloned().collect();
         let part = || {
@@ -102,9 +107,10 @@ impl Legacy {
             Legacy { heads: self.heads.clone(), records, leases, left, ..*self }
         };
         let mut parts: BTreeMap<K, Legacy> = among.into_iter().map(|whom| (whom, part())).collect();
+        let Some(first) = parts.first_key_value().map(|(whom, _)| whom.clone()) else { return parts };
         for row in self.records.iter().filter(users) {
-            let part = users_key(&row.0).and_then(|key| parts.get_mut(&to(key)));
-            part.into_iter().for_each(|part| part.records.push(row.clone()));
+            let whom = users_key(&row.0).and_then(&to).filter(|whom| parts.contains_key(whom));
+            parts.entry(whom.unwrap_or_else(|| first.clone())).and_modify(|part| part.records.push(row.clone()));
         }
         parts
     }
@@ -349,7 +355,7 @@ mod tests {
 
     /// The last byte of a key counts as its hash.
     fn cut(legacy: &Legacy) -> Vec<Legacy> {
-        let place = |key: &[u8]| u16::from(key.last().copied().unwrap_or(0) % 2);
+        let place = |key: &[u8]| Some(u16::from(key.last().copied().unwrap_or(0) % 2));
         legacy.cut([0, 1], place).into_values().collect()
     }
 

@@ -27,6 +27,11 @@ pub(crate) fn log(notice: &Notice, sources: &[String]) {
             let lead = if *barred { "it leads no fragment that another node can lead" } else { "set it right" };
             tracing::warn!("this machine's clock is {ahead} ms ahead of the others' (negative: behind): {lead}");
         }
+        Notice::SetAside(table, fragment) => tracing::warn!(
+            ?fragment,
+            "what this node had of a fragment of {table}, before the number of its fragments changed, cannot be joined with what \
+             others have: it is kept on disc, apart, until they know all of it"
+        ),
         Notice::Unreadable(0) => {}
         Notice::Unreadable(n) => tracing::error!(
             "{n} nodes or tables are described in a form that this program does not read, and are left out: run the \
@@ -38,19 +43,7 @@ pub(crate) fn log(notice: &Notice, sources: &[String]) {
         Notice::Twin(addr) => {
             tracing::error!("{addr} has this node's id: a data directory was copied; remove one of the two")
         }
-        Notice::Copy(fragment, replica::Notice::Merged(heal)) => {
-            let (records, entries, conflicts, with) = (heal.taken, heal.given, heal.conflicts, &heal.with);
-            let ms = heal.took.as_ms();
-            tracing::info!(
-                ?fragment,
-                ?with,
-                records,
-                entries,
-                conflicts,
-                ms,
-                "islands met: records taken over, entries given"
-            )
-        }
+        Notice::Copy(fragment, replica::Notice::Merged(heal)) => merged(*fragment, heal),
         Notice::Buried(burial) => tracing::warn!("{} is buried: {}", burial.name, burial.why),
         Notice::BuriedHere(burial) => tracing::warn!(
             "the other nodes had buried this one ({}): it joins them anew, and what it took meanwhile is merged with what they have",
@@ -79,4 +72,10 @@ pub(crate) fn log(notice: &Notice, sources: &[String]) {
 
 fn version(protocol: u16) -> String {
     format!("{}.{}", protocol >> 8, protocol & 255)
+}
+
+fn merged(fragment: base::FragmentId, heal: &replica::Heal) {
+    let (records, entries, conflicts, with) = (heal.taken, heal.given, heal.conflicts, &heal.with);
+    let ms = heal.took.as_ms();
+    tracing::info!(?fragment, ?with, records, entries, conflicts, ms, "islands met: records taken over, entries given");
 }

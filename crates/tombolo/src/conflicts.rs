@@ -3,8 +3,9 @@
 use crate::cli::Conflicts;
 use crate::commands::{FAILED, UNAVAILABLE, Usage, ask, ask_on, connect, done};
 use crate::control::{Ask, Conflict, Told};
-use crate::dump::{expires_by_itself, put_until};
+use crate::dump::{expires_by_itself, put_until, renewed};
 use crate::text;
+use crate::walk::Walk;
 use anyhow::Result;
 use base::{Version, WallMs};
 use base64::Engine;
@@ -65,26 +66,32 @@ async fn all(
     mut each: impl FnMut(&TableDef, Conflict) -> Result<bool>,
 ) -> Result<Option<Told>> {
     for def in tables {
-        for fragment in def.all() {
-            let mut from = Some(Bytes::new());
-            while let Some(start) = from {
-                let ask = Ask::Conflicts { table: def.name.clone(), index: fragment.index, from: start, limit: PAGE };
-                let (rows, next) = match ask_on(stream, &ask).await? {
-                    Told::Conflicts(rows, next) => (rows, next),
+        let mut walk = Walk::new(def.clone());
+        while let Some((fragment, from)) = walk.next() {
+            let ask = Ask::Conflicts { table: def.name.clone(), index: fragment.index, from, limit: PAGE };
+            let (rows, next) = match ask_on(stream, &ask).await? {
+                Told::Conflicts(rows, next) => (rows, next),
+                Told::Failed(UNAVAILABLE, text) => match renewed(stream, walk.def()).await? {
+                    Some(def) => {
+                        // Places in the list are no keys.
+                        walk.begin_again();
+                        walk.renew(def);
+                        continue;
+                    }
                     // Only a stand-in is here: other fragments may have something to tell.
-                    Told::Failed(UNAVAILABLE, text) => {
+                    None => {
                         eprintln!("tombolo: {text}");
                         (Vec::new(), None)
                     }
-                    other => return Ok(Some(other)),
-                };
-                from = next;
-                for conflict in rows {
-                    if !each(def, conflict)? {
-                        return Ok(None);
-                    }
+                },
+                other => return Ok(Some(other)),
+            };
+            for conflict in rows.into_iter().filter(|conflict| walk.is_new(&conflict.key)) {
+                if !each(def, conflict)? {
+                    return Ok(None);
                 }
             }
+            walk.went_on(next);
         }
     }
     Ok(None)

@@ -9,7 +9,7 @@
 //!
 //! A file without its last line was cut short; nothing of it is put.
 
-use crate::commands::{FAILED, OTHER, Usage, ask, ask_on, connect, done};
+use crate::commands::{FAILED, OTHER, USAGE, Usage, ask, ask_on, connect, done};
 use crate::control::{Ask, Told};
 use crate::walk::Walk;
 use anyhow::{Context, Result, anyhow, bail};
@@ -133,7 +133,7 @@ async fn tables(stream: &mut UnixStream) -> Result<Result<Vec<TableDef>, Told>> 
 }
 
 /// The definition of a table, if it is cut otherwise by now.
-async fn renewed(stream: &mut UnixStream, def: &TableDef) -> Result<Option<TableDef>> {
+pub(crate) async fn renewed(stream: &mut UnixStream, def: &TableDef) -> Result<Option<TableDef>> {
     let all = tables(stream).await?.unwrap_or_default();
     Ok(all.into_iter().find(|now| now.id == def.id && now.layout != def.layout))
 }
@@ -417,7 +417,7 @@ async fn send(data: &Path, (table, expires): (String, bool), rows: Vec<Row>, if_
             _ => break,
         }
     }
-    if matches!(told, Told::Failed(..)) && batch.writes.len() > 1 {
+    if matches!(told, Told::Failed(USAGE, _)) && batch.writes.len() > 1 {
         // The table is cut otherwise by now, and they are not in one fragment any more.
         return send_apart(&mut stream, &table, batch).await;
     }
@@ -429,11 +429,15 @@ async fn send_apart(stream: &mut UnixStream, table: &str, batch: Batch) -> Resul
     for write in batch.writes {
         let (key, is_row) = (write.key().clone(), matches!(write, Put::Put { .. }));
         let checks = batch.checks.iter().filter(|_| is_row).cloned().collect();
-        match ask_on(stream, &Ask::Write(table.into(), key, Batch { checks, writes: vec![write], sync: false })).await?
-        {
-            Told::Outcome(Outcome::Done { .. }) => sent.put += u64::from(is_row),
-            Told::Outcome(Outcome::Failed(Refusal::Check(_))) => sent.kept += 1,
-            other => sent.failed = Some(other),
+        let ask = Ask::Write(table.into(), key, Batch { checks, writes: vec![write], sync: false });
+        for tries in 1..=TRIES {
+            match ask_on(stream, &ask).await? {
+                Told::Outcome(Outcome::Done { .. }) => sent.put += u64::from(is_row),
+                Told::Outcome(Outcome::Failed(Refusal::Check(_))) => sent.kept += 1,
+                Told::Outcome(Outcome::Unknown) if tries < TRIES => continue,
+                other => sent.failed = Some(other),
+            }
+            break;
         }
     }
     Ok(sent)

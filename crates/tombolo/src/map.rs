@@ -211,6 +211,10 @@ async fn watch(data: &Path) -> Result<u8> {
             );
             return Ok(if map.paused { FAILED } else { 0 });
         }
+        if map.paused && recut(&map).next().is_some() {
+            println!("the number of fragments is being changed; copies are not evened out meanwhile: it is paused");
+            return Ok(FAILED);
+        }
         most = most.max(bytes);
         let rate = (most - bytes) as f64 / begun.elapsed().as_secs_f64().max(0.1);
         let left = if rate > 0.0 {

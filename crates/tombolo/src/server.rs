@@ -267,7 +267,9 @@ fn code(e: &Error) -> (u8, String) {
             | ClientError::LastCopy { .. }
             | ClientError::NotMarked(..),
         ) => FAILED,
-        Error::Node(ClientError::BadTable(_) | ClientError::BadName(_) | ClientError::Ambiguous(_)) => USAGE,
+        Error::Node(
+            ClientError::BadTable(_) | ClientError::BadName(_) | ClientError::Ambiguous(_) | ClientError::Parted(_),
+        ) => USAGE,
         Error::Unknown(_) => crate::commands::UNKNOWN,
         _ => UNAVAILABLE,
     };

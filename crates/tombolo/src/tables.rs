@@ -217,8 +217,8 @@ fn print_info(info: &TableInfo) {
     if let Some(other) = &t.beside {
         println!("copies lie where those of table {other} do");
     }
-    if let Some((done, groups)) = info.changing {
-        println!("on its way to {} fragments: {done} of {groups} groups of them are changed", t.fragments);
+    if let Some((done, groups, count)) = info.changing {
+        println!("on its way to {count} fragments: {done} of {groups} groups of them are changed");
     }
     let here = info.fragments.iter().filter_map(|f| Some((f.records?, f.bytes?)));
     let (count, records, bytes) = here.fold((0, 0, 0), |sum, (r, b)| (sum.0 + 1, sum.1 + r, sum.2 + b));

@@ -45,6 +45,11 @@ impl Walk {
         }
     }
 
+    /// The fragment that is read is read from its beginning.
+    pub(crate) fn begin_again(&mut self) {
+        self.from = Bytes::new();
+    }
+
     /// The table is cut otherwise.
     pub(crate) fn renew(&mut self, def: TableDef) {
         let at = self.todo.front().copied().filter(|_| !self.from.is_empty());

@@ -167,8 +167,15 @@ impl Fs {
     /// Flushes what earlier commits of this file left to the interval.
     async fn sync_data(&self, ino: Ino) -> Result<(), FsError> {
         let nothing = Batch { sync: true, ..Batch::default() };
-        self.blocks.batch(&ino.to_be_bytes(), nothing).await?;
-        self.sync_names().await
+        for round in 0..TRIES_MAX {
+            match self.blocks.batch(&ino.to_be_bytes(), nothing.clone()).await {
+                // The fragment was made into others meanwhile, or its leader went away.
+                Ok(Outcome::Unknown) | Err(client::Error::Node(node::ClientError::Parted(_))) => pause(round).await,
+                Ok(_) => return self.sync_names().await,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Err(FsError::Unavailable)
     }
 
     /// Writes ranges as extents, then commits them; if another mount committed meanwhile, lays them over its map instead.

@@ -181,8 +181,8 @@ impl World {
         };
         self.trace(|| format!("{node} changes with {heads:?}"));
         self.perform(node, fx);
-        let keep = |key: &[u8]| kind != Kind::Part || key.first().is_some_and(|k| *k < KEYS);
-        let mut legacies: Vec<Legacy> = legacy.cut([true], keep).into_values().collect();
+        let keep = |key: &[u8]| Some(kind != Kind::Part || key.first().is_some_and(|k| *k < KEYS));
+        let mut legacies: Vec<Legacy> = legacy.cut([true, false], keep).remove(&true).into_iter().collect();
         if kind == Kind::Join {
             legacies.extend(self.others(node));
         }
