@@ -127,7 +127,10 @@ impl Balance {
     pub(crate) fn know_alike(&self, fragments: &[FragmentId]) -> bool {
         let mut known: BTreeMap<u32, u64> = BTreeMap::new();
         let told = self.reports.values().flat_map(|told| &told.lines).filter(|(f, ..)| fragments.contains(f));
-        told.into_iter().all(|(_, line, digest)| *known.entry(*line).or_insert(*digest) == *digest)
+        let told: Vec<_> = told.collect();
+        // Whoever has not heard of the change yet tells nothing of this.
+        let all = fragments.iter().all(|f| told.iter().any(|(of, line, _)| of == f && *line == f.index));
+        all && told.into_iter().all(|(_, line, digest)| *known.entry(*line).or_insert(*digest) == *digest)
     }
 
     fn heard(&mut self, from: NodeId, mut told: Told) {
@@ -227,7 +230,7 @@ impl Node {
         Told { reports: all, barred: self.barred, full: self.full, odd: 0, lines }
     }
 
-    /// Of each line that a fragment goes back to a digest of what is known of it.
+    /// Of each line that a fragment goes back to a digest of what is known of it, and 0 of its own.
     fn lines_of(&self, fragment: FragmentId) -> Vec<(FragmentId, u32, u64)> {
         let digest = |heads: base::Heads| {
             let hash = blake3::hash(&wire::encode(&heads).unwrap_or_default());
@@ -237,7 +240,8 @@ impl Node {
             let heads = c.store().heads();
             let lines: BTreeSet<u32> = heads.iter().map(|v| v.branch).chain(heads.folds()).map(|b| b.line()).collect();
             let others = lines.into_iter().filter(|line| *line != fragment.index);
-            others.map(|line| (fragment, line, digest(heads.of_line(line)))).collect()
+            let others = others.map(|line| (fragment, line, digest(heads.of_line(line))));
+            others.chain([(fragment, fragment.index, 0)]).collect()
         };
         self.copies.with(fragment, look).unwrap_or_default()
     }

@@ -13,6 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Whoever came into view so lately may lead an island that has not been merged with this one.
 const JUST_MET: Span = Span::ms(5_000);
+/// How long copies that are to be joined have to come to know the same.
+const FIT_WAIT: Span = Span::ms(20_000);
 /// How soon what could not be joined is looked at again.
 const LOOK_AGAIN: Span = Span::ms(1_000);
 /// A view must have stood for so long before more fragments are changed.
@@ -38,6 +40,8 @@ pub(crate) struct Recutting {
     pub(crate) aside: BTreeSet<FragmentId>,
     /// Those of them that nobody was told of.
     aside_said: Vec<FragmentId>,
+    /// Since when copies have not been made others of because they do not know the same.
+    waiting: BTreeMap<FragmentId, Instant>,
     /// When those are looked at again.
     again: Option<Instant>,
     /// There is more to do.
@@ -188,6 +192,9 @@ impl Node {
         sources: &[FragmentId],
         targets: &[FragmentId],
     ) -> Option<bool> {
+        if self.may_still_fit(now, def, sources, targets) {
+            return None;
+        }
         let left = sources.iter().filter(|f| !self.recutting.ended.contains_key(f)).copied().collect::<Vec<_>>();
         let ended: Vec<bool> = left.into_iter().map(|source| self.bequeath(now, def, source)).collect();
         if !ended.into_iter().all(|done| done) {
@@ -236,6 +243,24 @@ impl Node {
             self.routes.remove(source);
         }
         Some(all)
+    }
+
+    /// Copies that live, and do not know the same of what they go back to, are still about to learn it from others: for a while.
+    fn may_still_fit(&mut self, now: Now, def: &TableDef, sources: &[FragmentId], targets: &[FragmentId]) -> bool {
+        let heads = |f: &FragmentId| Some((def.slice(*f), self.copies.with(*f, |c| c.store().heads().clone())?));
+        let Some(live) = sources.iter().map(heads).collect::<Option<Vec<_>>>() else { return false };
+        let fits = |target: &FragmentId| {
+            let of = live.iter().filter(|(slice, heads)| slice.overlaps(def.slice(*target)) && !heads.is_empty());
+            let of: Vec<_> = of.map(|(slice, heads)| (*slice, heads)).collect();
+            let known = replica::known_of(def.slice(*target), &|line| def.slice(def.of_line(line)), &of);
+            of.iter().all(|(_, heads)| heads.within(&known))
+        };
+        if sources.len() < 2 || targets.iter().all(fits) {
+            self.recutting.waiting.retain(|f, _| !sources.contains(f));
+            return false;
+        }
+        let since = sources.iter().map(|f| *self.recutting.waiting.entry(*f).or_insert(now.mono)).min();
+        since.is_some_and(|since| now.mono - since < FIT_WAIT)
     }
 
     /// Do what there is of the targets know all that the sources did?

@@ -219,11 +219,6 @@ impl Copy {
         self.gate.written
     }
 
-    /// Is that batch on disc, as far as this copy was told? (It is told of those that it asked to be.)
-    pub fn is_durable(&self, mark: u64) -> bool {
-        self.gate.durable >= mark
-    }
-
     /// A copy made of what others left, and of `own`, what there was of it before, which has no records. Where it is no copy
     /// it stands in until it has given away what it has.
     pub fn inherit(now: Now, config: Config, own: Stored, fit: Fit, legacies: Vec<Legacy>, fx: &mut Effects) -> Copy {
