@@ -335,7 +335,8 @@ impl Node {
             let all = std::mem::take(&mut tables[i].fragments);
             let (old, new): (Vec<_>, Vec<_>) =
                 all.into_iter().partition(|f| f.id.count() != Some(def.options.fragments) || f.id.era() != def.era());
-            let known = old.len() == usize::from((groups - change.done) * (change.from / groups));
+            let known =
+                old.len() == usize::from(groups.saturating_sub(change.done)) * usize::from(change.from / groups);
             let copies = tables[i].copies;
             let part = |with, fixed, fragments| Table { copies, with, fixed, fragments };
             tables.push(part(None, true, new));

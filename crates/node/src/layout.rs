@@ -134,7 +134,7 @@ impl TableDef {
         if let Some(change) = self.layout.change.filter(|change| (change.from, change.done) == (count, 0)) {
             // Called back before anything was changed: there is no fragment of it.
             (self.options.fragments, self.layout.change) = (change.from, None);
-            self.layout.era -= 1;
+            self.layout.era = self.layout.era.saturating_sub(1);
             return Ok(());
         }
         let even = count.is_multiple_of(now) || (count > 0 && now.is_multiple_of(count));
@@ -148,7 +148,7 @@ impl TableDef {
         if self.layout.first == 0 {
             self.layout.first = now;
         }
-        self.layout.era += 1;
+        self.layout.era = self.layout.era.saturating_add(1);
         self.layout.change = Some(Change { from: now, done: 0 });
         self.options.fragments = count;
         Ok(())
@@ -168,7 +168,7 @@ impl TableDef {
     /// And that was done.
     pub(crate) fn advance(&mut self) {
         let Some(change) = &mut self.layout.change else { return };
-        change.done += 1;
+        change.done = change.done.saturating_add(1);
         if change.done >= change.groups(self.options.fragments) {
             self.layout.change = None;
         }

@@ -463,7 +463,8 @@ impl Node {
         let holders = |f: &FragmentId| in_step.get(f).filter(|nodes| !nodes.is_empty() && nodes.is_subset(&here));
         let done = def.all().filter(|f| f.era() == era).all(|f| holders(&f).is_some());
         let first = old.first().and_then(holders);
-        done && first.is_some() && old.iter().all(|f| holders(f) == first) && self.balance.know_alike(&old)
+        let alike = old.len() == 1 || self.balance.know_alike(&old);
+        done && alike && first.is_some() && old.iter().all(|f| holders(f) == first)
     }
 
     fn advance(&mut self, now: Now, name: &str, out: &mut Vec<Effect>) {
