@@ -26,6 +26,10 @@ cluster() {
 # in_sync N COPIES: waits until node N sees so many copies of the measured table in sync.
 in_sync() { until tombolo "$1" status --json 2>/dev/null | grep -q "\"name\":\"tombolo-bench\".*\"in_sync\":$2"; do sleep 0.02; done; }
 since() { echo "$(date +%s.%N) - $1" | bc; }
+# figure NAME: that number of a report of `bench kv --json`. line TITLE FILE: all of one as a line. records: how many node 1 has of table t.
+figure() { grep -o "\"$1\":[0-9.]*" | cut -d: -f2; }
+line() { echo "$1: $(figure ops_s <"$2") ops/s, p50 $(figure p50_us <"$2") us, p99 $(figure p99_us <"$2") us, p99.9 $(figure p999_us <"$2") us, longest $(figure max_us <"$2") us, failed $(figure failed <"$2")"; }
+records() { tombolo 1 table info t --json 2>/dev/null | grep -o '"records":[0-9]*' | cut -d: -f2 | paste -sd+ | bc; }
 # Five nodes in network namespaces, whole. `wire br1` cuts nodes 4 and 5 off, `wire br0` joins them again. Needs root and ip.
 five() {
   tag=tombolo$$

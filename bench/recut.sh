@@ -7,9 +7,6 @@ port0=17720
 cluster 3
 keys=$((mib * 1024))
 kv() { tombolo 1 bench kv --name "$1" --op mixed --value-size 1024 --keys $keys --clients "$clients" --warm 0 --seconds "$2" --storage "$storage" --fragments "$3" --keep --json; }
-figure() { grep -o "\"$1\":[0-9.]*" | cut -d: -f2; }
-line() { echo "$1: $(figure ops_s <"$2") ops/s, p50 $(figure p50_us <"$2") us, p99 $(figure p99_us <"$2") us, p99.9 $(figure p999_us <"$2") us, longest $(figure max_us <"$2") us, failed $(figure failed <"$2")"; }
-records() { tombolo 1 table info t --json 2>/dev/null | grep -o '"records":[0-9]*' | cut -d: -f2 | paste -sd+ | bc; }
 changing() { tombolo 1 table info t --json | grep -q '"changing":\['; }
 kv plain 10 8 >"$dir/plain"
 line "8 fragments left as they are" "$dir/plain"

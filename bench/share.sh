@@ -6,7 +6,6 @@ port0=17600
 . "$(dirname "$0")/lib.sh"
 cluster 3
 kv() { tombolo 1 bench kv --value-size 16384 --keys "$1" --clients "$clients" --warm 0 --json "${@:2}"; }
-figure() { grep -o "\"$1\":[0-9.]*" | cut -d: -f2; }
 line() { echo "$1: $(figure ops_s <"$2") puts/s, p50 $(figure p50_us <"$2") us, p99 $(figure p99_us <"$2") us, p99.9 $(figure p999_us <"$2") us, longest $(figure max_us <"$2") us, failed $(figure failed <"$2") $(grep -o '"reasons":{[^}]*}' "$2")"; }
 kv $((mib * 64)) --op get --seconds 1 --name data --keep >"$dir/load"
 kv 1000 --op put --seconds 15 >"$dir/before"

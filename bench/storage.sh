@@ -7,9 +7,6 @@ port0=17700
 cluster 3
 keys=$((mib * 256))
 kv() { tombolo 1 bench kv --name "$1" --op mixed --value-size 4096 --keys $keys --clients "$clients" --warm 0 --seconds "$2" --storage "$3" --keep --json; }
-figure() { grep -o "\"$1\":[0-9.]*" | cut -d: -f2; }
-line() { echo "$1: $(figure ops_s <"$2") ops/s, p50 $(figure p50_us <"$2") us, p99 $(figure p99_us <"$2") us, p99.9 $(figure p999_us <"$2") us, longest $(figure max_us <"$2") us, failed $(figure failed <"$2")"; }
-records() { tombolo 1 table info t --json 2>/dev/null | grep -o '"records":[0-9]*' | cut -d: -f2 | paste -sd+ | bc; }
 changing() { tombolo 1 fragments --json | grep -q '"changing":[1-9]'; }
 for storage in ram disc disc_only; do
   kv "plain-$storage" 10 "$storage" >"$dir/plain"

@@ -89,6 +89,11 @@ impl Heads {
         self.iter().all(|v| other.covers(v)) && self.folds().all(|last| other.is_folded(last))
     }
 
+    /// The lines that anything is known of.
+    pub fn lines(&self) -> BTreeSet<u32> {
+        self.open.keys().chain(&self.folded).map(|branch| branch.line()).collect()
+    }
+
     /// What is known of this line's branches.
     pub fn of_line(&self, line: u32) -> Heads {
         let folded = self.folded.iter().filter(|branch| branch.line() == line).copied().collect();

@@ -104,11 +104,8 @@ impl BranchId {
     pub fn nth(self) -> u32 {
         self.n as u32
     }
-}
 
-impl fmt::Debug for BranchId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}/", self.node)?;
+    fn number(self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.line() > 0 {
             write!(f, "{}.", self.line())?;
         }
@@ -116,13 +113,17 @@ impl fmt::Debug for BranchId {
     }
 }
 
+impl fmt::Debug for BranchId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}/", self.node)?;
+        self.number(f)
+    }
+}
+
 impl fmt::Display for BranchId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/", self.node)?;
-        if self.line() > 0 {
-            write!(f, "{}.", self.line())?;
-        }
-        write!(f, "{}", self.nth())
+        self.number(f)
     }
 }
 

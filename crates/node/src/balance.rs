@@ -238,8 +238,7 @@ impl Node {
         };
         let look = |c: &replica::Copy| {
             let heads = c.store().heads();
-            let lines: BTreeSet<u32> = heads.iter().map(|v| v.branch).chain(heads.folds()).map(|b| b.line()).collect();
-            let others = lines.into_iter().filter(|line| *line != fragment.index);
+            let others = heads.lines().into_iter().filter(|line| *line != fragment.index);
             let others = others.map(|line| (fragment, line, digest(heads.of_line(line))));
             others.chain([(fragment, fragment.index, 0)]).collect()
         };

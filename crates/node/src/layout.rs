@@ -2,7 +2,7 @@
 //! and after that share keys. Of all others nothing is changed meanwhile.
 
 use crate::schema::{Durability, TableDef};
-use base::{ERA_MAX, FRAGMENTS_MAX, FragmentId, NodeId, TableId};
+use base::{ERA_MAX, FRAGMENTS_MAX, FragmentId, NodeId};
 use replica::{Config, Slice};
 use serde::{Deserialize, Serialize};
 
@@ -75,8 +75,7 @@ impl TableDef {
             Some(change) => (change.groups(count), change.done, change.from),
             None => (1, 1, 0),
         };
-        let def = (self.id, self.layout.era, self.layout.change.map(|_| self.layout.era.saturating_sub(1)));
-        let (id, era, before) = (def.0, def.1, def.2.unwrap_or(0));
+        let (id, era, before) = (self.id, self.layout.era, self.layout.era.saturating_sub(1));
         let new = (0..count).filter(move |place| place % groups < done);
         let old = (0..from).filter(move |place| place % groups >= done);
         new.map(move |place| FragmentId::new(id, era, count, place))
@@ -176,7 +175,7 @@ impl TableDef {
 
     /// The fragment whose line this is.
     pub fn of_line(&self, line: u32) -> FragmentId {
-        FragmentId { table: TableId(self.id.0), index: line }
+        FragmentId { table: self.id, index: line }
     }
 }
 
@@ -213,8 +212,8 @@ mod tests {
                     let id = def.of_hash(hash);
                     assert!(all.contains(&id), "{id:?} of {all:?}");
                     let slice = def.slice(id);
-                    assert_eq!(hash as u32 % slice.count, slice.place);
-                    let holds = |id: &&FragmentId| hash as u32 % def.slice(**id).count == def.slice(**id).place;
+                    assert!(slice.has(hash));
+                    let holds = |id: &&FragmentId| def.slice(**id).has(hash);
                     assert_eq!(all.iter().filter(holds).count(), 1);
                 }
                 // Whoever still has fragments of a number before the last finds a place for every key among these.

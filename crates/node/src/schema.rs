@@ -247,8 +247,7 @@ impl TableDef {
     /// Which of these fragments a key lies in.
     pub(crate) fn which(&self, slices: &[(FragmentId, Slice)], key: &[u8]) -> Option<FragmentId> {
         let hash = self.hash(self.plain(key));
-        let holds = |slice: &Slice| hash % u64::from(slice.count.max(1)) == u64::from(slice.place);
-        slices.iter().find(|(_, slice)| holds(slice)).map(|(id, _)| *id)
+        slices.iter().find(|(_, slice)| slice.has(hash)).map(|(id, _)| *id)
     }
 
     /// What a conflict put beside a key lies where the key does.
@@ -259,8 +258,7 @@ impl TableDef {
 
     /// Does the key lie in that fragment, of whichever number of them?
     pub fn is_in(&self, fragment: FragmentId, key: &[u8]) -> bool {
-        let slice = self.slice(fragment);
-        self.hash(self.plain(key)) % u64::from(slice.count.max(1)) == u64::from(slice.place)
+        self.slice(fragment).has(self.hash(self.plain(key)))
     }
 }
 

@@ -44,6 +44,11 @@ impl Slice {
         u128::from(self.place) % common == u128::from(other.place) % common
     }
 
+    /// Do keys with this hash lie in it?
+    pub fn has(self, hash: u64) -> bool {
+        hash % u64::from(self.count.max(1)) == u64::from(self.place)
+    }
+
     /// Does every key of the other one lie in this one?
     fn holds(self, other: Slice) -> bool {
         self.overlaps(other) && other.count.is_multiple_of(self.count.max(1))
@@ -157,9 +162,7 @@ pub fn known_of(target: Slice, of_line: &dyn Fn(u32) -> Slice, all: &[(Slice, &H
         return (*heads).clone();
     }
     let all: Vec<_> = all.iter().filter(|(_, heads)| !heads.is_empty()).collect();
-    let branches =
-        |(_, heads): &&(Slice, &Heads)| heads.iter().map(|v| v.branch).chain(heads.folds()).collect::<Vec<_>>();
-    let lines: BTreeSet<u32> = all.iter().flat_map(branches).map(BranchId::line).collect();
+    let lines: BTreeSet<u32> = all.iter().flat_map(|(_, heads)| heads.lines()).collect();
     let mut heads = Heads::default();
     for line in lines {
         let both = [of_line(line), target];
@@ -318,7 +321,7 @@ mod tests {
     }
 
     fn holds(slice: Slice, hash: u32) -> bool {
-        hash % slice.count == slice.place
+        slice.has(hash.into())
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::copy::{Copy, Role};
 use crate::gate::Effects;
 use crate::key::{self, MemberStatus, Space};
 use crate::mutant;
+use crate::record::Record;
 use crate::store::Store;
 use base::{BranchId, Heads, Instant, NodeId, Now, Version};
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,11 @@ impl Floor {
     /// May a copy that holds this much, out of what these heads say, hold what has been deleted and forgotten since?
     pub(crate) fn is_beyond(&self, heads: &Heads, known: &Heads) -> bool {
         !self.levels.within(heads) && !heads.meet(known).is_empty()
+    }
+
+    /// As it lies in its record.
+    pub(crate) fn read(record: &Record) -> Floor {
+        record.value.as_ref().and_then(|v| key::decode(v)).unwrap_or_default()
     }
 
     /// What is to be held by whoever may have been told of all that was deleted.

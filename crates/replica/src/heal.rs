@@ -203,9 +203,8 @@ impl Copy {
         };
         s.asked = None;
         self.stage_parts += 1;
-        let floors = records.iter().filter(|(key, _)| crate::key::space_of(key) == Some(crate::Space::Floor));
-        let floors = floors.filter_map(|(_, r)| crate::key::decode::<crate::Floor>(r.value.as_ref()?));
-        s.beyond |= floors.into_iter().any(|floor| floor.is_beyond(self.store.heads(), &upto));
+        let mut floors = records.iter().filter(|(key, _)| crate::key::space_of(key) == Some(crate::Space::Floor));
+        s.beyond |= floors.any(|(_, r)| crate::Floor::read(r).is_beyond(self.store.heads(), &upto));
         if s.beyond {
             (s.records, s.loose, s.upto, s.pass) = Default::default();
             return;

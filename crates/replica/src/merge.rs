@@ -253,8 +253,7 @@ impl<'a> Merge<'a> {
         let own = key::one_of(space, self.line);
         let both = match space {
             Space::Floor => {
-                let floor = |x: &Record| x.value.as_ref().and_then(|v| key::decode::<Floor>(v)).unwrap_or_default();
-                let both = floor(&m).joined(&floor(&r));
+                let both = Floor::read(&m).joined(&Floor::read(&r));
                 key::encode(&if key == own { both } else { both.levels_only() })
             }
             Space::Dropped => key::encode(&Mark::read(&m).joined(&Mark::read(&r))),

@@ -108,10 +108,10 @@ impl Store {
     /// have forgotten the same.
     fn floor_of_rows(&self) -> Floor {
         let floor = |(key, r): (&Bytes, &Record)| {
-            let floor = key::decode::<Floor>(r.value.as_ref()?)?;
-            Some(if key::line_of(key) == self.line { floor } else { floor.levels_only() })
+            let floor = Floor::read(r);
+            if key::line_of(key) == self.line { floor } else { floor.levels_only() }
         };
-        let floors = self.own_space(Space::Floor).filter_map(floor);
+        let floors = self.own_space(Space::Floor).map(floor);
         floors.reduce(|floor, other| floor.joined(&other)).unwrap_or_default()
     }
 

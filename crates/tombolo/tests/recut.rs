@@ -31,14 +31,6 @@ fn fragments_are_cut_and_joined_while_clients_write() {
         assert_eq!(node.ask(&["get", "t", "k7"]).status.code(), Some(1));
         assert_eq!(node.tell(&["scan", "t"]).lines().count(), 59);
     };
-    let becomes = |nodes: &[Node], table: &str, count: u16| {
-        nodes[1].tell(&["table", "alter", table, "--fragments", &count.to_string()]);
-        wait_or(
-            || nodes[2].tell(&["table", "info", table]) + &nodes[2].tell(&["fragments"]),
-            60,
-            || nodes.iter().all(|node| cut_into(node, table) == Some(count.into())),
-        );
-    };
     // While somebody writes into it: none fails.
     let load = [
         "bench",
