@@ -51,7 +51,7 @@ fn fragments_are_cut_and_joined_while_clients_write() {
         let report = scope.spawn(|| nodes[0].tell(&load));
         wait_or(|| "no load".into(), 10, || cut_into(&nodes[2], "tombolo-bench") == Some(2));
         for (table, count) in [("t", 12), ("tombolo-bench", 4), ("t", 6), ("tombolo-bench", 2), ("t", 2), ("t", 8)] {
-            becomes(&nodes, table, count);
+            alter(&nodes, table, count);
         }
         report.join().unwrap()
     });
@@ -64,8 +64,14 @@ fn fragments_are_cut_and_joined_while_clients_write() {
     nodes[0].sees(4, 30);
     nodes[0].in_sync(2, 60);
     nodes.iter().for_each(all);
-    becomes(&nodes, "t", 1);
+    alter(&nodes, "t", 1);
     nodes.iter().for_each(all);
+}
+
+/// Has the number of fragments changed, and waits until that is over.
+fn alter(nodes: &[Node], table: &str, count: usize) {
+    nodes[1].tell(&["table", "alter", table, "--fragments", &count.to_string()]);
+    becomes(nodes, table, count);
 }
 
 fn becomes(nodes: &[Node], table: &str, count: usize) {
