@@ -111,7 +111,7 @@ pub struct TableLine {
     pub beside: Option<String>,
     /// Fragments that have a leader in this island.
     pub led: u16,
-    /// The fewest in-sync copies of any of them.
+    /// The fewest in-sync copies of any fragment; none, where one has no leader.
     pub in_sync: u16,
 }
 
@@ -256,7 +256,7 @@ impl Node {
 
     fn table_line(&self, def: &crate::TableDef) -> TableLine {
         let o = &def.options;
-        let leads: Vec<u16> = def.all().filter_map(|f| self.lead_of(f)).map(|(_, lead)| lead.in_sync).collect();
+        let in_sync: Vec<Option<u16>> = def.all().map(|f| Some(self.lead_of(f)?.1.in_sync)).collect();
         TableLine {
             name: def.name.clone(),
             copies: self.copies_of(def),
@@ -270,8 +270,8 @@ impl Node {
             max_records: o.max_records,
             max_bytes: o.max_bytes,
             beside: o.beside.map(|id| self.tables.values().find(|d| d.id == id).map_or("-".into(), |d| d.name.clone())),
-            led: leads.len() as u16,
-            in_sync: leads.into_iter().min().unwrap_or(0),
+            led: in_sync.iter().flatten().count() as u16,
+            in_sync: in_sync.into_iter().min().flatten().unwrap_or(0),
         }
     }
 

@@ -302,3 +302,25 @@ fn a_table_comes_to_the_disc_and_leaves_it() {
     assert_eq!(nodes[0].ask(&["get", "t", "k1"]).status.code(), Some(1));
     says(&nodes[0].ask(&["table", "alter", "t", "--storage", "tape"]), 2, &["tape", "disc_only"]);
 }
+
+/// By what `status` says, as whoever updates the machines one after the other would.
+#[test]
+fn what_is_in_ram_outlives_a_restart_of_one_node_after_the_other() {
+    need_namespaces!();
+    let (scratch, net) = (Scratch::new(), Net::new(3));
+    let mut nodes = cluster(&scratch, &net, 3);
+    nodes[0].tell(&["table", "create", "t", "--fragments", "6", "--storage", "ram"]);
+    nodes[0].in_sync(3, 30);
+    (0..40).for_each(|i| drop(nodes[0].tell(&["put", "t", &format!("k{i}"), "v"])));
+    for round in 0..3 {
+        for node in &mut nodes {
+            node.kill();
+            node.start();
+            node.sees(3, 40);
+            node.in_sync(3, 40);
+        }
+        for i in 0..40 {
+            assert_eq!(nodes[i % 3].tell(&["get", "t", &format!("k{i}")]), "v", "round {round}, k{i}");
+        }
+    }
+}
