@@ -65,6 +65,7 @@ fuzz_target!(|data: &[u8]| {
         min_in_sync: if data.len() % 3 == 0 { MinInSync::Majority } else { MinInSync::default() },
         in_sync_max: usize::MAX,
         room: replica::Room { records: (data.len() % 11 == 0).then_some(1), bytes: None },
+        evict: if data.len() % 2 == 0 { replica::Evict::Fifo } else { replica::Evict::Reject },
         ttl_ms: (data.len() % 7 == 0).then_some(500),
         policy: Default::default(),
         timing: Timing { stable_view: Span::ms(10), ..Timing::default() },

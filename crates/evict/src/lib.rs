@@ -150,6 +150,21 @@ impl Order {
         }
     }
 
+    /// The key of a record that is there.
+    pub fn key(&self, slot: Slot) -> Option<&Bytes> {
+        self.slots.is_used(slot.0).then(|| self.slots.key(slot.0))
+    }
+
+    /// The hash that a record that is there came with.
+    pub fn hash(&self, slot: Slot) -> u64 {
+        if self.slots.is_used(slot.0) { self.slots.hash(slot.0) } else { 0 }
+    }
+
+    /// Those that have been there, or for [`Policy::Lru`] unused, for the longest time; S3-FIFO: of those that proved to be used.
+    pub fn oldest(&self) -> impl Iterator<Item = Slot> {
+        std::iter::successors(self.main.tail, |at| self.slots.newer(*at)).map(Slot)
+    }
+
     /// The next to go, which is not there any more from here on; and its size.
     pub fn evict(&mut self) -> Option<(Bytes, u64)> {
         let at = match self.policy {

@@ -69,6 +69,10 @@ impl Slots {
         before
     }
 
+    pub(crate) fn key(&self, at: u32) -> &Bytes {
+        &self.entries[at as usize].key
+    }
+
     pub(crate) fn hash(&self, at: u32) -> u64 {
         self.entries[at as usize].hash
     }

@@ -441,6 +441,7 @@ impl Node {
             min_in_sync: def.options.min_in_sync,
             ttl_ms: None,
             room: Default::default(),
+            evict: Default::default(),
             in_sync_max: if fragment == sys_fragment() { schema::SYS_IN_SYNC_MAX } else { usize::MAX },
             policy: def.options.policy.clone(),
             functions: self.config.functions.clone(),

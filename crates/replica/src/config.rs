@@ -1,5 +1,6 @@
 //! What a copy is told when it is made.
 
+use crate::evict::Evict;
 use crate::kept::Values;
 use crate::policy::{Functions, MergePolicy};
 use crate::quorum::MinInSync;
@@ -19,12 +20,13 @@ pub enum Storage {
     DiscOnly,
 }
 
-/// How much a fragment may hold. What islands wrote apart may exceed it when they meet; then nothing more is taken until it is held again.
+/// How much a fragment may hold. What islands wrote apart may exceed it when they meet: then it is held again soon, or nothing more is
+/// taken until it is.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Room {
     /// Records that hold a value.
     pub records: Option<u64>,
-    /// Bytes of their keys and values.
+    /// Bytes of their keys and values, and of what is kept with them (400 a record).
     pub bytes: Option<u64>,
 }
 
@@ -67,6 +69,8 @@ pub struct Timing {
     pub heal_spread: Span,
     /// How long tombstones are kept after everybody was told to forget them, and branches that have ended.
     pub forget_after: Span,
+    /// So many tombstones of what had to go, or had expired, are kept in a bounded fragment at least.
+    pub cleared_min: usize,
     /// A join that does not move for so long is begun anew.
     pub sync_timeout: Span,
     /// How often a copy at rest says where it stands, so that what was lost on the way is noticed.
@@ -105,6 +109,7 @@ impl Default for Timing {
             heal_wait_max: Span::ms(120_000),
             heal_spread: Span::ms(400),
             forget_after: Span::ms(60_000),
+            cleared_min: 1024,
             sync_timeout: Span::ms(10_000),
             probe: Span::ms(5000),
             return_wait_max: Span::ms(10_000),
@@ -151,6 +156,8 @@ pub struct Config {
     pub ttl_ms: Option<u64>,
     /// How much the fragment may hold.
     pub room: Room,
+    /// What goes when there is no room.
+    pub evict: Evict,
     /// What conflicts become.
     pub policy: MergePolicy,
     /// What the program that embeds the node brings along for that.

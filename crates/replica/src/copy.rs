@@ -1,4 +1,5 @@
 use crate::config::Config;
+use crate::evict::{Tally, Uses};
 use crate::follow::Following;
 use crate::gate::{Effects, Gate, Input, Notice, Persist, Then};
 use crate::heal::{Progress, Staging};
@@ -83,6 +84,9 @@ pub struct Copy {
     pub(crate) gate: Gate,
     pub(crate) rng: StdRng,
     pub(crate) full: bool,
+    /// What is read here, where that matters.
+    pub(crate) uses: Option<Uses>,
+    pub(crate) tally: Tally,
     pub(crate) barred: bool,
     /// Members that an operator gave up, whatever becomes of what only they have.
     pub(crate) given_up: BTreeSet<NodeId>,
@@ -157,6 +161,8 @@ impl Copy {
             gate: Gate::after(store.handed),
             rng,
             full: false,
+            uses: None,
+            tally: Tally::default(),
             given_up: BTreeSet::new(),
             warming: AtomicBool::new(false),
             barred: false,
@@ -170,6 +176,7 @@ impl Copy {
             store,
             config,
         };
+        copy.mind_uses();
         copy.rest(now);
         copy
     }
@@ -255,6 +262,7 @@ impl Copy {
     pub fn set_options(&mut self, change: impl FnOnce(&mut Config)) {
         change(&mut self.config);
         self.store.set_unordered(self.config.unordered);
+        self.mind_uses();
     }
 
     /// Whom an operator gave up, as it was told.
@@ -504,6 +512,7 @@ impl Copy {
                 }
             }
             Msg::NotLent { session, nonce } => self.on_not_lent(session, nonce, fx),
+            Msg::Used { session, used, hits, misses } => self.on_used(from, session, used, hits, misses),
             Msg::Confirmed { session, nonce } => self.on_confirmed(now, from, session, nonce, fx),
         }
     }

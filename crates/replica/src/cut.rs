@@ -453,9 +453,9 @@ mod tests {
         let mut halves = cut(&whole);
         (halves[0].slice, halves[1].slice) = (half(0).1, half(1).1);
         let level = Heads::from_iter([Version { branch: BranchId::of_line(NodeId(2), half(1).0.index, 1), seq: 1 }]);
-        let floor = crate::Floor { purged: whole.heads.clone(), levels: level.clone() };
+        let floor = crate::Floor { purged: whole.heads.clone(), levels: level.clone(), ..Default::default() };
         let version = level.iter().next().expect("one");
-        let row = Record { version, hlc: base::Hlc(1 << 40), expires: None, value: Some(key::encode(&floor)) };
+        let row = Record { version, hlc: base::Hlc(1 << 40), expires: None, value: Some(floor.row()) };
         halves[1].records.push((key::floor(half(1).0.index), row));
         halves[1].heads.add(version);
         let (copy, _) = made(FragmentId::new(TABLE, 2, 1, 0), Slice { count: 1, place: 0 }, halves);

@@ -7,12 +7,14 @@ use crate::lease::Loan;
 use crate::msg::{Chunk, Lead, Msg};
 use crate::mutant;
 use crate::record::{Entry, Record, Stage, WriteBatch};
-use base::{Ballot, Heads, Instant, NodeId, Now, Version};
+use base::{Ballot, Heads, Instant, NodeId, Now, Span, Version};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
 /// How many bytes of appends a joiner keeps while its delta comes; beyond that it begins anew.
 const TAIL_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// How often a follower tells its leader what was read.
+const TELL_USES: Span = Span::ms(1000);
 
 /// A session with one leader, from asking to join until anything goes wrong.
 pub(crate) struct Following {
@@ -41,6 +43,8 @@ pub(crate) struct Following {
     seq: u64,
     pub commit: u64,
     heard: Instant,
+    /// When it told last what was read here.
+    told: Instant,
     pub loan: Loan,
 }
 
@@ -81,6 +85,7 @@ impl Copy {
             seq: 0,
             commit: 0,
             heard: now.mono,
+            told: now.mono,
             loan: Loan::default(),
         }));
     }
@@ -104,7 +109,21 @@ impl Copy {
             f.heard = now.mono;
             self.gate.push(Then::Send(leader, msg));
         }
+        self.tell_uses(now, fx);
         self.tend_loan(now, fx);
+    }
+
+    /// Once a second: what is read here has its use for the leader.
+    fn tell_uses(&mut self, now: Now, fx: &mut Effects) {
+        let Role::Following(f) = &mut self.role else { return };
+        if !f.joined || now.mono - f.told < TELL_USES {
+            return;
+        }
+        f.told = now.mono;
+        let (leader, session) = (f.leader, f.session);
+        if let Some((used, hits, misses)) = self.uses_to_tell() {
+            fx.sends.push((leader, Msg::Used { session, used, hits, misses }));
+        }
     }
 
     /// The session is broken: ask anew, at once if the leader still leads.

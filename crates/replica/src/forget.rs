@@ -11,6 +11,7 @@ use crate::mutant;
 use crate::record::Record;
 use crate::store::Store;
 use base::{BranchId, Heads, Instant, NodeId, Now, Version};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,6 +25,9 @@ pub struct Floor {
     pub purged: Heads,
     /// What every member held when tombstones last went. A copy that does not hold it may still have what was deleted.
     pub levels: Heads,
+    /// All tombstones that these heads cover, and that nobody asked for, are gone. No matter to anybody but who holds them.
+    #[serde(skip)]
+    pub cleared: Heads,
 }
 
 impl Floor {
@@ -34,18 +38,29 @@ impl Floor {
 
     /// As it lies in its record.
     pub(crate) fn read(record: &Record) -> Floor {
-        record.value.as_ref().and_then(|v| key::decode(v)).unwrap_or_default()
+        let Some(value) = &record.value else { return Floor::default() };
+        match key::decode::<(Heads, Heads, Heads)>(value) {
+            Some((purged, levels, cleared)) => Floor { purged, levels, cleared },
+            // Of a version that knew no more.
+            None => key::decode(value).unwrap_or_default(),
+        }
+    }
+
+    /// The value of its record: earlier versions read as much of it as they know.
+    pub(crate) fn row(&self) -> Bytes {
+        key::encode(&(&self.purged, &self.levels, &self.cleared))
     }
 
     /// What is to be held by whoever may have been told of all that was deleted.
     pub(crate) fn levels_only(self) -> Floor {
-        Floor { purged: Heads::default(), ..self }
+        Floor { purged: Heads::default(), cleared: Heads::default(), ..self }
     }
 
     /// Both floors at once.
     pub(crate) fn joined(mut self, other: &Floor) -> Floor {
         self.purged.join(&other.purged);
         self.levels.join(&other.levels);
+        self.cleared.join(&other.cleared);
         self
     }
 }
@@ -131,7 +146,10 @@ impl Copy {
         if !oldest.is_empty() {
             floor.levels = Heads::from_iter([Version { branch, seq: level }]);
         }
-        let record = self.next_record(now, Some(key::encode(&floor)));
+        if last {
+            floor.cleared = floor.cleared.iter().filter(|version| !floor.purged.covers(*version)).collect();
+        }
+        let record = self.next_record(now, Some(floor.row()));
         self.append(now, vec![(key::floor(self.config.line), record)], false, fx);
         let Role::Leading(l) = &mut self.role else { return };
         l.forgetting.goes_on = !last;

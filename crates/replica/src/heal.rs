@@ -56,6 +56,15 @@ pub(crate) struct Staging {
     of: u64,
 }
 
+impl Staging {
+    /// What is known with it, beside these heads, as far as it is complete.
+    fn known(&self, heads: &Heads) -> Heads {
+        let mut known = heads.clone();
+        self.upto.iter().for_each(|upto| known.join(upto));
+        known
+    }
+}
+
 impl Copy {
     /// Other leaders in view: never this copy's own.
     fn rivals(&self) -> BTreeMap<NodeId, Lead> {
@@ -203,8 +212,12 @@ impl Copy {
         };
         s.asked = None;
         self.stage_parts += 1;
-        let mut floors = records.iter().filter(|(key, _)| crate::key::space_of(key) == Some(crate::Space::Floor));
-        s.beyond |= floors.any(|(_, r)| crate::Floor::read(r).is_beyond(self.store.heads(), &upto));
+        let floors = records.iter().filter(|(key, _)| crate::key::space_of(key) == Some(crate::Space::Floor));
+        let mut floors = floors.map(|(_, record)| crate::Floor::read(record));
+        // What passes before this one have shown may be gone since, and nobody would tell.
+        let first = s.seen.is_empty();
+        let known = s.known(self.store.heads());
+        s.beyond |= floors.any(|f| f.is_beyond(self.store.heads(), &upto) || (!first && !f.levels.within(&known)));
         if s.beyond {
             (s.records, s.loose, s.upto, s.pass) = Default::default();
             return;
@@ -229,15 +242,16 @@ impl Copy {
         }
     }
 
-    /// What is staged of a copy that has promised these heads, if that copy is still where it was but for its own branch.
-    pub(crate) fn staged_of(&self, node: NodeId, heads: &Heads) -> Option<Heads> {
+    /// What is staged of a copy that has promised these heads, if that copy is still where it was but for its own branch, and has not
+    /// forgotten since what would have to be told.
+    pub(crate) fn staged_of(&self, node: NodeId, heads: &Heads, floor: &crate::Floor) -> Option<Heads> {
         if self.config.min_in_sync == MinInSync::Majority {
             return None;
         }
         let s = self.stagings.get(&node)?;
         let upto = s.upto.as_ref()?;
         let same = heads.clone().without(s.branch).within(upto) && upto.within(heads);
-        same.then(|| upto.clone())
+        (same && floor.levels.within(&s.known(self.store.heads()))).then(|| upto.clone())
     }
 
     /// Those of whom everything is staged, and who are not among these.

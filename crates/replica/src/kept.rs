@@ -69,6 +69,11 @@ impl Kept {
         self.record.value.is_none()
     }
 
+    /// See [`Record::is_cleared`].
+    pub fn is_cleared(&self) -> bool {
+        self.record.is_cleared()
+    }
+
     /// Is it neither deleted nor expired?
     pub fn is_live(&self, wall: WallMs) -> bool {
         self.record.live(wall).is_some()

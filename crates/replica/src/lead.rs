@@ -2,6 +2,7 @@
 
 use crate::batch::Answer;
 use crate::copy::{Copy, Role};
+use crate::evict::Evictor;
 use crate::forget::Forgetting;
 use crate::gate::{Effects, Notice, Reply, Then, Ticket};
 use crate::handover::Writers;
@@ -144,6 +145,8 @@ pub(crate) struct Leading {
     pub swept: Instant,
     pub writers: Writers,
     pub forgetting: Forgetting,
+    /// What knows which records go first, once that was needed.
+    pub evictor: Option<Box<Evictor>>,
 }
 
 impl Leading {
@@ -187,6 +190,7 @@ impl Leading {
             swept: Instant(0),
             writers: Writers::default(),
             forgetting: Forgetting::default(),
+            evictor: None,
         }
     }
 
@@ -309,6 +313,7 @@ impl Copy {
         l.uncommitted_bytes += bytes;
         l.uncommitted.push_back((l.last, keys, bytes));
         l.out.push(Entry { seq: l.last, sync, puts: puts.clone() });
+        self.note_puts(&puts);
         self.write(now, vec![version], puts, sync, fx);
         self.gate.push(Then::SelfAck(version.branch, version.seq));
         version.seq
@@ -551,6 +556,8 @@ impl Copy {
         }
         self.admit(now, fx);
         self.sweep(now, fx);
+        self.mind_room(now, fx);
+        self.shed(now, fx);
         self.strike_stand_ins(now, fx);
         self.mind_floor(now, fx);
         self.advance(now, fx);

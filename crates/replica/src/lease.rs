@@ -142,8 +142,12 @@ impl Copy {
         if !self.knows(&stored) {
             return None;
         }
-        let Some((stored, record)) = self.store.entry(&stored) else { return Some(None) };
-        self.shown(now, &eyes, stored, record)
+        let found = match self.store.entry(&stored) {
+            Some((stored, record)) => self.shown(now, &eyes, stored, record)?,
+            None => None,
+        };
+        self.note_use(&stored, found.is_some());
+        Some(found)
     }
 
     /// Should [`Input::Warm`](crate::Input::Warm) be sent, since leases are old or missing? Says so once.
@@ -186,7 +190,7 @@ impl Copy {
             }
             Eyes::Follower(f) => {
                 let pending = f.loan.pending.contains_key(stored) && !mutant!(self, PendingShown);
-                let mortal = kept.expires().is_some() && !mutant!(self, ExpiryByFollower);
+                let mortal = kept.expires().is_some() && !kept.is_tombstone() && !mutant!(self, ExpiryByFollower);
                 if pending || mortal {
                     return None;
                 }

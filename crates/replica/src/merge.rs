@@ -216,7 +216,8 @@ impl<'a> Merge<'a> {
         }
         let mine = self.sides.get(&key).copied().unwrap_or_else(|| self.side(self.store.heads()));
         let take = (side, r.rank()) > (mine, m.rank());
-        if m.value == r.value && m.expires == r.expires {
+        let gone = m.value.is_none() && r.value.is_none();
+        if gone || (m.value == r.value && m.expires == r.expires) {
             return if take {
                 self.take(side, key, r)
             };
@@ -227,13 +228,19 @@ impl<'a> Merge<'a> {
             let both = Record { version: self.version, hlc: self.hlc, value, expires };
             return self.make(side, key, both, &m, &r);
         }
+        let (winner, loser) = if take { (&r, &m) } else { (&m, &r) };
+        if loser.is_cleared() {
+            // It stood for what was there before, and never for anybody's wish.
+            return if take {
+                self.take(side, key, r)
+            };
+        }
         self.conflicts += 1;
         if let Some((_, within)) = self.made.get_mut(&key) {
             // What the other write replaced knowingly is not lost to it.
             within.retain(|x| !theirs.covers(x.version));
         }
-        let (winner, loser) = if take { (&r, &m) } else { (&m, &r) };
-        if let Some(value) = self.decided(theirs, &key, (&m, &r), (winner, loser)) {
+        if let Some(value) = self.decided(theirs, &key, (&m, &r), (winner, loser)).filter(|_| !winner.is_cleared()) {
             let expires = if value.is_some() { expiry(&value, winner, loser) } else { None };
             let merged = Record { version: self.version, hlc: self.hlc, value, expires };
             return self.make(side, key, merged, &m, &r);
@@ -254,7 +261,7 @@ impl<'a> Merge<'a> {
         let both = match space {
             Space::Floor => {
                 let both = Floor::read(&m).joined(&Floor::read(&r));
-                key::encode(&if key == own { both } else { both.levels_only() })
+                if key == own { both.row() } else { both.levels_only().row() }
             }
             Space::Dropped => key::encode(&Mark::read(&m).joined(&Mark::read(&r))),
             Space::Heals => Heal::joined(&m, &r),

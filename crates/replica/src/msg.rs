@@ -119,4 +119,7 @@ pub enum Msg {
     Staged { nonce: u64, records: Vec<(Bytes, Record)>, upto: Heads, after: Option<(base::Version, Bytes)>, left: u64 },
     /// Leader to follower: you alone write, so lead.
     TakeOver { ballot: Ballot, session: u64 },
+    /// Follower to leader: these keys (hashes of them, the latest of many) were read here since I told you last, and so many reads found
+    /// something, or nothing.
+    Used { session: u64, used: Vec<u64>, hits: u64, misses: u64 },
 }

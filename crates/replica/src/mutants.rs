@@ -89,6 +89,12 @@ pub enum Mutant {
     CutUnasked,
     /// What holds only some of a fragment's keys is taken for a copy of it (invariant 1).
     PartForWhole,
+    /// What had expired, or had to go, is forgotten, and who does not know of it goes on with what it has (invariant 4).
+    ClearedUnleveled,
+    /// The same, while somebody is being told what it lacks (invariant 3).
+    ClearedMidway,
+    /// What had to go outranks what was written elsewhere meanwhile (invariant 7).
+    ClearedAnew,
     /// Invariant 7: every concurrent-looking pair is called a conflict, known or not.
     FalseConflicts,
 }

@@ -235,7 +235,7 @@ impl Copy {
         let Role::Opening(o) = &self.role else { return };
         let fresh = |(node, p): (&NodeId, &Promised)| {
             let stale = p.floor.is_beyond(self.store.heads(), &p.heads);
-            Some((*node, self.staged_of(*node, &p.heads)?)).filter(|_| !stale)
+            Some((*node, self.staged_of(*node, &p.heads, &p.floor)?)).filter(|_| !stale)
         };
         let stale: BTreeMap<NodeId, Heads> = o.answers.iter().filter_map(fresh).collect();
         let absent = self.staged_of_others(|node| o.answers.contains_key(node));
@@ -483,6 +483,7 @@ pub(crate) mod tests {
             min_in_sync: crate::MinInSync::default(),
             ttl_ms: None,
             room: crate::Room::default(),
+            evict: crate::Evict::default(),
             in_sync_max: usize::MAX,
             policy: MergePolicy::default(),
             functions: crate::Functions::default(),

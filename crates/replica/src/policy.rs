@@ -1,5 +1,6 @@
 //! What a table's conflicts become.
 
+use crate::evict::{Candidate, EvictFunction};
 use base::{BranchId, NodeId};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -145,13 +146,26 @@ pub type MergeFunction = dyn Fn(&[u8], Option<&[u8]>, Option<&[u8]>) -> Option<B
 
 /// The functions that a program brings along, by name.
 #[derive(Clone, Default)]
-pub struct Functions(BTreeMap<String, Arc<MergeFunction>>);
+pub struct Functions(BTreeMap<String, Arc<MergeFunction>>, BTreeMap<String, Arc<EvictFunction>>);
 
 impl Functions {
     /// Adds one. Tables name it `function:NAME`; every node that may lead their fragments should have it.
     pub fn with(mut self, name: &str, function: Arc<MergeFunction>) -> Functions {
         self.0.insert(name.into(), function);
         self
+    }
+
+    /// Adds one that says what goes when there is no room. Tables name it with `evict`, and every node that may lead their fragments
+    /// should have it.
+    pub fn with_evict(mut self, name: &str, function: Arc<EvictFunction>) -> Functions {
+        self.1.insert(name.into(), function);
+        self
+    }
+
+    /// Which of these goes; `None`: there is no such function, or it panics.
+    pub(crate) fn evict(&self, name: &str, all: &[Candidate]) -> Option<Option<usize>> {
+        let function = self.1.get(name)?;
+        catch_unwind(AssertUnwindSafe(|| function(all))).ok()
     }
 
     /// What it makes of these values; `None`: it is not there, cannot, or panics.
@@ -163,7 +177,7 @@ impl Functions {
 
 impl fmt::Debug for Functions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.0.keys()).entries(self.1.keys()).finish()
     }
 }
 

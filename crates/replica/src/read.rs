@@ -156,6 +156,9 @@ impl Copy {
             size += record.weight(stored);
             out.rows.push((stored.slice(1..), record));
         }
+        if point && range.space == Space::User {
+            self.note_use(&from, !out.rows.is_empty());
+        }
         Some(out)
     }
 }

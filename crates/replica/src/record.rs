@@ -17,6 +17,17 @@ pub struct Record {
 }
 
 impl Record {
+    /// A tombstone of the table's own making: what was under the key had expired, or had to make room. It stands for that record among
+    /// others, and is told from one that a user asked for by having a time.
+    pub(crate) fn cleared(version: Version, hlc: Hlc) -> Record {
+        Record { version, hlc, expires: Some(WallMs(0)), value: None }
+    }
+
+    /// Did nobody ask for this tombstone?
+    pub fn is_cleared(&self) -> bool {
+        self.value.is_none() && self.expires.is_some()
+    }
+
     /// The order of true conflicts: it extends causality, since a write is stamped above what it overwrites. An expiry
     /// tombstone has its victim's stamp, and sorts right after it.
     pub fn rank(&self) -> (Hlc, bool, Version) {

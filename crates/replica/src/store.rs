@@ -4,7 +4,7 @@ use crate::forget::Floor;
 use crate::kept::{Apart, Kept, is_apart};
 use crate::key::{self, Space};
 use crate::record::{Meta, Record, Stage, WriteBatch};
-use crate::table::Table;
+use crate::table::{OVERHEAD, Table};
 use crate::turn::Turn;
 use base::{BranchId, Heads, Hlc, NodeId, Version, WallMs};
 use bytes::Bytes;
@@ -19,8 +19,9 @@ use std::ops::Bound;
 pub struct Store {
     records: Table,
     index: Index,
-    /// Users' keys that hold tombstones.
+    /// Users' keys that hold tombstones; and those of them that nobody asked for.
     graves: Index,
+    cleared: Index,
     /// How far all has been forgotten.
     floor: Floor,
     /// Rows of the ledger, and their bytes.
@@ -186,6 +187,20 @@ impl Store {
         !self.graves.is_empty() || self.ended_branches(&self.heads, led).iter().any(|b| !self.heads.is_folded(*b))
     }
 
+    /// How many tombstones there are that nobody asked for.
+    pub(crate) fn cleared(&self) -> usize {
+        self.cleared.len()
+    }
+
+    /// The oldest of them, of what `upto` covers.
+    pub(crate) fn cleared_of<'a>(
+        &'a self,
+        none: &'a Heads,
+        upto: &'a Heads,
+    ) -> impl Iterator<Item = &'a (Version, Bytes)> {
+        Beyond::new(&self.cleared, none, upto, None)
+    }
+
     /// The oldest users' keys that hold tombstones of what `upto` covers, by version.
     pub(crate) fn graves<'a>(&'a self, have: &'a Heads, upto: &'a Heads) -> impl Iterator<Item = &'a (Version, Bytes)> {
         Beyond::new(&self.graves, have, upto, None)
@@ -195,7 +210,8 @@ impl Store {
     fn sink(&mut self, batch: &mut WriteBatch) {
         let floor = self.floor.clone();
         let none = Heads::default();
-        let graves: Vec<Bytes> = self.graves(&none, &floor.purged).map(|(_, key)| key.clone()).collect();
+        let graves = self.graves(&none, &floor.purged).chain(self.cleared_of(&none, &floor.cleared));
+        let graves: Vec<Bytes> = graves.map(|(_, key)| key.clone()).collect();
         for last in floor.purged.folds() {
             batch.folds.push((last, self.heads.fold(last)));
         }
@@ -214,6 +230,7 @@ impl Store {
         self.ledger = (self.ledger.0 - less.0, self.ledger.1 - less.1);
         self.index.remove(&(old.version(), key.clone()));
         self.graves.remove(&(old.version(), key.clone()));
+        self.cleared.remove(&(old.version(), key.clone()));
         if let Some(at) = old.expires() {
             self.expiring.remove(&(at, key.clone()));
         }
@@ -309,6 +326,26 @@ impl Store {
         self.records.live_size()
     }
 
+    /// The same as it counts for a bound: with what is kept beside each.
+    pub fn held(&self) -> (u64, u64) {
+        let (records, bytes) = self.live_size();
+        (records, bytes + records * OVERHEAD)
+    }
+
+    /// The stamp of the oldest record that holds a value.
+    pub(crate) fn oldest(&self) -> Option<Hlc> {
+        let users = |key: &Bytes| key.first() == Some(&(Space::User as u8));
+        let oldest = |version: Version| {
+            let branch = version.branch;
+            let (from, to) = (Version { branch, seq: 0 }, Version { branch, seq: version.seq });
+            let all = self.index.range((from, Bytes::new())..).take_while(|(at, _)| *at <= to);
+            let mut held = all.filter(|(_, key)| users(key)).filter_map(|(_, key)| self.records.get(key));
+            held.find(|kept| !kept.is_tombstone()).map(Kept::hlc)
+        };
+        let folded = self.index.first().and_then(|(version, _)| oldest(Version { seq: u64::MAX, ..*version }));
+        self.heads.iter().filter_map(oldest).chain(folded).min()
+    }
+
     /// Rows of the ledger, and their bytes.
     pub(crate) fn ledger_size(&self) -> (u64, u64) {
         self.ledger
@@ -384,6 +421,7 @@ impl Store {
         }
         let sinks = key.first() == Some(&(Space::Floor as u8));
         let grave = record.is_tombstone() && key::is_deletable(&key);
+        let cleared = record.is_cleared();
         let more = ledger_size(&key, &record);
         self.ledger = (self.ledger.0 + more.0, self.ledger.1 + more.1);
         if let Some(old) = self.records.insert(key.clone(), record) {
@@ -397,15 +435,19 @@ impl Store {
             self.ledger = (self.ledger.0 - less.0, self.ledger.1 - less.1);
             if old.is_tombstone() {
                 self.graves.remove(&(old.version(), key.clone()));
+                self.cleared.remove(&(old.version(), key.clone()));
             }
         }
         if sinks {
             self.floor = self.floor_of_rows();
         }
+        if cleared {
+            self.cleared.insert((version, key.clone()));
+        }
         if grave {
             self.graves.insert((version, key.clone()));
         }
-        if let Some(at) = expires {
+        if let Some(at) = expires.filter(|_| !cleared) {
             self.expiring.insert((at, key));
         }
     }

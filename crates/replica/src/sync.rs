@@ -31,6 +31,18 @@ pub(crate) struct Delta {
     done: bool,
 }
 
+impl Delta {
+    /// Is all told that there is?
+    pub(crate) fn is_anew(&self) -> bool {
+        self.anew
+    }
+
+    /// Did the joiner hold this itself?
+    pub(crate) fn holds(&self, heads: &Heads) -> bool {
+        !self.over && heads.within(&self.have)
+    }
+}
+
 impl Copy {
     pub(crate) fn on_join(
         &mut self,
@@ -88,10 +100,14 @@ impl Copy {
         let h0 = self.store.heads().clone();
         let anew = self.store.floor().is_beyond(&heads, &h0);
         let by_side = matches!(&self.role, Role::Leading(l) if l.by_side);
-        let over = !anew && !by_side && !staged.is_empty() && (staged.within(&h0) || mutant!(self, StagedBeyond));
         let mut have = if anew { Heads::default() } else { heads };
+        let mut both = have.clone();
+        both.join(&staged);
+        let told = self.store.floor().levels.within(&both);
+        let over =
+            !anew && told && !by_side && !staged.is_empty() && (staged.within(&h0) || mutant!(self, StagedBeyond));
         if over {
-            have.join(&staged);
+            have = both;
         }
         // Nobody is given anything who could not be listed.
         let Some(row) = self.store.own(&key::member(from)).map(|r| r.version).or(self.founder(from)) else { return };

@@ -1,6 +1,6 @@
 //! Conditional batches: checked against the leader's latest state, answered when what they saw is committed.
 
-use crate::batch::{Answer, Batch, Bump, Check, Limit, Measure, Outcome, Refusal, Request, Write};
+use crate::batch::{Answer, Batch, Bump, Check, Limit, Outcome, Refusal, Request, Write};
 use crate::config::Storage;
 use crate::copy::{Copy, Role};
 use crate::gate::{Effects, Reply, Ticket};
@@ -12,7 +12,6 @@ use crate::policy::MergeRule;
 use crate::record::Record;
 use crate::state;
 use crate::store::FETCHES_MAX;
-use crate::table::live_size;
 use base::{BATCH_BYTES_MAX, BranchId, Now, Span, VALUE_BYTES_MAX, WallMs};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -90,7 +89,7 @@ impl Copy {
         let puts = match self.too_few_to_write() {
             Some(refusal) => Err(refusal),
             None if full => Err(Refusal::NoSpace),
-            None => self.evaluate(now, &request.batch).and_then(|puts| self.bounded(puts)),
+            None => self.evaluate(now, &request.batch).and_then(|puts| self.bounded(now, puts)),
         };
         match puts {
             Ok(puts) => self.accept(now, ticket, request, puts, fx),
@@ -134,6 +133,7 @@ impl Copy {
         }
         let sync = self.config.sync || request.batch.sync;
         let seq = self.append(now, puts, sync, fx);
+        self.shed(now, fx);
         self.wait(ticket, seq, Outcome::Done { version, hlc })
     }
 
@@ -178,31 +178,6 @@ impl Copy {
             return Err(Refusal::TooLarge { what: Limit::Batch, is: bytes as u64, most: BATCH_BYTES_MAX as u64 });
         }
         Ok(puts.into_iter().collect())
-    }
-
-    /// The same records, if the fragment has room for them. Whatever else it holds has its room by now: this is the leader's latest state.
-    fn bounded(&self, puts: Vec<(Bytes, Record)>) -> Result<Vec<(Bytes, Record)>, Refusal> {
-        let crate::Room { records, bytes } = self.config.room;
-        if (records, bytes) == (None, None) {
-            return Ok(puts);
-        }
-        let (mut before, mut after) = ((0, 0), (0, 0));
-        for (key, record) in &puts {
-            let add = |sum: &mut (u64, u64), more: (u64, u64)| *sum = (sum.0 + more.0, sum.1 + more.1);
-            add(&mut before, live_size(key, self.store.get(key).and_then(Kept::value_bytes)));
-            add(&mut after, live_size(key, record.value.as_ref().map(Bytes::len)));
-        }
-        let held = self.store.live_size();
-        let over = |bound: Option<u64>, held: u64, before: u64, after: u64| {
-            after > before && bound.is_some_and(|most| held.saturating_add(after - before) > most)
-        };
-        if over(records, held.0, before.0, after.0) {
-            return Err(Refusal::TableFull { what: Measure::Records });
-        }
-        if over(bytes, held.1, before.1, after.1) {
-            return Err(Refusal::TableFull { what: Measure::Bytes });
-        }
-        Ok(puts)
     }
 
     /// What one write of a batch leaves under its key, and when that expires; `None`: what is there.
@@ -318,8 +293,9 @@ impl Copy {
         if !gone.is_empty() {
             let mut puts = Vec::new();
             for (stored, hlc) in gone {
-                puts.push((stored, Record { hlc, ..self.next_record(now, None) }));
+                puts.push((stored, Record::cleared(self.next_version(), hlc)));
             }
+            self.tally.expired += puts.len() as u64;
             self.append(now, puts, false, fx);
         }
     }

@@ -29,6 +29,9 @@ struct Args {
     /// Histories in which it changes into how many fragments the table is cut.
     #[arg(long)]
     cuts: bool,
+    /// Histories in which there is not room for all that is written.
+    #[arg(long)]
+    bounds: bool,
     /// Figures of fleets of 5, 25 and 100 nodes, on networks that lose 0 and 5 per cent of the datagrams.
     #[arg(long)]
     fleets: bool,
@@ -127,7 +130,8 @@ fn work(args: &Args, next: &AtomicU64, sum: &Mutex<(Report, u64)>) {
             Report { violation: done.clone().err(), done: done.unwrap_or(0), ..Report::default() }
         } else {
             let asks = args.majority.then_some(replica::MinInSync::Majority);
-            run(seed, Options { trace: args.trace, asks, turns: args.turns, cuts: args.cuts, mutant: None })
+            let (turns, cuts, bounds) = (args.turns, args.cuts, args.bounds);
+            run(seed, Options { trace: args.trace, asks, turns, cuts, bounds, mutant: None })
         };
         let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(what) = &report.violation {

@@ -14,7 +14,8 @@ fn caught(mutant: Mutant, within: u64) {
     let turns =
         matches!(mutant, Mutant::TurnUnmirrored | Mutant::TurnUnmarked | Mutant::GatheredLeave | Mutant::TurnUnsteady);
     let cuts = matches!(mutant, Mutant::CutUnasked | Mutant::PartForWhole);
-    let options = Options { mutant: Some(mutant), asks, turns, cuts, ..Options::default() };
+    let bounds = matches!(mutant, Mutant::ClearedUnleveled | Mutant::ClearedMidway | Mutant::ClearedAnew);
+    let options = Options { mutant: Some(mutant), asks, turns, cuts, bounds, ..Options::default() };
     let found = (1..=within).find_map(|seed| run(seed, options).violation.map(|what| (seed, what)));
     let (seed, what) = found.unwrap_or_else(|| panic!("{mutant:?} was not noticed in {within} histories"));
     println!("{mutant:?}: seed {seed}: {what}");
@@ -74,4 +75,7 @@ mutants! {
     turn_unmarked TurnUnmarked 3000
     gathered_leave GatheredLeave 3000
     turn_unsteady TurnUnsteady 3000
+    cleared_unleveled ClearedUnleveled 3000
+    cleared_midway ClearedMidway 3000
+    cleared_anew ClearedAnew 3000
 }

@@ -16,6 +16,8 @@ struct Wrote {
     /// kept apart from heads and stamps.
     knew: BTreeSet<usize>,
     value: Option<Bytes>,
+    /// Nobody asked for it: something had to go, or had expired.
+    cleared: bool,
     acked: Option<Acked>,
     /// When, in microseconds, and whether it was acknowledged by copies that keep what they acknowledge.
     made: u64,
@@ -42,6 +44,8 @@ pub(crate) struct Checker {
     /// How far branches went that are folded: what a crash took beyond that never was anywhere else.
     ends: BTreeMap<BranchId, u64>,
     heads_before: Heads,
+    /// How many records the stepping node's copy held that count for its bound.
+    held_before: u64,
     /// When two nodes were last apart.
     apart: Vec<Vec<u64>>,
     /// Which nodes lost a version in a crash.
@@ -54,6 +58,8 @@ pub(crate) struct Checker {
     flushed: bool,
     /// Values may be written again as they are, to live longer.
     pub touches: bool,
+    /// How many records a copy may hold.
+    pub bound: Option<u64>,
     now: u64,
     /// Each write takes more than half of the copies: no two sides may both acknowledge.
     majority: bool,
@@ -75,12 +81,14 @@ impl Checker {
             opened: BTreeMap::new(),
             ends: BTreeMap::new(),
             heads_before: Heads::default(),
+            held_before: 0,
             apart: vec![vec![0; n]; n],
             lost: BTreeMap::new(),
             wiped: BTreeMap::new(),
             buried: BTreeSet::new(),
             flushed,
             touches: false,
+            bound: None,
             now: 0,
             majority: majority && flushed,
             knew_before: BTreeMap::new(),
@@ -131,7 +139,8 @@ impl Checker {
         known
     }
 
-    /// The tombstones of a key that this store has forgotten.
+    /// The tombstones of a key that this store has forgotten, and those that nobody asked for: what they took is gone for good, wherever
+    /// they are.
     fn forgotten<'a>(&'a self, store: &'a Store, stored: &'a Bytes) -> impl Iterator<Item = Version> + 'a {
         // Of all lines: in no history here two parts are joined of what was one.
         let floors = store.space(Space::Floor).filter_map(|(_, kept)| kept.here()?.value.clone());
@@ -139,7 +148,8 @@ impl Checker {
         let purged = move |v: Version| floors.iter().any(|floor| floor.purged.covers(v)) && self.claims(store, v);
         self.writes
             .iter()
-            .filter(move |w| w.key == *stored && w.value.is_none() && purged(w.version))
+            .filter(move |w| w.key == *stored && w.value.is_none())
+            .filter(move |w| purged(w.version) || (w.cleared && self.claims(store, w.version)))
             .map(|w| w.version)
     }
 
@@ -163,6 +173,7 @@ impl Checker {
         let known = (0..KEYS).map(stored).map(|k| (k.clone(), self.knows(copy.store(), &k))).collect();
         self.knew_before = known;
         self.heads_before.clone_from(copy.store().heads());
+        self.held_before = copy.store().live_size().0;
     }
 
     /// H1, H2, H3 and invariant 7 after a step, and the ground truth of what it wrote.
@@ -192,7 +203,18 @@ impl Checker {
         self.learn(node, copy, &fresh);
         // `ram` tables hand nothing to the disc.
         let moved = self.heads_before != *copy.store().heads();
-        self.holds(node, copy).or_else(|| if moved { self.complete(node, copy) } else { None })
+        self.bounded(node, copy)
+            .or_else(|| self.holds(node, copy))
+            .or_else(|| if moved { self.complete(node, copy) } else { None })
+    }
+
+    /// A leader never goes beyond its bound by itself.
+    fn bounded(&self, node: usize, copy: &Copy) -> Option<String> {
+        let led = copy.lead()?.branch;
+        let (held, most) = (copy.store().live_size().0, self.bound?);
+        let went_on = self.heads_before.seq(led) > 0;
+        (went_on && held > most && held > self.held_before)
+            .then(|| format!("copy {node} holds {held} records, and may hold {most}"))
     }
 
     /// H3: whatever the heads claim is there, superseded by one that knew it, or in the ledger.
@@ -261,6 +283,7 @@ impl Checker {
                 version: r.version,
                 knew,
                 value: r.value.clone(),
+                cleared: r.is_cleared(),
                 acked: None,
                 made: self.now,
                 firm: false,
@@ -277,7 +300,8 @@ impl Checker {
         }
         for key in (0..KEYS).map(stored) {
             let Some(kept) = store.get(&key) else { continue };
-            if kept.is_tombstone() && store.floor().purged.covers(kept.version()) {
+            let cleared = kept.is_cleared() && store.floor().cleared.covers(kept.version());
+            if cleared || (kept.is_tombstone() && store.floor().purged.covers(kept.version())) {
                 return Some(format!("copy {node} keeps a tombstone of {key:?} below its floor"));
             }
             let Some(shown) = self.by_version.get(&(kept.version(), key.clone())) else { continue };

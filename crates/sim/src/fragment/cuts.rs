@@ -58,6 +58,11 @@ impl Cuts {
         Cuts { eras, kinds: Vec::new(), made: 0, heard: zeros.clone(), at: zeros, others, adopted }
     }
 
+    /// Is it joined with a fragment of which each record is to be there in the end?
+    pub(crate) fn join(&self) -> bool {
+        self.kinds.contains(&Kind::Join)
+    }
+
     pub(crate) fn fragment(&self, node: usize) -> FragmentId {
         self.eras[self.at[node]]
     }

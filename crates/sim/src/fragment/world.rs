@@ -10,8 +10,8 @@ use base::{FragmentId, Instant, NodeId, Now, Span, WallMs};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use replica::{
-    Choice, Config, Copy, Effects, Functions, Input, MergePolicy, MergeRule, Meta, MinInSync, Msg, Mutant, Reply,
-    RoleName, Storage, Store, Timing,
+    Choice, Config, Copy, Effects, Evict, Functions, Input, MergePolicy, MergeRule, Meta, MinInSync, Msg, Mutant,
+    Reply, RoleName, Storage, Store, Timing,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -33,6 +33,8 @@ pub struct Options {
     pub turns: bool,
     /// The same of the number of its fragments.
     pub cuts: bool,
+    /// Only histories of fragments with a bound.
+    pub bounds: bool,
     /// The rule that is removed.
     pub mutant: Option<Mutant>,
 }
@@ -148,6 +150,10 @@ pub(crate) struct World {
     pub cuts: Cuts,
     /// Values are touched.
     pub touches: bool,
+    /// What goes when there is no room.
+    pub evict: Evict,
+    /// How many tombstones that nobody asked for are kept.
+    pub cleared_min: usize,
     /// Requests come in bursts.
     pub bursts: bool,
     /// How many of the nodes begin with copies.
@@ -225,6 +231,7 @@ impl World {
         let mut chance = StdRng::seed_from_u64(seed ^ 0x746f_7563);
         world.touches = world.rule == MergeRule::Latest && chance.random_bool(0.2);
         world.check.touches = world.touches;
+        world.plan_bound(seed);
         let mut chance = StdRng::seed_from_u64(seed ^ 0x6275_7279);
         if n >= 3 && world.rule != MergeRule::Sum && chance.random_bool(0.15) {
             // Of a majority that was given up nothing is promised.
@@ -239,6 +246,27 @@ impl World {
             }
         }
         world
+    }
+
+    /// Some may hold less than is written. What adds up is not to be thrown out.
+    fn plan_bound(&mut self, seed: u64) {
+        let mut chance = StdRng::seed_from_u64(seed ^ 0x626f_756e);
+        let adds = matches!(self.rule, MergeRule::Sum | MergeRule::Union | MergeRule::Max);
+        let whole = !adds && !self.cuts.join();
+        if whole && (self.options.bounds || chance.random_bool(0.1)) {
+            let all = [Evict::Fifo, Evict::Lru, Evict::Sieve, Evict::S3Fifo, Evict::TtlFirst, Evict::Reject];
+            self.evict = all[chance.random_range(0..all.len())].clone();
+            self.cleared_min = chance.random_range(0..4);
+            self.check.bound = Some(chance.random_range(1..3));
+            self.trace(|| format!("at most {:?} records, {}", self.check.bound, self.evict));
+            let (room, evict) = (replica::Room { records: self.check.bound, bytes: None }, &self.evict);
+            for copy in self.nodes.iter_mut().filter_map(|node| node.copy.as_mut()) {
+                copy.set_options(|config| {
+                    (config.room, config.evict) = (room, evict.clone());
+                    config.timing.cleared_min = self.cleared_min;
+                });
+            }
+        }
     }
 
     /// So many nodes that have just started.
@@ -290,6 +318,8 @@ impl World {
             turns: Turns::None,
             cuts: Cuts::none(n),
             touches: false,
+            evict: Evict::Reject,
+            cleared_min: 0,
             bursts,
             founders,
             stand_ins,
@@ -367,6 +397,7 @@ impl World {
             heal_wait_max: Span::ms(2000),
             heal_spread: Span::ms(50),
             forget_after: Span::ms(100),
+            cleared_min: self.cleared_min,
             sync_timeout: Span::ms(700),
             probe: Span::ms(1000),
             return_wait_max: Span::ms(1000),
@@ -391,7 +422,8 @@ impl World {
             open_membership: false,
             min_in_sync: self.min_in_sync,
             ttl_ms: None,
-            room: replica::Room::default(),
+            room: replica::Room { records: self.check.bound, bytes: None },
+            evict: self.evict.clone(),
             in_sync_max: self.in_sync_max,
             policy: MergePolicy { default: self.rule.clone(), exceptions: vec![] },
             functions: Functions::default().with("greater", Arc::new(greater)),
