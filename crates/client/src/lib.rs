@@ -8,7 +8,7 @@ mod subscribe;
 use base::{FragmentId, Span};
 use bytes::Bytes;
 use node::{Alteration, ClientError, Map, Op, OpReply, Status, TableDef, TableInfo, TableOptions, Vitals, Word};
-pub use replica::{Batch, Bump, Check, Heal, LedgerRow, Outcome, Range, Record, Refusal, Rows, Space, Write};
+pub use replica::{Batch, Bump, Check, Heal, LedgerRow, Outcome, Range, Record, Refusal, Rows, Space, Tally, Write};
 use runtime::Handle;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -109,7 +109,15 @@ impl Database {
     /// One table, fragment by fragment.
     pub async fn table_info(&self, name: &str) -> Result<TableInfo, Error> {
         match self.op(Op::TableInfo(name.into())).await? {
-            OpReply::TableInfo(info) => Ok(*info),
+            OpReply::TableInfo(info) if info.table.max_bytes.is_none() && info.table.max_records.is_none() => Ok(*info),
+            OpReply::TableInfo(mut info) => {
+                // How it fares its leaders know.
+                let map = self.map().await?;
+                let table = map.tables.iter().find(|table| table.name == name);
+                let tallies = table.into_iter().flat_map(|table| &table.fragments).filter_map(|f| f.tally);
+                info.fill = tallies.reduce(Tally::and);
+                Ok(*info)
+            }
             _ => Err(Error::Ended),
         }
     }

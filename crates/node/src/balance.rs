@@ -62,6 +62,8 @@ pub struct Told {
     pub odd: u32,
     /// Of fragments that it leads, and that were made of others: a digest of what is known of each line that they go back to.
     pub lines: Vec<(FragmentId, u32, u64)>,
+    /// How the bounded fragments that it leads have fared; told to whoever asks.
+    pub tallies: Vec<(FragmentId, replica::Tally)>,
 }
 
 /// What is done to a fragment by its leader.
@@ -227,7 +229,7 @@ impl Node {
         let joined: BTreeSet<TableId> = self.tables.values().filter(joins).map(|def| def.id).collect();
         let of_these = all.iter().map(|report| report.fragment).filter(|f| joined.contains(&f.table));
         let lines = of_these.flat_map(|fragment| self.lines_of(fragment)).collect();
-        Told { reports: all, barred: self.barred, full: self.full, odd: 0, lines }
+        Told { reports: all, barred: self.barred, full: self.full, odd: 0, lines, tallies: Vec::new() }
     }
 
     /// Of each line that a fragment goes back to a digest of what is known of it, and 0 of its own.

@@ -249,7 +249,8 @@ impl Node {
         let changed = |def: &&TableDef| before.get(&def.name).is_some_and(|old| old.options != def.options);
         for def in self.tables.values().filter(changed).cloned().collect::<Vec<_>>() {
             for fragment in def.all() {
-                self.copies.step(fragment, |copy| copy.set_options(|config| def.shape(fragment, config)));
+                let room = self.room_of(&def, fragment);
+                self.copies.step(fragment, |copy| copy.set_options(|config| def.shape(room, config)));
             }
         }
     }
@@ -449,7 +450,7 @@ impl Node {
             seed: self.seed(),
             mutant: None,
         };
-        def.shape(fragment, &mut config);
+        def.shape(self.room_of(def, fragment), &mut config);
         config
     }
 

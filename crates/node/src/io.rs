@@ -108,6 +108,8 @@ pub enum Notice {
     MemberLeave(NodeId, String, bool),
     /// What this node had of a fragment that is no more could not be joined with the rest, and is kept: of which table, and which.
     SetAside(String, FragmentId),
+    /// Of this table so many records had to go here since it was said last; the oldest that is left is so many milliseconds old.
+    Evicted(String, u64, u64),
     /// A node comes and goes.
     Flaps(NodeId, String),
     /// The island changed: state, and why.

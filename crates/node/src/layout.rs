@@ -3,7 +3,7 @@
 
 use crate::schema::{Durability, TableDef};
 use base::{ERA_MAX, FRAGMENTS_MAX, FragmentId, NodeId};
-use replica::{Config, Slice};
+use replica::{Config, Room, Slice};
 use serde::{Deserialize, Serialize};
 
 /// What is remembered of a table's fragments beside their number.
@@ -105,13 +105,13 @@ impl TableDef {
         if self.layout.lined || fragment.era() > 0 { fragment.index } else { 0 }
     }
 
-    /// Tells the copies of a fragment what the table's options say.
-    pub(crate) fn shape(&self, fragment: FragmentId, config: &mut Config) {
+    /// Tells the copies of a fragment what the table's options say, and how much it may hold.
+    pub(crate) fn shape(&self, room: Room, config: &mut Config) {
         let o = &self.options;
         (config.storage, config.sync) = (o.storage, o.durability == Durability::Sync);
         (config.unordered, config.min_in_sync) = (o.unordered, o.min_in_sync);
         (config.policy, config.ttl_ms) = (o.policy.clone(), o.ttl_ms);
-        config.room = o.share(self.slice(fragment).count);
+        (config.room, config.evict) = (room, o.evict.clone());
     }
 
     /// How often the number of its fragments was changed.

@@ -4,6 +4,7 @@
 //! datagrams is arithmetic and happens here, with nonces from the node's own seeded generator.
 
 mod balance;
+mod bounds;
 mod burial;
 mod cluster;
 mod copies;
@@ -41,6 +42,6 @@ pub use lifecycle::{Burial, Word};
 pub use map::{Map, MapFragment, MapMove, MapNode, MapTable};
 pub use node::{Config, Node};
 pub use pace::COPY_RATE_MIN;
-pub use schema::{Alteration, Durability, FragmentBy, Storage, TableDef, TableOptions, sys_fragment, sys_table};
+pub use schema::{Alteration, Durability, FragmentBy, Per, Storage, TableDef, TableOptions, sys_fragment, sys_table};
 pub use status::{BuriedLine, FragmentLine, NodeLine, Status, TableInfo, TableLine};
 pub use vitals::Vitals;

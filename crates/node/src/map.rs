@@ -69,6 +69,8 @@ pub struct MapFragment {
     pub behind: Vec<String>,
     /// About how large a copy is.
     pub bytes: u64,
+    /// How it has fared, if it has a bound and a leader.
+    pub tally: Option<replica::Tally>,
 }
 
 /// What is to be done with a fragment.
@@ -93,6 +95,7 @@ impl Node {
     pub(crate) fn map(&self, now: Now, told: &BTreeMap<NodeId, Told>) -> Map {
         let picture = self.picture(now, told);
         let name = |node: NodeId| self.name_of(node);
+        let tallies: BTreeMap<_, _> = told.values().flat_map(|told| told.tallies.iter().copied()).collect();
         let all = || picture.tables.iter().flat_map(|t| &t.fragments);
         let here = self.here();
         let node = |(id, entry): (&NodeId, &membership::RosterEntry)| {
@@ -112,7 +115,14 @@ impl Node {
             let those =
                 |in_sync: bool| f.holders.iter().filter(|h| h.in_sync == in_sync).map(|h| name(h.node)).collect();
             let (in_sync, behind) = (those(true), those(false));
-            MapFragment { index: f.id.place(), leader: f.leader.map(name), in_sync, behind, bytes: f.bytes }
+            MapFragment {
+                index: f.id.place(),
+                leader: f.leader.map(name),
+                in_sync,
+                behind,
+                bytes: f.bytes,
+                tally: tallies.get(&f.id).copied(),
+            }
         };
         let unled = |id: base::FragmentId| MapFragment {
             index: id.place(),
@@ -120,6 +130,7 @@ impl Node {
             in_sync: Vec::new(),
             behind: Vec::new(),
             bytes: 0,
+            tally: None,
         };
         let by_id: BTreeMap<base::FragmentId, &Fragment> = all().map(|f| (f.id, f)).collect();
         let table = |def: &crate::TableDef| MapTable {

@@ -157,6 +157,7 @@ pub struct Node {
     pub(crate) fates: Fates,
     said: Option<(&'static str, String)>,
     pub(crate) chores_at: Instant,
+    pub(crate) evicted_said: crate::bounds::Said,
     pub(crate) stopping: Option<(Instant, OpId)>,
     /// Everything that has to be done before the node goes is done.
     pub(crate) leaving: bool,
@@ -227,6 +228,7 @@ impl Node {
             fates: Fates::default(),
             said: None,
             chores_at: now.mono,
+            evicted_said: Default::default(),
             stopping: None,
             leaving: false,
             full: false,
@@ -492,6 +494,7 @@ impl Node {
         self.tend_balance(now, out);
         self.tend_layouts(now, out);
         self.turn_copies(now, out);
+        self.tend_bounds(now, out);
         self.tend_departure(now, out);
         self.close_refused(out);
         self.look_for_buried(now, out);
@@ -587,7 +590,7 @@ impl Node {
             Frame::Here(number) => self.peers.answered(now.mono, from, number),
             Frame::Doubted(node) => self.peers.ask_once(now.mono, node),
             Frame::GaveAway(fragments) => self.gave_away(from, &fragments),
-            Frame::AskLeads(number) => self.to(from, Frame::Leads(number, self.survey()), out),
+            Frame::AskLeads(number) => self.to(from, Frame::Leads(number, self.survey(now)), out),
             Frame::Leads(0, told) => self.balance_told(now, from, told),
             Frame::Leads(number, told) => self.leads_told(now, from, number, told, out),
             Frame::Order(fragment, order) => self.told_order(now, from, fragment, order, out),

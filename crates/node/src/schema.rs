@@ -4,7 +4,7 @@ use crate::layout::Layout;
 use base::{ERA_MAX, FRAGMENTS_MAX, FragmentId, NAME_BYTES_MAX, NodeId, TableId};
 use bytes::Bytes;
 pub use replica::Storage;
-use replica::{MergePolicy, MergeRule, MinInSync, Room, Slice};
+use replica::{Evict, MergePolicy, MergeRule, MinInSync, Room, Slice};
 use serde::{Deserialize, Serialize};
 
 /// When an acknowledged write is on disc.
@@ -23,6 +23,22 @@ pub enum FragmentBy {
     Key,
     /// Its first so many bytes: keys that share them share a fragment.
     Prefix(u16),
+}
+
+/// What a bound is counted over.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub enum Per {
+    /// All nodes: each record counts once, however many copies it has.
+    #[default]
+    Cluster,
+    /// Each node: what its copies hold. The fullest node decides.
+    Node,
+}
+
+impl std::fmt::Display for Per {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if *self == Per::Node { "node" } else { "cluster" })
+    }
 }
 
 /// What a user chooses when making a table.
@@ -48,10 +64,17 @@ pub struct TableOptions {
     pub beside: Option<TableId>,
     /// What is put without a time to live lives for so many milliseconds.
     pub ttl_ms: Option<u64>,
-    /// It holds so many records at most, and so many bytes of their keys and values; each fragment has its share of that.
+    /// It holds so many records at most, and so many bytes (of keys and values, and 400 a record for what is kept with it); each fragment
+    /// has its share of that.
     pub max_records: Option<u64>,
     /// See `max_records`.
     pub max_bytes: Option<u64>,
+    /// What that is counted over.
+    #[serde(default)]
+    pub per: Per,
+    /// What goes when there is no room.
+    #[serde(default)]
+    pub evict: Evict,
     /// It lay on disc before it came to lie in RAM: a node that was stopped meanwhile may have it there still.
     #[serde(default)]
     pub once_on_disc: bool,
@@ -60,7 +83,8 @@ pub struct TableOptions {
 impl TableOptions {
     /// Is there something that nodes of form 3.2 and earlier take no notice of?
     pub(crate) fn is_new(&self) -> bool {
-        self.ttl_ms.is_some() || self.max_records.is_some() || self.max_bytes.is_some()
+        let bounded = self.max_records.is_some() || self.max_bytes.is_some();
+        self.ttl_ms.is_some() || bounded || self.evict != Evict::Reject || self.per != Per::Cluster
     }
 
     /// What one of so many fragments may hold.
@@ -90,6 +114,8 @@ impl Default for TableOptions {
             ttl_ms: None,
             max_records: None,
             max_bytes: None,
+            per: Per::Cluster,
+            evict: Evict::Reject,
             once_on_disc: false,
         }
     }
@@ -116,6 +142,10 @@ pub struct Alteration {
     pub max_records: Option<Option<u64>>,
     /// See [`TableOptions::max_bytes`].
     pub max_bytes: Option<Option<u64>>,
+    /// See [`TableOptions::per`].
+    pub per: Option<Per>,
+    /// See [`TableOptions::evict`].
+    pub evict: Option<Evict>,
     /// See [`TableOptions::fragments`]: a multiple of what it was, or a part.
     pub fragments: Option<u16>,
 }
@@ -124,6 +154,7 @@ impl Alteration {
     /// Is it of something that nodes of form 3.2 and earlier take no notice of?
     pub(crate) fn is_new(&self) -> bool {
         let bound = self.max_records.is_some() || self.max_bytes.is_some();
+        let bound = bound || self.per.is_some() || self.evict.is_some();
         self.storage.is_some() || self.ttl_ms.is_some() || bound || self.fragments.is_some()
     }
 
@@ -138,6 +169,10 @@ impl Alteration {
         options.ttl_ms = self.ttl_ms.unwrap_or(options.ttl_ms);
         options.max_records = self.max_records.unwrap_or(options.max_records);
         options.max_bytes = self.max_bytes.unwrap_or(options.max_bytes);
+        options.per = self.per.unwrap_or(options.per);
+        let bounded = options.max_records.is_some() || options.max_bytes.is_some();
+        let evict = if bounded { options.evict.clone() } else { Evict::Reject };
+        options.evict = self.evict.unwrap_or(evict);
     }
 }
 
@@ -170,6 +205,7 @@ struct StoredDef {
     once_on_disc: bool,
     bound: (Option<u64>, Option<u64>),
     layout: Layout,
+    evict: (Per, Evict),
 }
 
 impl From<TableDef> for StoredDef {
@@ -187,13 +223,14 @@ impl From<TableDef> for StoredDef {
             once_on_disc: o.once_on_disc,
             bound: (o.max_records, o.max_bytes),
             layout,
+            evict: (o.per, o.evict),
         }
     }
 }
 
 impl From<StoredDef> for TableDef {
     fn from(stored: StoredDef) -> TableDef {
-        let StoredDef { id, name, shape, founders, beside, ttl_ms, once_on_disc, bound, layout } = stored;
+        let StoredDef { id, name, shape, founders, beside, ttl_ms, once_on_disc, bound, layout, evict } = stored;
         let (copies, fragments, storage, durability, policy, fragment_by, unordered, min_in_sync) = shape;
         let options = TableOptions {
             copies,
@@ -208,6 +245,8 @@ impl From<StoredDef> for TableDef {
             ttl_ms,
             max_records: bound.0,
             max_bytes: bound.1,
+            per: evict.0,
+            evict: evict.1,
             once_on_disc,
         };
         TableDef { id, name, options, founders, layout }
@@ -283,9 +322,12 @@ pub enum BadTable {
     Beside(String),
     /// A bound of which no fragment has a share.
     #[error(
-        "table {0}: its bound must leave each of its fragments a record and a byte at least; give it fewer fragments"
+        "table {0}: its bound must leave each of its fragments one record at least (400 bytes, and its key and value); give it fewer fragments"
     )]
     Bound(String),
+    /// There is nothing to make room in.
+    #[error("table {0} has no bound, so nothing ever has to go: give --max-bytes or --max-records with --evict")]
+    NoBound(String),
     /// A number that its fragments cannot be cut into, or joined to.
     #[error(
         "table {0} has {1} fragments: it can be given a multiple of that, or one of its divisors; at most {FRAGMENTS_MAX}"
@@ -340,8 +382,11 @@ pub(crate) fn validate(name: &str, options: &TableOptions) -> Result<(), BadTabl
         return Err(BadTable::Shape(name.into()));
     }
     let share = options.share(options.fragments.into());
-    if share.records == Some(0) || share.bytes == Some(0) {
+    if share.records == Some(0) || share.bytes.is_some_and(|bytes| bytes <= replica::RECORD_OVERHEAD) {
         return Err(BadTable::Bound(name.into()));
+    }
+    if options.evict != Evict::Reject && share == Room::default() {
+        return Err(BadTable::NoBound(name.into()));
     }
     if matches!(options.min_in_sync, MinInSync::Copies(n) if n == 0 || n > options.copies) {
         return Err(BadTable::MinInSync(name.into()));

@@ -107,6 +107,10 @@ pub struct TableLine {
     pub max_records: Option<u64>,
     /// So many bytes of their keys and values.
     pub max_bytes: Option<u64>,
+    /// What that is counted over: `cluster` or `node`.
+    pub per: String,
+    /// What goes when there is no room.
+    pub evict: String,
     /// The table beside which its copies lie; `-`: that is gone.
     pub beside: Option<String>,
     /// Fragments that have a leader in this island.
@@ -126,6 +130,8 @@ pub struct TableInfo {
     pub fragment_by: String,
     /// Each of its fragments.
     pub fragments: Vec<FragmentLine>,
+    /// How full it is and how it fares, if it has a bound and all nodes in view were asked.
+    pub fill: Option<replica::Tally>,
     /// While the number of fragments changes: of how many groups that has been done, how many groups there are, and how many
     /// fragments in the end.
     pub changing: Option<(u16, u16, u16)>,
@@ -269,6 +275,8 @@ impl Node {
             ttl_ms: o.ttl_ms,
             max_records: o.max_records,
             max_bytes: o.max_bytes,
+            per: o.per.to_string(),
+            evict: o.evict.to_string(),
             beside: o.beside.map(|id| self.tables.values().find(|d| d.id == id).map_or("-".into(), |d| d.name.clone())),
             led: in_sync.iter().flatten().count() as u16,
             in_sync: in_sync.into_iter().min().flatten().unwrap_or(0),
@@ -283,7 +291,8 @@ impl Node {
         let fragments = def.all().map(|fragment| self.fragment_line(fragment)).collect();
         let count = def.options.fragments;
         let changing = def.change().map(|change| (change.done, change.groups(count), count));
-        TableInfo { table: self.table_line(def), id: format!("{:016x}", def.id.0), fragment_by, fragments, changing }
+        let (table, id) = (self.table_line(def), format!("{:016x}", def.id.0));
+        TableInfo { table, id, fragment_by, fragments, fill: None, changing }
     }
 
     fn fragment_line(&self, fragment: FragmentId) -> FragmentLine {

@@ -32,9 +32,9 @@ impl Node {
     }
 
     /// For whoever asks how everything is: what is led here, and how many copies here are not kept as they are to be.
-    pub(crate) fn survey(&self) -> Told {
+    pub(crate) fn survey(&self, now: Now) -> Told {
         let odd = |fragment: &base::FragmentId| self.copies.with(*fragment, replica::Copy::is_odd).unwrap_or(false);
         let odd = self.copies.ids().iter().filter(|fragment| odd(fragment)).count();
-        Told { odd: u32::try_from(odd).unwrap_or(u32::MAX), ..self.tell() }
+        Told { odd: u32::try_from(odd).unwrap_or(u32::MAX), tallies: self.tallies(now), ..self.tell() }
     }
 }

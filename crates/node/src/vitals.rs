@@ -110,7 +110,7 @@ impl Node {
             return self.reply(op, OpReply::Error(crate::ClientError::Overloaded), out);
         };
         out.extend(links.values().map(|link| Effect::Frame(*link, Frame::AskLeads(number))));
-        let mine = self.survey();
+        let mine = self.survey(now);
         self.leads_told(now, self.config.me, number, mine, out);
     }
 

@@ -265,6 +265,11 @@ impl Copy {
         self.mind_uses();
     }
 
+    /// What it may hold.
+    pub fn room(&self) -> crate::Room {
+        self.config.room
+    }
+
     /// Whom an operator gave up, as it was told.
     pub fn given_up(&self) -> &BTreeSet<NodeId> {
         &self.given_up

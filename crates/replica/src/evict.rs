@@ -142,6 +142,24 @@ pub struct Tally {
     pub misses: u64,
     /// The oldest record's age, in milliseconds.
     pub oldest_ms: u64,
+    /// How full it is, in ten-thousandths of what it may hold.
+    pub full: u32,
+}
+
+impl Tally {
+    /// Both as one.
+    pub fn and(self, other: Tally) -> Tally {
+        let sum = u64::saturating_add;
+        Tally {
+            held: sum(self.held, other.held),
+            evicted: sum(self.evicted, other.evicted),
+            expired: sum(self.expired, other.expired),
+            hits: sum(self.hits, other.hits),
+            misses: sum(self.misses, other.misses),
+            oldest_ms: self.oldest_ms.max(other.oldest_ms),
+            full: self.full.max(other.full),
+        }
+    }
 }
 
 /// What was read here since somebody took it last: readers beside the node note it while nobody may change the copy.
@@ -541,7 +559,10 @@ impl Copy {
         let oldest_ms = written.map_or(0, |at| now.wall.0.saturating_sub(at.0));
         let here = |n: fn(&Uses) -> &AtomicU64| self.uses.as_ref().map_or(0, |u| n(u).load(Ordering::Relaxed));
         let (hits, misses) = (here(|u| &u.hits), here(|u| &u.misses));
-        let held = self.store.held().1;
-        Tally { held, oldest_ms, hits: self.tally.hits + hits, misses: self.tally.misses + misses, ..self.tally }
+        let (held, room) = (self.store.held(), self.config.room);
+        let part = |held: u64, most: Option<u64>| most.map_or(0, |most| held.saturating_mul(10_000) / most.max(1));
+        let full = part(held.0, room.records).max(part(held.1, room.bytes));
+        let (held, full) = (held.1, u32::try_from(full).unwrap_or(u32::MAX));
+        Tally { held, full, oldest_ms, hits: self.tally.hits + hits, misses: self.tally.misses + misses, ..self.tally }
     }
 }

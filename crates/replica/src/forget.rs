@@ -23,7 +23,7 @@ const GRAVES_MAX: usize = 1024;
 pub struct Floor {
     /// All tombstones of users' keys that these heads cover are gone, and the branches that are folded here are folded.
     pub purged: Heads,
-    /// What every member held when tombstones last went. A copy that does not hold it may still have what was deleted.
+    /// What every member held when tombstones last went, and beyond which none of the table's own has gone. A copy that does not hold it may still have what was deleted.
     pub levels: Heads,
     /// All tombstones that these heads cover, and that nobody asked for, are gone. No matter to anybody but who holds them.
     #[serde(skip)]
@@ -144,7 +144,9 @@ impl Copy {
             floor.purged.join(&oldest.iter().copied().collect());
         }
         if !oldest.is_empty() {
-            floor.levels = Heads::from_iter([Version { branch, seq: level }]);
+            // What the table itself took out may be forgotten beyond it.
+            let seq = level.max(floor.levels.seq(branch));
+            floor.levels = Heads::from_iter([Version { branch, seq }]);
         }
         if last {
             floor.cleared = floor.cleared.iter().filter(|version| !floor.purged.covers(*version)).collect();

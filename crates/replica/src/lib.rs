@@ -58,6 +58,7 @@ pub use quorum::MinInSync;
 pub use record::{Entry, Meta, Record, Stage, WriteBatch};
 pub use state::shown;
 pub use store::{Store, Stored};
+pub use table::OVERHEAD as RECORD_OVERHEAD;
 
 /// Is this known bug switched on? Always `false` without the `mutants` feature.
 macro_rules! mutant {

@@ -106,11 +106,16 @@ impl Store {
     }
 
     /// What its own leaders have forgotten is forgotten; of what it was made of only the levels count: parts that were joined need not
-    /// have forgotten the same.
+    /// have forgotten the same. Who was not told of such a floor before it became a part has not forgotten at that place, and never will.
     fn floor_of_rows(&self) -> Floor {
         let floor = |(key, r): (&Bytes, &Record)| {
             let floor = Floor::read(r);
-            if key::line_of(key) == self.line { floor } else { floor.levels_only() }
+            if key::line_of(key) == self.line {
+                return floor;
+            }
+            let mut floor = floor.levels_only();
+            floor.levels.add(r.version);
+            floor
         };
         let floors = self.own_space(Space::Floor).map(floor);
         floors.reduce(|floor, other| floor.joined(&other)).unwrap_or_default()

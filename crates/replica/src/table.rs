@@ -18,7 +18,7 @@ const SHARDS: usize = 64;
 
 /// What a record takes in RAM beyond its key and its value, in bytes: its places in the indexes, and what is known of it. Measured against
 /// the allocator (`tests/accounting.rs`).
-pub(crate) const OVERHEAD: u64 = 400;
+pub const OVERHEAD: u64 = 400;
 
 /// A hash table with less room than this is left as it is when it empties.
 const SPARSE_MIN: usize = 1024;

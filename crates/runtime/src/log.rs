@@ -27,6 +27,10 @@ pub(crate) fn log(notice: &Notice, sources: &[String]) {
             let lead = if *barred { "it leads no fragment that another node can lead" } else { "set it right" };
             tracing::warn!("this machine's clock is {ahead} ms ahead of the others' (negative: behind): {lead}");
         }
+        Notice::Evicted(table, n, oldest) => tracing::info!(
+            "table {table} is full: {n} records had to go here since this was said last (at most once a minute); the oldest left is {} s old",
+            oldest / 1000
+        ),
         Notice::SetAside(table, fragment) => tracing::warn!(
             ?fragment,
             "what this node had of a fragment of {table}, before the number of its fragments changed, cannot be joined with what \

@@ -423,12 +423,20 @@ pub(crate) struct Shape {
     /// What is put without a time to live lives for so long: 500ms, 30s, 10m, 2h, 7d.
     #[arg(long, value_name = "D")]
     pub ttl: Option<String>,
-    /// Hold so many records at most: what would go beyond is refused. Each fragment has its share of it.
+    /// Hold so many records at most. Each fragment has its share of it.
     #[arg(long, value_name = "N")]
     pub max_records: Option<u64>,
-    /// Hold so much of keys and values at most, as in 64MiB, each record counted once.
+    /// Hold so much at most, as in 64MiB: keys, values, and 400 bytes a record for what is kept with them.
     #[arg(long, value_name = "SIZE")]
     pub max_bytes: Option<String>,
+    /// What those are counted over: cluster (each record once, however many copies it has) or node (all copies on one node; the
+    /// fullest decides).
+    #[arg(long, default_value = "cluster")]
+    pub per: String,
+    /// What goes when there is no room: reject (nothing: the write is refused), fifo, lru, sieve, s3-fifo, ttl-first (what expires
+    /// next), function:NAME (of the program that embeds the node).
+    #[arg(long, default_value = "reject", value_name = "POLICY")]
+    pub evict: String,
 }
 
 #[derive(Args)]
@@ -533,10 +541,16 @@ pub(crate) struct Alter {
     /// What is put from now on without a time to live lives for so long; `none`: for good.
     #[arg(long, value_name = "D")]
     pub ttl: Option<String>,
-    /// Hold so many records at most; `none`: any number. What is there stays.
+    /// Hold so many records at most; `none`: any number. What is beyond goes, unless nothing is to be evicted.
     #[arg(long, value_name = "N")]
     pub max_records: Option<String>,
-    /// Hold so much of keys and values at most, as in 64MiB; `none`: any amount. What is there stays.
+    /// Hold so much at most, as for `table create`; `none`: any amount.
     #[arg(long, value_name = "SIZE")]
     pub max_bytes: Option<String>,
+    /// What those are counted over: cluster or node.
+    #[arg(long)]
+    pub per: Option<String>,
+    /// What goes when there is no room, as for `table create`.
+    #[arg(long, value_name = "POLICY")]
+    pub evict: Option<String>,
 }

@@ -5,8 +5,8 @@ use crate::commands::{FAILED, Usage, ask, done};
 use crate::control::{Ask, Told};
 use crate::text;
 use anyhow::Result;
-use node::{Alteration, Durability, Storage, TableDef, TableInfo, TableOptions};
-use replica::{MergePolicy, MergeRule, MinInSync};
+use node::{Alteration, Durability, Per, Storage, TableDef, TableInfo, TableOptions};
+use replica::{Evict, MergePolicy, MergeRule, MinInSync};
 use std::path::Path;
 
 pub(crate) async fn command(data: &Path, command: TableCommand) -> Result<u8> {
@@ -17,6 +17,7 @@ pub(crate) async fn command(data: &Path, command: TableCommand) -> Result<u8> {
             if let Some(ttl) = &shape.ttl {
                 living(&name, ttl)?;
             }
+            going(&name, &shape.evict)?;
             let mut options = options(&shape)?;
             if let Some(other) = &shape.beside {
                 let other = named(data, other).await?;
@@ -81,9 +82,11 @@ async fn alteration(data: &Path, what: Alter) -> Result<Alteration> {
         ttl_ms: what.ttl.as_deref().map(|ttl| living(&what.name, ttl)).transpose()?,
         max_records: what.max_records.as_deref().map(|n| at_most(n, records)).transpose()?,
         max_bytes: what.max_bytes.as_deref().map(|n| at_most(n, bytes)).transpose()?,
+        per: what.per.as_deref().map(per).transpose()?,
+        evict: what.evict.as_deref().map(|policy| going(&what.name, policy)).transpose()?,
     };
     if change == Alteration::default() {
-        let flags = "--copies, --fragments, --storage, --durability, --min-in-sync, --on-conflict, --ttl, --max-records, --max-bytes or --beside";
+        let flags = "--copies, --fragments, --storage, --durability, --min-in-sync, --on-conflict, --ttl, --max-records, --max-bytes, --per, --evict or --beside";
         return Err(Usage(format!("nothing to change: give {flags}")).into());
     }
     Ok(change)
@@ -132,10 +135,31 @@ fn living(table: &str, text: &str) -> Result<Option<u64>, Usage> {
     if text == "none" {
         return Ok(None);
     }
-    if !vfs::filesystems([table.strip_suffix(".blocks").unwrap_or(table)].into_iter()).is_empty() {
+    if is_of_files(table) {
         return Err(Usage(format!("{table} is part of a filesystem: files do not expire")));
     }
     text::duration_ms(text).map(Some).map_err(|e| Usage(format!("--ttl: {e}")))
+}
+
+/// What goes when there is no room in a table.
+fn going(table: &str, text: &str) -> Result<Evict, Usage> {
+    let evict = text.parse().map_err(|e| Usage(format!("--evict: {e}")))?;
+    if evict != Evict::Reject && is_of_files(table) {
+        return Err(Usage(format!("{table} is part of a filesystem: files are not thrown out")));
+    }
+    Ok(evict)
+}
+
+fn is_of_files(table: &str) -> bool {
+    !vfs::filesystems([table.strip_suffix(".blocks").unwrap_or(table)].into_iter()).is_empty()
+}
+
+fn per(text: &str) -> Result<Per, Usage> {
+    match text {
+        "cluster" => Ok(Per::Cluster),
+        "node" => Ok(Per::Node),
+        other => Err(Usage(format!("--per {other} is neither cluster nor node"))),
+    }
 }
 
 fn durable(text: &str) -> Result<Durability, Usage> {
@@ -180,6 +204,8 @@ pub(crate) fn options(shape: &Shape) -> Result<TableOptions, Usage> {
         ttl_ms: ttl.map_err(|e| Usage(format!("--ttl: {e}")))?,
         max_records: shape.max_records,
         max_bytes: shape.max_bytes.as_deref().map(bytes).transpose()?,
+        per: per(&shape.per)?,
+        evict: shape.evict.parse().map_err(|e| Usage(format!("--evict: {e}")))?,
         ..TableOptions::default()
     })
 }
@@ -196,6 +222,29 @@ fn print_table(def: &TableDef) {
     );
 }
 
+/// How full a bounded table is, and how it fares.
+fn print_fill(info: &TableInfo) {
+    let Some(t) = &info.fill else { return };
+    let part = |of: f64| format!("{:.1} %", of * 100.0);
+    let full = part(f64::from(t.full) / 10_000.0);
+    println!(
+        "holds {} with what is kept beside its records; the fullest fragment is {full} full",
+        text::bytes_text(t.held)
+    );
+    let reads = t.hits.saturating_add(t.misses);
+    let ratio = if reads == 0 {
+        "no reads yet".into()
+    } else {
+        format!("{} of {reads} reads found something", part(t.hits as f64 / reads as f64))
+    };
+    println!(
+        "{ratio}; {} records had to go, {} had expired, the oldest is {} s old (since its leaders took over)",
+        t.evicted,
+        t.expired,
+        t.oldest_ms / 1000
+    );
+}
+
 fn print_info(info: &TableInfo) {
     let t = &info.table;
     println!("{} (id {}): {} copies of {} fragments by {}", t.name, info.id, t.copies, t.fragments, info.fragment_by);
@@ -207,12 +256,12 @@ fn print_info(info: &TableInfo) {
     }
     if t.max_records.is_some() || t.max_bytes.is_some() {
         let records = t.max_records.map(|n| format!("{n} records"));
-        let bytes = t.max_bytes.map(|n| format!("{} of keys and values", text::bytes_text(n)));
+        let bytes = t.max_bytes.map(text::bytes_text);
         let both: Vec<String> = records.into_iter().chain(bytes).collect();
-        println!(
-            "at most {}, of which each fragment has its share; what would go beyond is refused",
-            both.join(" and ")
-        );
+        let over = if t.per == "node" { "on each node" } else { "in all, each record counted once" };
+        let then = if t.evict == "reject" { "what would go beyond is refused" } else { "then records go to make room" };
+        println!("at most {} {over}; {then} (evict {})", both.join(" and "), t.evict);
+        print_fill(info);
     }
     if let Some(other) = &t.beside {
         println!("copies lie where those of table {other} do");

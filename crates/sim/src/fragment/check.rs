@@ -44,6 +44,8 @@ pub(crate) struct Checker {
     /// How far branches went that are folded: what a crash took beyond that never was anywhere else.
     ends: BTreeMap<BranchId, u64>,
     heads_before: Heads,
+    /// The in-sync set in force before the step: it may go through several in one.
+    pub in_force_before: BTreeSet<NodeId>,
     /// How many records the stepping node's copy held that count for its bound.
     held_before: u64,
     /// When two nodes were last apart.
@@ -81,6 +83,7 @@ impl Checker {
             opened: BTreeMap::new(),
             ends: BTreeMap::new(),
             heads_before: Heads::default(),
+            in_force_before: BTreeSet::new(),
             held_before: 0,
             apart: vec![vec![0; n]; n],
             lost: BTreeMap::new(),
@@ -174,6 +177,7 @@ impl Checker {
         self.knew_before = known;
         self.heads_before.clone_from(copy.store().heads());
         self.held_before = copy.store().live_size().0;
+        self.in_force_before = copy.inspect().in_force;
     }
 
     /// H1, H2, H3 and invariant 7 after a step, and the ground truth of what it wrote.

@@ -213,7 +213,7 @@ impl World {
             Outcome::Done { version, .. } => {
                 self.report.done += 1;
                 let set = self.nodes[node].copy.as_ref().map(|c| c.inspect().in_force).unwrap_or_default();
-                let short = self.too_few(node, &set, *version);
+                let short = self.too_few(node, &(&set | &self.check.in_force_before), *version);
                 let firm = self.firm_since(&set);
                 let found = self.check.acknowledged(*version, branch, set, self.now, firm);
                 if let Some(what) = short.or(found) {
