@@ -21,84 +21,102 @@ struct Entry {
 /// The records of all lists, and room that is free.
 #[derive(Default)]
 pub(crate) struct Slots {
-    entries: Vec<Entry>,
+    /// In pieces, so that no more is taken than is used when there are many.
+    pieces: Vec<Vec<Entry>>,
+    len: u32,
     free: Vec<u32>,
 }
+
+/// How many lie in one piece.
+const PIECE: usize = 1024;
 
 fn some(at: u32) -> Option<u32> {
     if at == NONE { None } else { Some(at) }
 }
 
 impl Slots {
+    fn at(&self, at: u32) -> &Entry {
+        &self.pieces[at as usize / PIECE][at as usize % PIECE]
+    }
+
+    fn at_mut(&mut self, at: u32) -> &mut Entry {
+        &mut self.pieces[at as usize / PIECE][at as usize % PIECE]
+    }
+
     pub(crate) fn add(&mut self, key: Bytes, hash: u64, bytes: u64, due: (u64, u64)) -> u32 {
         let entry = Entry { key, hash, bytes, due, older: NONE, newer: NONE, used: 0, small: false, there: true };
         match self.free.pop() {
             Some(at) => {
-                self.entries[at as usize] = entry;
+                *self.at_mut(at) = entry;
                 at
             }
             None => {
-                self.entries.push(entry);
-                self.entries.len() as u32 - 1
+                match self.pieces.last_mut().filter(|last| last.len() < PIECE) {
+                    Some(last) => last.push(entry),
+                    None => self.pieces.push(vec![entry]),
+                }
+                self.len += 1;
+                self.len - 1
             }
         }
     }
 
     pub(crate) fn free(&mut self, at: u32) -> (Bytes, u64, (u64, u64)) {
-        let entry = &mut self.entries[at as usize];
-        entry.there = false;
         self.free.push(at);
+        let entry = self.at_mut(at);
+        entry.there = false;
         (std::mem::take(&mut entry.key), entry.bytes, entry.due)
     }
 
     pub(crate) fn is_used(&self, at: u32) -> bool {
-        self.entries.get(at as usize).is_some_and(|entry| entry.there)
+        at < self.len && self.at(at).there
     }
 
     pub(crate) fn touch(&mut self, at: u32, most: u8) {
-        if let Some(entry) = self.entries.get_mut(at as usize) {
+        if self.is_used(at) {
+            let entry = self.at_mut(at);
             entry.used = (entry.used + 1).min(most);
         }
     }
 
     /// Changes size and expiry; what the latter was before, and its number.
     pub(crate) fn change(&mut self, at: u32, bytes: u64, expires: u64) -> (u64, u64) {
-        let entry = &mut self.entries[at as usize];
+        let entry = self.at_mut(at);
         let before = entry.due;
         (entry.bytes, entry.due.0) = (bytes, expires);
         before
     }
 
     pub(crate) fn key(&self, at: u32) -> &Bytes {
-        &self.entries[at as usize].key
+        &self.at(at).key
     }
 
     pub(crate) fn hash(&self, at: u32) -> u64 {
-        self.entries[at as usize].hash
+        self.at(at).hash
     }
 
     pub(crate) fn bytes(&self, at: u32) -> u64 {
-        self.entries[at as usize].bytes
+        self.at(at).bytes
     }
 
     pub(crate) fn used(&self, at: u32) -> u8 {
-        self.entries[at as usize].used
+        self.at(at).used
     }
 
     pub(crate) fn set_used(&mut self, at: u32, used: u8) {
-        self.entries[at as usize].used = used;
+        self.at_mut(at).used = used;
     }
 
     pub(crate) fn is_small(&self, at: u32) -> bool {
-        self.entries[at as usize].small
+        self.at(at).small
     }
 
     pub(crate) fn set_small(&mut self, at: u32, small: bool) {
-        self.entries[at as usize].small = small;
+        self.at_mut(at).small = small;
     }
 
     pub(crate) fn newer(&self, at: u32) -> Option<u32> {
-        some(self.entries[at as usize].newer)
+        some(self.at(at).newer)
     }
 }
 
@@ -115,28 +133,28 @@ pub(crate) struct List {
 impl List {
     /// It is the newest from here on.
     pub(crate) fn push(&mut self, slots: &mut Slots, at: u32) {
-        let entry = &mut slots.entries[at as usize];
+        let entry = slots.at_mut(at);
         (entry.older, entry.newer) = (self.head.unwrap_or(NONE), NONE);
         self.bytes += entry.bytes;
         self.len += 1;
         match self.head {
-            Some(head) => slots.entries[head as usize].newer = at,
+            Some(head) => slots.at_mut(head).newer = at,
             None => self.tail = Some(at),
         }
         self.head = Some(at);
     }
 
     pub(crate) fn remove(&mut self, slots: &mut Slots, at: u32) {
-        let entry = &slots.entries[at as usize];
+        let entry = slots.at(at);
         let (older, newer) = (some(entry.older), some(entry.newer));
         self.bytes -= entry.bytes;
         self.len -= 1;
         match older {
-            Some(older) => slots.entries[older as usize].newer = newer.unwrap_or(NONE),
+            Some(older) => slots.at_mut(older).newer = newer.unwrap_or(NONE),
             None => self.tail = newer,
         }
         match newer {
-            Some(newer) => slots.entries[newer as usize].older = older.unwrap_or(NONE),
+            Some(newer) => slots.at_mut(newer).older = older.unwrap_or(NONE),
             None => self.head = older,
         }
     }

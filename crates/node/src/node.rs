@@ -157,7 +157,7 @@ pub struct Node {
     pub(crate) fates: Fates,
     said: Option<(&'static str, String)>,
     pub(crate) chores_at: Instant,
-    pub(crate) evicted_said: crate::bounds::Said,
+    pub(crate) bounds: crate::bounds::Bounds,
     pub(crate) stopping: Option<(Instant, OpId)>,
     /// Everything that has to be done before the node goes is done.
     pub(crate) leaving: bool,
@@ -228,7 +228,7 @@ impl Node {
             fates: Fates::default(),
             said: None,
             chores_at: now.mono,
-            evicted_said: Default::default(),
+            bounds: Default::default(),
             stopping: None,
             leaving: false,
             full: false,
@@ -241,14 +241,14 @@ impl Node {
             rng,
             config,
         };
-        node.make_copy(now, sys_fragment(), &sys_table(), vec![me], (false, false));
-        node.sys_edition = u64::MAX;
         node.refresh_at_start(now);
         node
     }
 
     /// Tables known from disc get their copies before the first packet: a copy that exists must answer for itself.
     fn refresh_at_start(&mut self, now: Now) {
+        self.make_copy(now, sys_fragment(), &sys_table(), vec![self.config.me], (false, false));
+        self.sys_edition = u64::MAX;
         self.refresh(now);
         // It is old news.
         (self.fates.say_life, self.fates.news) = (false, Vec::new());

@@ -64,20 +64,20 @@ pub struct TableOptions {
     pub beside: Option<TableId>,
     /// What is put without a time to live lives for so many milliseconds.
     pub ttl_ms: Option<u64>,
-    /// It holds so many records at most, and so many bytes (of keys and values, and 400 a record for what is kept with it); each fragment
+    /// It holds so many records at most, and so many bytes (of keys and values, and 480 a record for what is kept with it); each fragment
     /// has its share of that.
     pub max_records: Option<u64>,
     /// See `max_records`.
     pub max_bytes: Option<u64>,
-    /// What that is counted over.
+    /// It lay on disc before it came to lie in RAM: a node that was stopped meanwhile may have it there still.
+    #[serde(default)]
+    pub once_on_disc: bool,
+    /// What a bound is counted over.
     #[serde(default)]
     pub per: Per,
     /// What goes when there is no room.
     #[serde(default)]
     pub evict: Evict,
-    /// It lay on disc before it came to lie in RAM: a node that was stopped meanwhile may have it there still.
-    #[serde(default)]
-    pub once_on_disc: bool,
 }
 
 impl TableOptions {
@@ -142,12 +142,12 @@ pub struct Alteration {
     pub max_records: Option<Option<u64>>,
     /// See [`TableOptions::max_bytes`].
     pub max_bytes: Option<Option<u64>>,
+    /// See [`TableOptions::fragments`]: a multiple of what it was, or a part.
+    pub fragments: Option<u16>,
     /// See [`TableOptions::per`].
     pub per: Option<Per>,
     /// See [`TableOptions::evict`].
     pub evict: Option<Evict>,
-    /// See [`TableOptions::fragments`]: a multiple of what it was, or a part.
-    pub fragments: Option<u16>,
 }
 
 impl Alteration {
@@ -322,7 +322,7 @@ pub enum BadTable {
     Beside(String),
     /// A bound of which no fragment has a share.
     #[error(
-        "table {0}: its bound must leave each of its fragments one record at least (400 bytes, and its key and value); give it fewer fragments"
+        "table {0}: its bound must leave each of its fragments one record at least (480 bytes, and its key and value); give it fewer fragments"
     )]
     Bound(String),
     /// There is nothing to make room in.

@@ -107,16 +107,16 @@ pub struct TableLine {
     pub max_records: Option<u64>,
     /// So many bytes of their keys and values.
     pub max_bytes: Option<u64>,
-    /// What that is counted over: `cluster` or `node`.
-    pub per: String,
-    /// What goes when there is no room.
-    pub evict: String,
     /// The table beside which its copies lie; `-`: that is gone.
     pub beside: Option<String>,
     /// Fragments that have a leader in this island.
     pub led: u16,
     /// The fewest in-sync copies of any fragment; none, where one has no leader.
     pub in_sync: u16,
+    /// What a bound is counted over: `cluster` or `node`.
+    pub per: String,
+    /// What goes when there is no room.
+    pub evict: String,
 }
 
 /// One table, as `tombolo table info --json` prints it.
@@ -130,11 +130,11 @@ pub struct TableInfo {
     pub fragment_by: String,
     /// Each of its fragments.
     pub fragments: Vec<FragmentLine>,
-    /// How full it is and how it fares, if it has a bound and all nodes in view were asked.
-    pub fill: Option<replica::Tally>,
     /// While the number of fragments changes: of how many groups that has been done, how many groups there are, and how many
     /// fragments in the end.
     pub changing: Option<(u16, u16, u16)>,
+    /// How full it is and how it fares, if it has a bound and all nodes in view were asked.
+    pub fill: Option<replica::Tally>,
 }
 
 /// One fragment, as far as this node knows.

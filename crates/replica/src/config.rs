@@ -26,7 +26,7 @@ pub enum Storage {
 pub struct Room {
     /// Records that hold a value.
     pub records: Option<u64>,
-    /// Bytes of their keys and values, and of what is kept with them (400 a record).
+    /// Bytes of their keys and values, and of what is kept with them (480 a record).
     pub bytes: Option<u64>,
 }
 

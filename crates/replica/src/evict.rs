@@ -29,6 +29,8 @@ const SLACK: u64 = 128;
 /// How many go with one write beyond those that it needs gone, and with one entry of a pass.
 const VICTIMS_MAX: usize = 256;
 const PASS_MAX: usize = 4096;
+/// And how many bytes of keys.
+const PASS_BYTES: usize = 1024 * 1024;
 /// How many entries one pass makes at a time.
 const PASS_ENTRIES: usize = 8;
 /// How many tombstones one entry forgets.
@@ -296,7 +298,7 @@ impl Copy {
         }
     }
 
-    /// The order in which records go is made when it is first needed, the oldest first.
+    /// The order in which records go is made when this leader first writes, the oldest first.
     fn mind_evictor(&mut self) {
         let there = matches!(&self.role, Role::Leading(l) if l.evictor.is_some());
         let Some(policy) = self.config.evict.policy().filter(|_| !there) else { return };
@@ -380,6 +382,8 @@ impl Copy {
         if room == crate::Room::default() {
             return Ok(puts);
         }
+        // From the first write on: what is read before there is anything to evict counts, too.
+        self.mind_evictor();
         self.take_uses();
         let (mut before, mut after) = ((0, 0), (0, 0));
         for (key, record) in &puts {
@@ -402,8 +406,16 @@ impl Copy {
         if self.config.evict == Evict::Reject || whole {
             return Err(Refusal::TableFull { what });
         }
-        let (gone, fits) = self.victims(now, then, room, VICTIMS_MAX, &puts);
+        if self.config.stand_in && self.store.cleared() > self.cleared_max().saturating_mul(16) {
+            // It forgets nothing, and may have to go on for long.
+            return Err(Refusal::TableFull { what });
+        }
+        // Where there is more than there should be, the write makes it no more; the rest is for the pass.
+        let most = |bound: Option<u64>, held: u64| bound.map(|bound| bound.max(held));
+        let room = crate::Room { records: most(room.records, held.0), bytes: most(room.bytes, held.1) };
+        let (gone, fits) = self.victims(now, then, room, (usize::MAX, VICTIMS_MAX), &puts);
         if !fits {
+            self.take_back(gone);
             return Err(Refusal::TableFull { what });
         }
         self.tally.evicted += gone.len() as u64;
@@ -411,29 +423,28 @@ impl Copy {
         Ok(puts)
     }
 
-    /// Tombstones of what goes, so that of `held` no more is left than the room has, and somewhat less as long as there are not too many of
-    /// them; and whether it is so.
+    /// Tombstones of what goes, so that of `held` no more is left than the room has, and somewhat less; at most so many for the one and for
+    /// the other. And whether it is so.
     fn victims(
         &mut self,
         #[allow(unused)] now: Now,
         mut held: (u64, u64),
         room: crate::Room,
-        most: usize,
+        (most, more): (usize, usize),
         puts: &[(Bytes, Record)],
     ) -> (Vec<(Bytes, Record)>, bool) {
         self.mind_evictor();
         // What is replaced is kept whole until that is committed: values on disc are read for it.
-        let most = if self.store.form() == Storage::DiscOnly { most.min(FETCHES_MAX) } else { most };
-        let fits = |held: (u64, u64)| {
-            room.records.is_none_or(|most| held.0 <= most) && room.bytes.is_none_or(|most| held.1 <= most)
+        let fetches = if self.store.form() == Storage::DiscOnly { FETCHES_MAX } else { usize::MAX };
+        let (most, more) = (most.max(1), more.min(fetches));
+        let within = |held: (u64, u64), records: Option<u64>, bytes: Option<u64>| {
+            records.is_none_or(|most| held.0 <= most) && bytes.is_none_or(|most| held.1 <= most)
         };
+        let fits = |held| within(held, room.records, room.bytes);
         let low = |most: Option<u64>| most.map(|most| most - most / SLACK);
-        let low = crate::Room { records: low(room.records), bytes: low(room.bytes) };
-        let slack = |held: (u64, u64)| {
-            low.records.is_none_or(|most| held.0 <= most) && low.bytes.is_none_or(|most| held.1 <= most)
-        };
-        let mut gone = Vec::new();
-        while !fits(held) || (gone.len() < most && !slack(held)) {
+        let slack = |held| within(held, low(room.records), low(room.bytes));
+        let (mut gone, mut bytes) = (Vec::new(), 0);
+        while (!fits(held) && gone.len() < most) || (!slack(held) && gone.len() < more && bytes < PASS_BYTES) {
             let Some(key) = self.next_victim() else { break };
             // What is written anew has no size before it, and comes back into the order with its entry.
             let written = puts.iter().any(|(k, _)| *k == key);
@@ -442,16 +453,23 @@ impl Copy {
             held = (held.0.saturating_sub(size.0), held.1.saturating_sub(size.1));
             let hlc = kept.hlc();
             let hlc = if mutant!(self, ClearedAnew) { self.stamp(now) } else { hlc };
+            bytes += key.len();
             gone.push((key, Record::cleared(self.next_version(), hlc)));
         }
-        let fits = fits(held);
-        if let Role::Leading(l) = &mut self.role
-            && !fits
-        {
-            // What was taken out of the order may stay where it is.
-            l.evictor = None;
+        (gone, fits(held))
+    }
+
+    /// What was chosen stays where it is.
+    fn take_back(&mut self, gone: Vec<(Bytes, Record)>) {
+        for (key, _) in gone {
+            let Some(kept) = self.store.get(&key) else { continue };
+            let (size, expires) = (counted(&key, kept.value_bytes()).1, kept.expires().map(|at| at.0));
+            if let Role::Leading(l) = &mut self.role
+                && let Some(evictor) = &mut l.evictor
+            {
+                evictor.note(&key, spot(self.config.fragment.table, &key), size, expires);
+            }
         }
-        (gone, fits)
     }
 
     fn next_victim(&mut self) -> Option<Bytes> {
@@ -493,10 +511,7 @@ impl Copy {
                 return;
             }
             // Not all at once, where there is much.
-            let excess = |held: u64, most: Option<u64>| most.map_or(0, |most| held.saturating_sub(most));
-            let share = |held: u64, most: Option<u64>| most.map(|most| held - excess(held, Some(most)).min(held / 8));
-            let part = crate::Room { records: share(held.0, room.records), bytes: share(held.1, room.bytes) };
-            let (gone, _) = self.victims(now, held, part, PASS_MAX, &[]);
+            let (gone, _) = self.victims(now, held, room, (0, PASS_MAX), &[]);
             if gone.is_empty() {
                 return;
             }
@@ -511,7 +526,7 @@ impl Copy {
         let least = self.config.timing.cleared_min;
         let room = self.config.room;
         let records = room.records.unwrap_or(u64::MAX).min(room.bytes.map_or(u64::MAX, |bytes| bytes / OVERHEAD));
-        usize::try_from(records / 16).unwrap_or(usize::MAX).max(least)
+        usize::try_from(records / 8).unwrap_or(usize::MAX).max(least)
     }
 
     /// Forgets the oldest tombstones of what the table itself took out, when there are many: whoever does not know of them, and comes back,
@@ -520,7 +535,7 @@ impl Copy {
         let most = self.cleared_max();
         let bounded = self.config.room != crate::Room::default();
         let Role::Leading(l) = &mut self.role else { return };
-        if !bounded || !l.ready || l.commit == 0 || self.store.cleared() <= most {
+        if !bounded || self.config.stand_in || !l.ready || l.commit == 0 || self.store.cleared() <= most {
             return;
         }
         let branch = l.branch;
@@ -553,6 +568,11 @@ impl Copy {
         self.append(now, vec![(key::floor(self.config.line), record)], false, fx);
     }
 
+    /// How many records had to go since this copy came to lead.
+    pub fn evicted(&self) -> u64 {
+        self.tally.evicted
+    }
+
     /// How a bounded fragment has fared; of one without a bound, only what it holds.
     pub fn tally(&self, now: Now) -> Tally {
         let written = self.store.oldest().map(base::Hlc::wall);
@@ -564,5 +584,212 @@ impl Copy {
         let full = part(held.0, room.records).max(part(held.1, room.bytes));
         let (held, full) = (held.1, u32::try_from(full).unwrap_or(u32::MAX));
         Tally { held, full, oldest_ms, hits: self.tally.hits + hits, misses: self.tally.misses + misses, ..self.tally }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::tests::feed;
+    use crate::open::tests::{at, config};
+    use crate::{Answer, Batch, Input, Meta, Msg, Outcome, Range, Reply, Request, Room, SessionId, Store, Write};
+    use base::{Heads, NodeId};
+    use std::sync::Arc;
+
+    /// One that leads alone.
+    fn leading(evict: Evict, room: Room) -> Copy {
+        let oldest_but = |all: &[Candidate]| all.iter().position(|c| c.key != "dear");
+        let functions = crate::Functions::default().with_evict("spares", Arc::new(oldest_but));
+        let config = crate::Config { founders: vec![NodeId(1)], evict, room, functions, ..config() };
+        let mut copy = Copy::new(at(0), config, Meta::default(), Store::default());
+        [5000, 5100].into_iter().for_each(|ms| drop(feed(&mut copy, ms, Input::Tick)));
+        copy
+    }
+
+    /// Sends a batch, and tells whether it was refused for want of room.
+    fn ask(copy: &mut Copy, ms: u64, number: u64, writes: Vec<Write>) -> bool {
+        let branches = vec![copy.lead().expect("it leads").branch];
+        let session = SessionId { node: NodeId(1), incarnation: 1 };
+        let batch = Batch { writes, ..Batch::default() };
+        let mut fx = Effects::default();
+        copy.handle(
+            at(ms),
+            Input::Write(number, Request { session, number, done_through: number, branches, batch }),
+            &mut fx,
+        );
+        copy.handle(at(ms), Input::Durable(u64::MAX), &mut fx);
+        let full = |reply: &Reply| {
+            matches!(reply, Reply::Write(Answer::Outcome(Outcome::Failed(Refusal::TableFull { .. }), _)))
+        };
+        fx.replies.iter().any(|(_, reply)| full(reply))
+    }
+
+    fn put(key: &str, bytes: usize) -> Write {
+        Write::Put { key: key.to_string().into(), value: vec![0; bytes].into(), ttl_ms: None }
+    }
+
+    /// What of these keys is there.
+    fn there(copy: &Copy, keys: &str) -> String {
+        let live =
+            |k: &char| copy.store().get(&key::user(k.to_string().as_bytes())).is_some_and(|kept| !kept.is_tombstone());
+        keys.chars().filter(live).collect()
+    }
+
+    /// Whatever is asked for, it never holds more; what it has room for is taken, and nothing is done by halves.
+    #[test]
+    fn a_fragment_never_holds_more_than_it_has_room_for() {
+        let all =
+            [Evict::Fifo, Evict::Lru, Evict::Sieve, Evict::S3Fifo, Evict::TtlFirst, Evict::Function("spares".into())];
+        for evict in all.into_iter().chain([Evict::Reject]) {
+            let most = 20 * OVERHEAD + 1000;
+            let mut copy = leading(evict.clone(), Room { records: Some(20), bytes: Some(most) });
+            let (mut random, mut full) = (7u64, 0);
+            for number in 1..=3000 {
+                let mut next = |below: u64| {
+                    random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                    (random >> 33) % below
+                };
+                let mut write = || match next(120) * next(3) {
+                    0 => Write::Delete { key: next(40).to_string().into() },
+                    bytes => put(&next(40).to_string(), bytes as usize),
+                };
+                let writes = vec![write(), write()];
+                let keys: Vec<Bytes> = writes.iter().map(|w| key::user(w.key())).collect();
+                let put = !matches!(writes[1], Write::Delete { .. });
+                let before = copy.store().live_size();
+                let refused = ask(&mut copy, 6000 + number, number, writes);
+                assert!(copy.store().held().0 <= 20 && copy.store().held().1 <= most, "{evict}");
+                if refused {
+                    assert_eq!((before, &evict), (copy.store().live_size(), &Evict::Reject));
+                    full += 1;
+                } else {
+                    let kept = copy.store().get(&keys[1]);
+                    assert_eq!(
+                        kept.is_some_and(|kept| !kept.is_tombstone()),
+                        put,
+                        "{evict}: what was asked for is done"
+                    );
+                }
+                if number % 7 == 0 {
+                    drop(feed(&mut copy, 6000 + number, Input::Read(1, vec![Range::key(next(40).to_string().into())])));
+                }
+            }
+            assert!((100..2900).contains(&full) || evict != Evict::Reject, "{full}");
+            // One that holds more than it may, since its bound was lowered, is within it after a pass; or takes what makes it smaller.
+            copy.set_options(|config| config.room = Room { records: Some(2), bytes: Some(4 * OVERHEAD) });
+            drop(feed(&mut copy, 10_000, Input::Tick));
+            assert!(copy.store().held().0 <= 2 || evict == Evict::Reject, "{evict}");
+            let mut stored = copy.store().space(crate::Space::User).filter(|(_, kept)| !kept.is_tombstone());
+            let key = stored.next().map(|(key, _)| key.slice(1..)).expect("one is left");
+            drop(stored);
+            assert!(!ask(&mut copy, 10_001, 9000, vec![Write::Put { key, value: Bytes::new(), ttl_ms: None }]));
+        }
+    }
+
+    #[test]
+    fn each_policy_takes_what_it_says() {
+        // a is the oldest, b expires first, c was not read, d is to be kept by the function.
+        let cases =
+            [("fifo", "bcdx"), ("lru", "abdx"), ("sieve", "abdx"), ("ttl-first", "acdx"), ("function:spares", "bcdx")];
+        for (evict, left) in cases {
+            let mut copy = leading(evict.parse().expect("a policy"), Room { records: Some(4), bytes: None });
+            for (number, k) in (1..).zip("abcd".chars()) {
+                let ttl_ms = (k == 'b').then_some(60_000);
+                let write = Write::Put { key: k.to_string().into(), value: "v".into(), ttl_ms };
+                assert!(!ask(&mut copy, 6000 + number, number, vec![write]));
+            }
+            for k in ["a", "b", "d"] {
+                feed(&mut copy, 6010, Input::Read(1, vec![Range::key(k.into())]));
+            }
+            assert!(!ask(&mut copy, 6020, 9, vec![put("x", 1)]));
+            assert_eq!(there(&copy, "abcdx"), left, "{evict}");
+        }
+        // One that will not choose any more makes the table full; one that is not there is taken for fifo.
+        let mut copy = leading(Evict::Function("spares".into()), Room { records: Some(1), bytes: None });
+        assert!(!ask(&mut copy, 6000, 1, vec![put("dear", 1)]) && ask(&mut copy, 6001, 2, vec![put("x", 1)]));
+        assert!(!ask(&mut copy, 6002, 3, vec![put("dear", 5)]), "it may change");
+        let mut copy = leading(Evict::Function("gone".into()), Room { records: Some(1), bytes: None });
+        assert!(!ask(&mut copy, 6000, 1, vec![put("dear", 1)]) && !ask(&mut copy, 6001, 2, vec![put("x", 1)]));
+    }
+
+    #[test]
+    fn what_is_larger_than_the_bound_is_refused_and_nothing_goes_for_it() {
+        let mut copy = leading(Evict::Lru, Room { records: None, bytes: Some(3 * OVERHEAD) });
+        assert!(!ask(&mut copy, 6000, 1, vec![put("a", 10)]));
+        assert!(ask(&mut copy, 6001, 2, vec![put("b", 5000)]));
+        assert_eq!(there(&copy, "ab"), "a");
+        // Three at once are within it only if nothing else is.
+        assert!(!ask(&mut copy, 6002, 3, vec![put("c", 10), put("d", 10)]));
+        assert_eq!(there(&copy, "abcd"), "cd");
+    }
+
+    /// Tombstones of what had to go are few, and go although a member is missing, who begins anew if it comes back; those of users stay.
+    #[test]
+    fn tombstones_of_what_had_to_go_do_not_wait_for_the_missing() {
+        let (mut copy, start) = crate::lease::tests::leading();
+        let (evict, room) = (Evict::Fifo, Room { records: Some(10), bytes: None });
+        copy.set_options(|config| {
+            (config.evict, config.room) = (evict, room);
+            config.timing.cleared_min = 16;
+        });
+        let gone = Input::View { view: [].into(), dead: [].into(), gone: [].into(), flapping: [].into(), whole: false };
+        feed(&mut copy, start, gone);
+        let old = copy.store().heads().clone();
+        feed(&mut copy, start + 2000, Input::Tick);
+        feed(&mut copy, start + 3000, Input::Tick);
+        assert!(!ask(&mut copy, start + 3000, 1, vec![put("mine", 1)]));
+        assert!(!ask(&mut copy, start + 3000, 2, vec![Write::Delete { key: "mine".into() }]));
+        for number in 3..1000 {
+            assert!(!ask(&mut copy, start + 3000, number, vec![put(&number.to_string(), 1)]));
+            assert!(copy.store().cleared() <= 17, "{}", copy.store().cleared());
+        }
+        let graves = copy.store().space(crate::Space::User).filter(|(_, kept)| kept.is_tombstone());
+        let (cleared, asked): (Vec<_>, Vec<_>) = graves.partition(|(_, kept)| kept.is_cleared());
+        assert_eq!((asked.len(), cleared.len() <= 17), (1, true));
+        let floor = copy.store().floor();
+        assert!(floor.is_beyond(&old, copy.store().heads()) && floor.purged.is_empty());
+        assert!(!floor.is_beyond(copy.store().heads(), copy.store().heads()));
+        assert!(!floor.is_beyond(&Heads::default(), copy.store().heads()), "who has nothing has nothing to lose");
+    }
+
+    /// The leader hears of what is read at a follower; what a stranger says does not count.
+    #[test]
+    fn reads_at_followers_count() {
+        for (session, left) in [(7, "acx"), (8, "bcx")] {
+            let (mut copy, start) = crate::lease::tests::leading();
+            copy.set_options(|config| {
+                (config.evict, config.room) = (Evict::Lru, Room { records: Some(3), bytes: None })
+            });
+            let say = |copy: &mut Copy, msg| drop(feed(copy, start + 10, Input::Msg(NodeId(2), msg)));
+            for (number, k) in (1..).zip(["a", "b", "c"]) {
+                ask(&mut copy, start + number, number, vec![put(k, 1)]);
+            }
+            let used = vec![spot(base::TableId(1), &key::user(b"a"))];
+            say(&mut copy, Msg::Used { session, used, hits: 5, misses: 2 });
+            ask(&mut copy, start + 11, 9, vec![put("x", 1)]);
+            assert_eq!(there(&copy, "abcx"), left);
+            let tally = copy.tally(at(start + 12));
+            assert_eq!((tally.hits, tally.misses, tally.evicted), if session == 7 { (5, 2, 1) } else { (0, 0, 1) });
+        }
+    }
+
+    #[test]
+    fn a_follower_tells_what_was_read_once_a_second_and_not_too_much_of_it() {
+        let mut uses = Uses::default();
+        (0..10).for_each(|n| uses.note(n, n % 2 == 0));
+        assert_eq!((uses.take(), uses.counts()), (vec![0, 2, 4, 6, 8], (5, 5)));
+        (0..5000).for_each(|n| uses.note(n, true));
+        let latest: Vec<u64> = (5000 - USES_MAX as u64..5000).collect();
+        assert_eq!((uses.take(), uses.counts(), uses.take()), (latest, (5000, 0), vec![]));
+    }
+
+    #[test]
+    fn policies_read_back_as_printed() {
+        for text in ["reject", "fifo", "lru", "sieve", "s3-fifo", "ttl-first", "function:mine"] {
+            assert_eq!(text.parse::<Evict>().map(|evict| evict.to_string()), Ok(text.into()));
+        }
+        for text in ["", "LRU", "function:", "random"] {
+            assert!(text.parse::<Evict>().is_err(), "{text}");
+        }
     }
 }

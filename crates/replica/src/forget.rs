@@ -51,6 +51,19 @@ impl Floor {
         key::encode(&(&self.purged, &self.levels, &self.cleared))
     }
 
+    /// As it counts in a copy of this line: what its own leaders have forgotten is forgotten; of what it was made of only the levels count,
+    /// since parts that were joined need not have forgotten the same. Who was not told of such a floor before it became a part has not
+    /// forgotten at that place, and never will.
+    pub(crate) fn seen_from(line: u32, key: &[u8], record: &Record) -> Floor {
+        let floor = Floor::read(record);
+        if key::line_of(key) == line {
+            return floor;
+        }
+        let mut floor = floor.levels_only();
+        floor.levels.add(record.version);
+        floor
+    }
+
     /// What is to be held by whoever may have been told of all that was deleted.
     pub(crate) fn levels_only(self) -> Floor {
         Floor { purged: Heads::default(), cleared: Heads::default(), ..self }

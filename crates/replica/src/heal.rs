@@ -213,7 +213,8 @@ impl Copy {
         s.asked = None;
         self.stage_parts += 1;
         let floors = records.iter().filter(|(key, _)| crate::key::space_of(key) == Some(crate::Space::Floor));
-        let mut floors = floors.map(|(_, record)| crate::Floor::read(record));
+        let line = self.config.line;
+        let mut floors = floors.map(|(key, record)| crate::Floor::seen_from(line, key, record));
         // What passes before this one have shown may be gone since, and nobody would tell.
         let first = s.seen.is_empty();
         let known = s.known(self.store.heads());

@@ -90,7 +90,11 @@ pub(crate) fn in_space(space: Space, rest: &[u8]) -> Bytes {
 }
 
 pub(crate) fn user(key: &[u8]) -> Bytes {
-    in_space(Space::User, key)
+    // There are many: nothing to spare.
+    let mut stored = Vec::with_capacity(1 + key.len());
+    stored.push(Space::User as u8);
+    stored.extend_from_slice(key);
+    stored.into()
 }
 
 /// The one record that a line has in a space of its own: what is joined of several fragments has that of each.

@@ -305,11 +305,13 @@ impl Copy {
         // Nobody reads outcomes; there is one with every write.
         let shown = |key: &Bytes| key::space_of(key) != Some(Space::Outcome);
         let keys: Vec<Bytes> = puts.iter().map(|(key, _)| key).filter(|key| shown(key)).cloned().collect();
+        let mut bytes = puts.iter().map(|(k, r)| r.weight(k)).sum();
         for key in &keys {
             // Whole: the disc will have the new value by the time that somebody asks for the old one.
-            l.before.entry(key.clone()).or_default().push_back((l.last, self.store.find(key)));
+            let old = self.store.find(key);
+            bytes += old.as_ref().and_then(|old| old.value.as_ref()).map_or(0, Bytes::len);
+            l.before.entry(key.clone()).or_default().push_back((l.last, old));
         }
-        let bytes = puts.iter().map(|(k, r)| r.weight(k)).sum();
         l.uncommitted_bytes += bytes;
         l.uncommitted.push_back((l.last, keys, bytes));
         l.out.push(Entry { seq: l.last, sync, puts: puts.clone() });

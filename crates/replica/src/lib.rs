@@ -31,6 +31,7 @@ mod policy;
 mod quorum;
 mod read;
 mod record;
+mod slab;
 mod stand_in;
 mod state;
 mod store;

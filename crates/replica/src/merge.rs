@@ -53,6 +53,7 @@ pub(crate) struct Merge<'a> {
     /// The members, oldest first.
     by_age: Vec<NodeId>,
     functions: &'a Functions,
+    foretold: bool,
     pub no_ledger: bool,
     pub false_conflicts: bool,
 }
@@ -85,6 +86,7 @@ impl<'a> Merge<'a> {
             islands: BTreeMap::new(),
             by_age: Vec::new(),
             functions,
+            foretold: false,
             no_ledger: false,
             false_conflicts: false,
         };
@@ -104,9 +106,10 @@ impl<'a> Merge<'a> {
         self.by_age = ages.into_iter().map(|(_, node)| node).collect();
     }
 
-    /// What loses is not written down: somebody else, a leader of this line, has done so.
+    /// Somebody else, a leader of this line, has decided, and what it decided in another way than by rank is told: what it began from may be
+    /// newer than this.
     pub(crate) fn foretells(&mut self, line: u32) {
-        (self.no_ledger, self.line) = (true, line);
+        (self.no_ledger, self.foretold, self.line) = (true, true, line);
     }
 
     /// From here on conflicts go by the ballots of the sides.
@@ -216,7 +219,18 @@ impl<'a> Merge<'a> {
         }
         let mine = self.sides.get(&key).copied().unwrap_or_else(|| self.side(self.store.heads()));
         let take = (side, r.rank()) > (mine, m.rank());
+        if self.foretold {
+            return if take {
+                self.take(side, key, r)
+            };
+        }
         let gone = m.value.is_none() && r.value.is_none();
+        let (winner, loser) = if take { (&r, &m) } else { (&m, &r) };
+        if gone && winner.is_cleared() && !loser.is_cleared() {
+            // Somebody wished it away, and is not to wait for less than that.
+            let both = Record { version: self.version, expires: None, ..winner.clone() };
+            return self.make(side, key, both, &m, &r);
+        }
         if gone || (m.value == r.value && m.expires == r.expires) {
             return if take {
                 self.take(side, key, r)
@@ -228,7 +242,6 @@ impl<'a> Merge<'a> {
             let both = Record { version: self.version, hlc: self.hlc, value, expires };
             return self.make(side, key, both, &m, &r);
         }
-        let (winner, loser) = if take { (&r, &m) } else { (&m, &r) };
         if loser.is_cleared() {
             // It stood for what was there before, and never for anybody's wish.
             return if take {
@@ -369,7 +382,7 @@ impl<'a> Merge<'a> {
 
     /// The ledger row of a losing record: a pure function of that record, but for the version that carries it.
     fn lose(&mut self, key: &Bytes, loser: &Record) {
-        if self.no_ledger {
+        if self.no_ledger || loser.is_cleared() {
             return;
         }
         if loser.version == self.version {

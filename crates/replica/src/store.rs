@@ -103,21 +103,12 @@ impl Store {
     pub(crate) fn set_line(&mut self, line: u32) {
         self.line = line;
         self.floor = self.floor_of_rows();
+        // A version of this program that knew of fewer reasons may have left some.
+        self.sink(&mut WriteBatch::default());
     }
 
-    /// What its own leaders have forgotten is forgotten; of what it was made of only the levels count: parts that were joined need not
-    /// have forgotten the same. Who was not told of such a floor before it became a part has not forgotten at that place, and never will.
     fn floor_of_rows(&self) -> Floor {
-        let floor = |(key, r): (&Bytes, &Record)| {
-            let floor = Floor::read(r);
-            if key::line_of(key) == self.line {
-                return floor;
-            }
-            let mut floor = floor.levels_only();
-            floor.levels.add(r.version);
-            floor
-        };
-        let floors = self.own_space(Space::Floor).map(floor);
+        let floors = self.own_space(Space::Floor).map(|(key, record)| Floor::seen_from(self.line, key, record));
         floors.reduce(|floor, other| floor.joined(&other)).unwrap_or_default()
     }
 

@@ -97,26 +97,32 @@ impl Copy {
             // A majority has to take it in first.
             return;
         }
+        let Some(delta) = self.delta_for(from, heads, &staged) else { return };
+        let Role::Leading(l) = &mut self.role else { return };
+        let follower = Follower::new(session, l.last, Progress::Syncing(Box::new(delta)));
+        l.followers.insert(from, follower);
+        self.send_chunks(now, from, fx);
+    }
+
+    /// What is to be told to a member that holds this, and has that staged.
+    fn delta_for(&self, to: NodeId, heads: Heads, staged: &Heads) -> Option<Delta> {
+        let Role::Leading(l) = &self.role else { return None };
         let h0 = self.store.heads().clone();
-        let anew = self.store.floor().is_beyond(&heads, &h0);
-        let by_side = matches!(&self.role, Role::Leading(l) if l.by_side);
+        // One that has nothing is told all there is, whatever is forgotten meanwhile.
+        let anew = heads.is_empty() || self.store.floor().is_beyond(&heads, &h0);
         let mut have = if anew { Heads::default() } else { heads };
         let mut both = have.clone();
-        both.join(&staged);
-        let told = self.store.floor().levels.within(&both);
-        let over =
-            !anew && told && !by_side && !staged.is_empty() && (staged.within(&h0) || mutant!(self, StagedBeyond));
+        both.join(staged);
+        let told = !anew && self.store.floor().levels.within(&both);
+        let there = staged.within(&h0) || mutant!(self, StagedBeyond);
+        let over = told && !l.by_side && !staged.is_empty() && there;
         if over {
             have = both;
         }
         // Nobody is given anything who could not be listed.
-        let Some(row) = self.store.own(&key::member(from)).map(|r| r.version).or(self.founder(from)) else { return };
-        let Role::Leading(l) = &mut self.role else { return };
+        let row = self.store.own(&key::member(to)).map(|r| r.version).or(self.founder(to))?;
         let listed = if row.branch == l.branch { row.seq } else { 0 };
-        let delta = Delta { have, anew, over, listed, h0, after: None, sent: 0, acked: 0, done: false };
-        let follower = Follower::new(session, l.last, Progress::Syncing(Box::new(delta)));
-        l.followers.insert(from, follower);
-        self.send_chunks(now, from, fx);
+        Some(Delta { have, anew, over, listed, h0, after: None, sent: 0, acked: 0, done: false })
     }
 
     pub(crate) fn on_sync_ack(&mut self, now: Now, from: NodeId, session: u64, no: u32, fx: &mut Effects) {

@@ -3,6 +3,7 @@
 use crate::batch::SessionId;
 use crate::kept::Kept;
 use crate::key::{self, Space};
+use crate::slab::Slab;
 use base::Version;
 use bytes::Bytes;
 use hashbrown::HashTable;
@@ -18,7 +19,7 @@ const SHARDS: usize = 64;
 
 /// What a record takes in RAM beyond its key and its value, in bytes: its places in the indexes, and what is known of it. Measured against
 /// the allocator (`tests/accounting.rs`).
-pub const OVERHEAD: u64 = 400;
+pub const OVERHEAD: u64 = 480;
 
 /// A hash table with less room than this is left as it is when it empties.
 const SPARSE_MIN: usize = 1024;
@@ -40,9 +41,10 @@ impl BuildHasher for Seeded {
 /// The records of a copy. Nothing depends on the order in which hashing puts them.
 #[derive(Default, Debug)]
 pub(crate) struct Table {
-    shards: Vec<HashTable<(Bytes, Kept)>>,
+    all: Slab,
+    /// Where they lie.
+    shards: Vec<HashTable<u32>>,
     seed: Seeded,
-    len: usize,
     /// Users' records that hold a value, and the bytes of their keys and values.
     live: (u64, u64),
     /// All keys but those of outcomes, and of users where they are not kept in order.
@@ -63,7 +65,7 @@ impl Table {
         if unordered && !self.unordered {
             self.order.retain(|key| !is_users(key));
         } else if self.unordered && !unordered {
-            self.order.extend(self.shards.iter().flatten().map(|(key, _)| key).filter(|key| is_users(key)).cloned());
+            self.order.extend(self.all.iter().map(|(key, _)| key).filter(|key| is_users(key)).cloned());
         }
         self.unordered = unordered;
     }
@@ -80,20 +82,22 @@ impl Table {
 
     /// Is there one of which this is true?
     pub(crate) fn is_any(&self, of: impl Fn(&Bytes, &Kept) -> bool) -> bool {
-        self.shards.iter().flatten().any(|(key, kept)| of(key, kept))
+        self.all.iter().any(|(key, kept)| of(key, kept))
     }
 
     /// The record with the key as it is stored, which costs less to clone than to make.
     pub(crate) fn entry(&self, key: &[u8]) -> Option<(&Bytes, &Kept)> {
         let (hash, shard) = self.place(key);
-        self.shards.get(shard)?.find(hash, |(k, _)| k == key).map(|(k, kept)| (k, kept))
+        let at = self.shards.get(shard)?.find(hash, |at| self.all.key(*at) == key)?;
+        let (key, kept) = self.all.get(*at);
+        Some((key, kept))
     }
 
     /// Lets go of a value, if it is still that of this write.
     pub(crate) fn let_go(&mut self, key: &[u8], version: Version) {
         let (hash, shard) = self.place(key);
-        let found = self.shards.get_mut(shard).and_then(|s| s.find_mut(hash, |(k, _)| k == key));
-        if let Some((_, kept)) = found.filter(|(_, kept)| kept.version() == version) {
+        let found = self.shards.get(shard).and_then(|s| s.find(hash, |at| self.all.key(*at) == key));
+        if let Some(kept) = found.map(|at| self.all.get_mut(*at)).filter(|kept| kept.version() == version) {
             kept.let_go();
         }
     }
@@ -105,18 +109,19 @@ impl Table {
         }
         let (hash, shard) = self.place(&key);
         let size = live_size(&key, record.value_bytes());
-        let seed = self.seed;
-        let old = match self.shards[shard].entry(hash, |(k, _)| *k == key, |(k, _)| seed.hash_one(&k[..])) {
-            Entry::Occupied(mut there) => Some(std::mem::replace(&mut there.get_mut().1, record)),
+        let (seed, all) = (self.seed, &self.all);
+        let old = match self.shards[shard].entry(hash, |at| *all.key(*at) == key, |at| seed.hash_one(&all.key(*at)[..]))
+        {
+            Entry::Occupied(there) => Some(std::mem::replace(self.all.get_mut(*there.get()), record)),
             Entry::Vacant(room) => {
-                room.insert((key.clone(), record));
+                room.insert(self.all.len() as u32);
+                self.all.push(key.clone(), record);
                 None
             }
         };
         let before = live_size(&key, old.as_ref().and_then(Kept::value_bytes));
         self.live = (self.live.0 + size.0 - before.0, self.live.1 + size.1 - before.1);
         if old.is_none() {
-            self.len += 1;
             match key::outcome_of(&key) {
                 Some(id) => self.outcomes.insert(id),
                 None if self.unordered && is_users(&key) => true,
@@ -128,14 +133,20 @@ impl Table {
 
     pub(crate) fn remove(&mut self, key: &[u8]) -> Option<Kept> {
         let (hash, shard) = self.place(key);
-        let there = self.shards.get_mut(shard)?.find_entry(hash, |(k, _)| k == key).ok()?;
-        let ((_, old), _) = there.remove();
-        let (seed, table) = (self.seed, &mut self.shards[shard]);
+        let all = &self.all;
+        let (at, _) = self.shards.get_mut(shard)?.find_entry(hash, |at| all.key(*at) == key).ok()?.remove();
+        let last = self.all.len() as u32 - 1;
+        if at != last {
+            // It comes to the place of what goes.
+            let (hash, shard) = self.place(self.all.key(last));
+            *self.shards[shard].find_mut(hash, |at| *at == last)? = at;
+        }
+        let old = self.all.remove(at)?;
+        let (seed, all, table) = (self.seed, &self.all, &mut self.shards[shard]);
         // What was large once does not stay so.
         if table.capacity() > SPARSE_MIN && table.len() < table.capacity() / 8 {
-            table.shrink_to(table.len() * 2, |(k, _)| seed.hash_one(&k[..]));
+            table.shrink_to(table.len() * 2, |at| seed.hash_one(&all.key(*at)[..]));
         }
-        self.len -= 1;
         let size = live_size(key, old.value_bytes());
         self.live = (self.live.0 - size.0, self.live.1 - size.1);
         match key::outcome_of(key) {
@@ -150,7 +161,7 @@ impl Table {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.all.len()
     }
 
     /// Records of a range of keys, in order. Outcomes are not among them.
@@ -170,7 +181,7 @@ impl Table {
     }
 
     fn sorted(&self, bounds: (Bound<&[u8]>, Bound<&[u8]>)) -> Vec<&Bytes> {
-        let users = self.shards.iter().flatten().map(|(key, _)| key).filter(|key| is_users(key));
+        let users = self.all.iter().map(|(key, _)| key).filter(|key| is_users(key));
         let within = users.filter(|key| RangeBounds::<[u8]>::contains(&bounds, &key[..]));
         let mut keys: Vec<&Bytes> = within.chain(self.order.range::<[u8], _>(bounds)).collect();
         keys.sort_unstable();

@@ -426,7 +426,7 @@ pub(crate) struct Shape {
     /// Hold so many records at most. Each fragment has its share of it.
     #[arg(long, value_name = "N")]
     pub max_records: Option<u64>,
-    /// Hold so much at most, as in 64MiB: keys, values, and 400 bytes a record for what is kept with them.
+    /// Hold so much at most, as in 64MiB: keys, values, and 480 bytes a record for what is kept with them.
     #[arg(long, value_name = "SIZE")]
     pub max_bytes: Option<String>,
     /// What those are counted over: cluster (each record once, however many copies it has) or node (all copies on one node; the

@@ -300,7 +300,7 @@ fn values_live_as_long_as_they_or_their_table_say() {
 fn a_table_that_is_full_says_so_and_takes_what_makes_room() {
     let scratch = Scratch::new();
     let node = alone(&scratch, "n1");
-    node.tell(&["table", "create", "t", "--fragments", "1", "--max-records", "3", "--max-bytes", "1KiB"]);
+    node.tell(&["table", "create", "t", "--fragments", "1", "--max-records", "3", "--max-bytes", "2500"]);
     wait("the table serves", 20, || node.ask(&["put", "t", "a", "v"]).status.success());
     node.tell(&["put", "t", "b", "v"]);
     node.tell(&["put", "t", "c", "v"]);
@@ -312,7 +312,8 @@ fn a_table_that_is_full_says_so_and_takes_what_makes_room() {
     node.tell(&["del", "t", "c"]);
     node.tell(&["put", "t", "d", "v"]);
     let info = node.tell(&["table", "info", "t"]);
-    assert!(info.contains("at most 3 records and 1.0 KiB of keys and values"), "{info}");
+    assert!(info.contains("at most 3 records and 2.4 KiB in all"), "{info}");
+    assert!(info.contains("what would go beyond is refused (evict reject)"), "{info}");
     node.tell(&["table", "alter", "t", "--max-records", "none"]);
     wait("there is room", 10, || node.ask(&["put", "t", "e", "v"]).status.success());
     // Less than there is: nothing goes, and nothing comes.

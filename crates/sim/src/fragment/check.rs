@@ -46,8 +46,9 @@ pub(crate) struct Checker {
     heads_before: Heads,
     /// The in-sync set in force before the step: it may go through several in one.
     pub in_force_before: BTreeSet<NodeId>,
-    /// How many records the stepping node's copy held that count for its bound.
+    /// How many records the stepping node's copy held that count for its bound, and those of them that never expire.
     held_before: u64,
+    lasting_before: Vec<Bytes>,
     /// When two nodes were last apart.
     apart: Vec<Vec<u64>>,
     /// Which nodes lost a version in a crash.
@@ -85,6 +86,7 @@ impl Checker {
             heads_before: Heads::default(),
             in_force_before: BTreeSet::new(),
             held_before: 0,
+            lasting_before: Vec::new(),
             apart: vec![vec![0; n]; n],
             lost: BTreeMap::new(),
             wiped: BTreeMap::new(),
@@ -177,6 +179,9 @@ impl Checker {
         self.knew_before = known;
         self.heads_before.clone_from(copy.store().heads());
         self.held_before = copy.store().live_size().0;
+        let lasting =
+            copy.store().space(Space::User).filter(|(_, kept)| !kept.is_tombstone() && kept.expires().is_none());
+        self.lasting_before = lasting.map(|(key, _)| key.clone()).collect();
         self.in_force_before = copy.inspect().in_force;
     }
 
@@ -217,8 +222,14 @@ impl Checker {
         let led = copy.lead()?.branch;
         let (held, most) = (copy.store().live_size().0, self.bound?);
         let went_on = self.heads_before.seq(led) > 0;
-        (went_on && held > most && held > self.held_before)
-            .then(|| format!("copy {node} holds {held} records, and may hold {most}"))
+        if went_on && held > most && held > self.held_before {
+            return Some(format!("copy {node} holds {held} records, and may hold {most}"));
+        }
+        let cleared =
+            |key: &Bytes| copy.store().get(key).is_some_and(|kept| kept.is_cleared() && kept.version().branch == led);
+        let gone = self.lasting_before.iter().any(cleared);
+        (went_on && gone && held < most)
+            .then(|| format!("copy {node} evicted something, and holds {held} of {most} records"))
     }
 
     /// H3: whatever the heads claim is there, superseded by one that knew it, or in the ledger.
@@ -306,7 +317,8 @@ impl Checker {
             let Some(kept) = store.get(&key) else { continue };
             let cleared = kept.is_cleared() && store.floor().cleared.covers(kept.version());
             if cleared || (kept.is_tombstone() && store.floor().purged.covers(kept.version())) {
-                return Some(format!("copy {node} keeps a tombstone of {key:?} below its floor"));
+                let (floor, at) = (store.floor(), kept.version());
+                return Some(format!("copy {node} keeps a tombstone of {key:?}, {at:?}, below its floor {floor:?}"));
             }
             let Some(shown) = self.by_version.get(&(kept.version(), key.clone())) else { continue };
             let beaten = |w: &Wrote| w.version != kept.version() && w.knew.contains(shown);

@@ -273,8 +273,7 @@ impl World {
     fn of(n: usize, mut rng: StdRng, options: Options) -> World {
         let loss = [0, 0, 2, 5][rng.random_range(0..4)];
         let (wild, mut ram, mut sync) = (rng.random_bool(0.25), rng.random_bool(0.15), rng.random_bool(0.7));
-        let mut rule = some_rule(&mut rng);
-        let bursts = rng.random_bool(0.1);
+        let (mut rule, bursts) = (some_rule(&mut rng), rng.random_bool(0.1));
         let min_in_sync = match rng.random_range(0..10) {
             0 => MinInSync::Copies(2),
             1 => MinInSync::Majority,
@@ -287,9 +286,8 @@ impl World {
         // Mirrors where writes do not need more copies than there may be in sync.
         let bounded = rng.random_bool(0.25) && min_in_sync == MinInSync::Copies(1);
         let in_sync_max = if bounded { rng.random_range(1..=n) } else { usize::MAX };
-        let unordered = rng.random_bool(0.2);
-        let apart = rng.random_bool(0.3);
-        let late = if rng.random_bool(0.3) { rng.random_range(1..=2) } else { 0 };
+        let (unordered, apart) = (rng.random_bool(0.2), rng.random_bool(0.3));
+        let late = if rng.random_bool(0.3) { rng.random_range(1..=2) } else { 0usize };
         let founders = n.saturating_sub(late).max(1);
         let stand_ins = founders < n && rng.random_bool(0.5) && min_in_sync != MinInSync::Majority;
         let nodes = (0..n).map(|_| Node::starting(&mut rng)).collect();
