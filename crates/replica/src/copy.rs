@@ -470,7 +470,7 @@ impl Copy {
             Msg::Prepare { ballot } => self.on_prepare(now, from, ballot, fx),
             Msg::Promise { ballot, heads, floor, set, leases } => {
                 let leases = leases.into_iter().map(|(holder, left)| (holder, now.mono + left)).collect();
-                let promise = Promised { heads, floor, set, leases };
+                let promise = Promised { heads, floor: *floor, set, leases };
                 self.on_promise(now, from, ballot, promise, fx);
             }
             Msg::Refuse { ballot, promised } => self.on_refuse(now, ballot, promised, fx),

@@ -14,7 +14,7 @@ use crate::record::Record;
 use crate::store::FETCHES_MAX;
 use crate::table::{OVERHEAD, live_size};
 use crate::{Measure, Refusal, Storage};
-use base::{Heads, Now, TableId, Version};
+use base::{Heads, NodeId, Now, TableId, Version};
 use bytes::Bytes;
 use evict::{Order, Policy, Slot};
 use hashbrown::HashTable;
@@ -359,7 +359,7 @@ impl Copy {
     }
 
     /// A follower tells what was read there.
-    pub(crate) fn on_used(&mut self, from: base::NodeId, session: u64, used: Vec<u64>, hits: u64, misses: u64) {
+    pub(crate) fn on_used(&mut self, from: NodeId, session: u64, used: Vec<u64>, hits: u64, misses: u64) {
         let Role::Leading(l) = &mut self.role else { return };
         if !l.followers.get(&from).is_some_and(|f| f.session == session && f.joined()) {
             return;
@@ -559,10 +559,12 @@ impl Copy {
         let misses = |d: &crate::sync::Delta| !d.is_anew() && !d.holds(&floor.levels);
         let lost = |f: &crate::lead::Follower| matches!(&f.progress, Progress::Syncing(delta) if misses(delta));
         if !mutant!(self, ClearedMidway) {
-            let gone: Vec<_> = l.followers.extract_if(.., |_, f| lost(f)).collect();
-            let ballot = l.ballot;
-            fx.sends
-                .extend(gone.into_iter().map(|(node, f)| (node, crate::Msg::Dropped { ballot, session: f.session })));
+            let gone: Vec<NodeId> = l.followers.iter().filter(|(_, f)| lost(f)).map(|(node, _)| *node).collect();
+            for node in gone {
+                if let Some(f) = l.followers.remove(&node) {
+                    fx.sends.push((node, crate::Msg::Dropped { ballot: l.ballot, session: f.session }));
+                }
+            }
         }
         let record = self.next_record(now, Some(floor.row()));
         self.append(now, vec![(key::floor(self.config.line), record)], false, fx);
@@ -593,7 +595,6 @@ mod tests {
     use crate::lease::tests::feed;
     use crate::open::tests::{at, config};
     use crate::{Answer, Batch, Input, Meta, Msg, Outcome, Range, Reply, Request, Room, SessionId, Store, Write};
-    use base::{Heads, NodeId};
     use std::sync::Arc;
 
     /// One that leads alone.

@@ -74,7 +74,13 @@ pub enum Msg {
     Prepare { ballot: Ballot },
     /// The durable word, with what this copy holds.
     /// `leases`: who holds leases that it gave, if that is known, and how long they still run.
-    Promise { ballot: Ballot, heads: Heads, floor: Floor, set: BTreeSet<NodeId>, leases: Vec<(Option<NodeId>, Span)> },
+    Promise {
+        ballot: Ballot,
+        heads: Heads,
+        floor: Box<Floor>,
+        set: BTreeSet<NodeId>,
+        leases: Vec<(Option<NodeId>, Span)>,
+    },
     /// No: a higher ballot was promised.
     Refuse { ballot: Ballot, promised: Ballot },
     /// Opener to a promiser: give me what I lack, chunk `no`, after this cursor.

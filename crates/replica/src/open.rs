@@ -165,7 +165,7 @@ impl Copy {
             return;
         }
         let leases = self.leases_given(now);
-        let (heads, floor) = (self.store.heads().clone(), self.store.floor().clone());
+        let (heads, floor) = (self.store.heads().clone(), Box::new(self.store.floor().clone()));
         let promise = Msg::Promise { ballot, heads, floor, set: self.known_set(), leases };
         self.gate.push(Then::Send(from, promise));
     }

@@ -1,5 +1,7 @@
 //! What a bounded table in RAM is said to hold is what it takes of the allocator, within a tenth: measured on a copy that leads alone.
 
+#![allow(clippy::expect_used)]
+
 use base::{FragmentId, Instant, NodeId, Now, TableId, WallMs};
 use replica::{
     Batch, Config, Copy, Effects, Evict, Input, Meta, Request, Room, SessionId, Storage, Store, Timing, Write,

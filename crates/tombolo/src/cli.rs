@@ -333,7 +333,7 @@ pub(crate) enum Command {
 #[derive(Subcommand)]
 pub(crate) enum BenchCommand {
     /// Reads and writes from inside the node of --data, in a table of its own that goes afterwards.
-    Kv(BenchKv),
+    Kv(Box<BenchKv>),
     /// How much of what is asked for each policy of eviction keeps, on a trace: hit ratios. Needs no node.
     Cache(crate::bench_cache::BenchCache),
     /// Files: create, stat, open, sequential and random IO, unlink, in a directory of its own that goes afterwards.

@@ -119,7 +119,7 @@ async fn command(cli: Cli, sources: &ArgMatches) -> Result<u8> {
         Command::Cookie(command) => cookie::run(&data, cli.config.as_deref(), command),
         Command::Config(up) => settings::print(&data, cli.config.as_deref(), up, sources),
         Command::Doctor { json, up } => doctor::run(&data, cli.config.as_deref(), up, json).await,
-        Command::Bench(BenchCommand::Kv(kv)) => bench::kv(&data, kv).await,
+        Command::Bench(BenchCommand::Kv(kv)) => bench::kv(&data, *kv).await,
         Command::Bench(BenchCommand::Cache(cache)) => {
             tokio::task::spawn_blocking(move || bench_cache::run(&cache)).await?
         }

@@ -36,7 +36,7 @@ fn a_full_table_makes_room_and_tells_how_it_fares() {
     }
     let fill = &info(&node, "t")["fill"];
     assert_eq!((&fill["evicted"], &fill["hits"], &fill["misses"]), (&2.into(), &4.into(), &1.into()), "{fill}");
-    assert!(node.log().contains("table t is full"), "{}", node.log());
+    wait_or(|| node.log(), 10, || node.log().contains("table t is full"));
     // A bound that is lowered holds at once; one that is lifted lets all stay.
     node.tell(&["table", "alter", "t", "--max-records", "1"]);
     wait("it is within it", 10, || records(&node) == 1);
