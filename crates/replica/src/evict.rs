@@ -415,7 +415,7 @@ impl Copy {
         let room = crate::Room { records: most(room.records, held.0), bytes: most(room.bytes, held.1) };
         let (gone, fits) = self.victims(now, then, room, (usize::MAX, VICTIMS_MAX), &puts);
         if !fits {
-            self.take_back(gone);
+            self.take_back(gone.into_iter().chain(puts));
             return Err(Refusal::TableFull { what });
         }
         self.tally.evicted += gone.len() as u64;
@@ -459,10 +459,11 @@ impl Copy {
         (gone, fits(held))
     }
 
-    /// What was chosen stays where it is.
-    fn take_back(&mut self, gone: Vec<(Bytes, Record)>) {
+    /// What was chosen, or passed over because it was to be written, stays where it is.
+    fn take_back(&mut self, gone: impl Iterator<Item = (Bytes, Record)>) {
         for (key, _) in gone {
-            let Some(kept) = self.store.get(&key) else { continue };
+            let held = self.store.get(&key).filter(|kept| !kept.is_tombstone() && crate::is_apart(&key));
+            let Some(kept) = held else { continue };
             let (size, expires) = (counted(&key, kept.value_bytes()).1, kept.expires().map(|at| at.0));
             if let Role::Leading(l) = &mut self.role
                 && let Some(evictor) = &mut l.evictor
@@ -526,7 +527,7 @@ impl Copy {
         let least = self.config.timing.cleared_min;
         let room = self.config.room;
         let records = room.records.unwrap_or(u64::MAX).min(room.bytes.map_or(u64::MAX, |bytes| bytes / OVERHEAD));
-        usize::try_from(records / 8).unwrap_or(usize::MAX).max(least)
+        usize::try_from(records / 16).unwrap_or(usize::MAX).max(least)
     }
 
     /// Forgets the oldest tombstones of what the table itself took out, when there are many: whoever does not know of them, and comes back,
