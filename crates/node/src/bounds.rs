@@ -49,13 +49,13 @@ impl Node {
         }
     }
 
-    /// Of a bound for each node, a part for each fragment of the table on the fullest of its nodes, and no less than if all were spread
+    /// Of a bound for each node, a part for each fragment of the table on the fullest of its nodes, and no more than if all were spread
     /// evenly.
     fn part_of(&self, def: &TableDef, fragment: FragmentId, held: &Held) -> Room {
         let (all, nodes) = (def.slice(fragment).count, self.here().len().max(1) as u32);
         let even = (all * u32::from(self.copies_of(def)).min(nodes)).div_ceil(nodes);
         let fullest = self.holders_of(fragment).iter().filter_map(|node| held.get(node)).max().copied();
-        def.options.share(fullest.unwrap_or(even).clamp(1, all.max(1)))
+        def.options.share(fullest.unwrap_or(even).max(even).clamp(1, all.max(1)))
     }
 
     /// Copies learn of what they may hold as others come and go; and people, now and then, of what had to go.
@@ -83,7 +83,10 @@ impl Node {
     fn tend_parts(&mut self, now: Now, def: &TableDef) {
         let held = self.held_of(def);
         for fragment in def.all() {
-            let Some(before) = self.copies.with(fragment, replica::Copy::room) else { continue };
+            let Some(before) = self.copies.with(fragment, replica::Copy::room) else {
+                self.bounds.shrinks.remove(&fragment);
+                continue;
+            };
             let room = self.part_of(def, fragment, &held);
             let less = |now: Option<u64>, before: Option<u64>| now.is_some_and(|now| before.is_none_or(|b| now < b));
             if !less(room.records, before.records) && !less(room.bytes, before.bytes) {

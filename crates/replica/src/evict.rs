@@ -29,10 +29,10 @@ const SLACK: u64 = 128;
 /// How many go with one write beyond those that it needs gone, and with one entry of a pass.
 const VICTIMS_MAX: usize = 256;
 const PASS_MAX: usize = 4096;
-/// And how many bytes of keys.
+/// And how many bytes of them: a pass goes in one frame.
 const PASS_BYTES: usize = 1024 * 1024;
 /// How many entries one pass makes at a time.
-const PASS_ENTRIES: usize = 8;
+const PASS_ENTRIES: usize = 4;
 /// How many tombstones one entry forgets.
 const CLEARED_MAX: usize = 4096;
 /// How many candidates a function is shown.
@@ -341,7 +341,8 @@ impl Copy {
     fn take_uses(&mut self) {
         let Some(uses) = &mut self.uses else { return };
         let (used, (hits, misses)) = (uses.take(), uses.counts());
-        (self.tally.hits, self.tally.misses) = (self.tally.hits + hits, self.tally.misses + misses);
+        self.tally.hits = self.tally.hits.saturating_add(hits);
+        self.tally.misses = self.tally.misses.saturating_add(misses);
         if let Role::Leading(l) = &mut self.role
             && let Some(evictor) = l.evictor.as_mut().filter(|_| self.config.evict.counts_reads())
         {
@@ -453,7 +454,7 @@ impl Copy {
             held = (held.0.saturating_sub(size.0), held.1.saturating_sub(size.1));
             let hlc = kept.hlc();
             let hlc = if mutant!(self, ClearedAnew) { self.stamp(now) } else { hlc };
-            bytes += key.len();
+            bytes += key.len() + 64;
             gone.push((key, Record::cleared(self.next_version(), hlc)));
         }
         (gone, fits(held))
@@ -586,7 +587,14 @@ impl Copy {
         let part = |held: u64, most: Option<u64>| most.map_or(0, |most| held.saturating_mul(10_000) / most.max(1));
         let full = part(held.0, room.records).max(part(held.1, room.bytes));
         let (held, full) = (held.1, u32::try_from(full).unwrap_or(u32::MAX));
-        Tally { held, full, oldest_ms, hits: self.tally.hits + hits, misses: self.tally.misses + misses, ..self.tally }
+        Tally {
+            held,
+            full,
+            oldest_ms,
+            hits: self.tally.hits.saturating_add(hits),
+            misses: self.tally.misses.saturating_add(misses),
+            ..self.tally
+        }
     }
 }
 
