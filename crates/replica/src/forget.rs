@@ -23,7 +23,8 @@ const GRAVES_MAX: usize = 1024;
 pub struct Floor {
     /// All tombstones of users' keys that these heads cover are gone, and the branches that are folded here are folded.
     pub purged: Heads,
-    /// What every member held when tombstones last went, and beyond which none of the table's own has gone. A copy that does not hold it may still have what was deleted.
+    /// What every member held when tombstones last went, and beyond which none of the table's own has gone. A copy that does not hold it
+    /// may still have what was deleted.
     pub levels: Heads,
     /// All tombstones that these heads cover, and that nobody asked for, are gone. No matter to anybody but who holds them.
     #[serde(skip)]
