@@ -101,8 +101,7 @@ impl Node {
     }
 
     fn bounded(&self) -> impl Iterator<Item = &TableDef> {
-        let bounded = |def: &&TableDef| def.options.max_bytes.is_some() || def.options.max_records.is_some();
-        self.tables.values().filter(bounded)
+        self.tables.values().filter(|def| def.options.is_bounded())
     }
 
     /// How the bounded fragments have fared that this node leads.

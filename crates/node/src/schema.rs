@@ -83,8 +83,12 @@ pub struct TableOptions {
 impl TableOptions {
     /// Is there something that nodes of form 3.2 and earlier take no notice of?
     pub(crate) fn is_new(&self) -> bool {
-        let bounded = self.max_records.is_some() || self.max_bytes.is_some();
-        self.ttl_ms.is_some() || bounded || self.evict != Evict::Reject || self.per != Per::Cluster
+        self.ttl_ms.is_some() || self.is_bounded() || self.evict != Evict::Reject || self.per != Per::Cluster
+    }
+
+    /// Has it a bound?
+    pub fn is_bounded(&self) -> bool {
+        self.max_records.is_some() || self.max_bytes.is_some()
     }
 
     /// What one of so many fragments may hold.
@@ -170,8 +174,7 @@ impl Alteration {
         options.max_records = self.max_records.unwrap_or(options.max_records);
         options.max_bytes = self.max_bytes.unwrap_or(options.max_bytes);
         options.per = self.per.unwrap_or(options.per);
-        let bounded = options.max_records.is_some() || options.max_bytes.is_some();
-        let evict = if bounded { options.evict.clone() } else { Evict::Reject };
+        let evict = if options.is_bounded() { options.evict.clone() } else { Evict::Reject };
         options.evict = self.evict.unwrap_or(evict);
     }
 }
@@ -385,7 +388,7 @@ pub(crate) fn validate(name: &str, options: &TableOptions) -> Result<(), BadTabl
     if share.records == Some(0) || share.bytes.is_some_and(|bytes| bytes <= replica::RECORD_OVERHEAD) {
         return Err(BadTable::Bound(name.into()));
     }
-    if options.evict != Evict::Reject && share == Room::default() {
+    if options.evict != Evict::Reject && !options.is_bounded() {
         return Err(BadTable::NoBound(name.into()));
     }
     if matches!(options.min_in_sync, MinInSync::Copies(n) if n == 0 || n > options.copies) {

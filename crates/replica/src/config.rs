@@ -30,6 +30,13 @@ pub struct Room {
     pub bytes: Option<u64>,
 }
 
+impl Room {
+    /// Is there room for so many records, and so many bytes?
+    pub(crate) fn holds(&self, (records, bytes): (u64, u64)) -> bool {
+        self.records.is_none_or(|most| records <= most) && self.bytes.is_none_or(|most| bytes <= most)
+    }
+}
+
 impl std::fmt::Display for Storage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

@@ -1,5 +1,4 @@
 use crate::config::Config;
-use crate::evict::{Tally, Uses};
 use crate::follow::Following;
 use crate::gate::{Effects, Gate, Input, Notice, Persist, Then};
 use crate::heal::{Progress, Staging};
@@ -11,6 +10,7 @@ use crate::mutant;
 use crate::open::{Opening, Promised};
 use crate::record::{Meta, Record, Stage, WriteBatch};
 use crate::store::{Store, Stored};
+use crate::uses::{Tally, Uses};
 use base::{Ballot, Hlc, Instant, NodeId, Now, Span, Version};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};

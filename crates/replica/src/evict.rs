@@ -12,17 +12,17 @@ use crate::lead::Progress;
 use crate::mutant;
 use crate::record::Record;
 use crate::store::FETCHES_MAX;
-use crate::table::{OVERHEAD, live_size};
-use crate::{Measure, Refusal, Storage};
+use crate::table::{OVERHEAD, Seeded, counted, is_users};
+use crate::uses::{Tally, USES_MAX, Uses};
+use crate::{Measure, Refusal, Room, Storage};
 use base::{Heads, NodeId, Now, TableId, Version};
 use bytes::Bytes;
 use evict::{Order, Policy, Slot};
 use hashbrown::HashTable;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::hash::{DefaultHasher, Hasher};
+use std::hash::BuildHasher;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Of a bound, so much is made free when a write needs room: the next ones find some.
 const SLACK: u64 = 128;
@@ -37,8 +37,6 @@ const PASS_ENTRIES: usize = 4;
 const CLEARED_MAX: usize = 4096;
 /// How many candidates a function is shown.
 const SHOWN_MAX: usize = 16;
-/// How many uses are remembered until somebody takes them; of more the latest.
-const USES_MAX: usize = 1024;
 
 /// What goes when there is no room for a write.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
@@ -129,82 +127,6 @@ pub struct Candidate {
 /// Which of up to 16 candidates goes next, those that came first before the others; `None`: none of them, and the write is refused.
 pub type EvictFunction = dyn Fn(&[Candidate]) -> Option<usize> + Send + Sync;
 
-/// How a bounded fragment has fared, as far as its present leader and the copies that told it have counted.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
-pub struct Tally {
-    /// What counts of its bound: bytes of keys and values, and of what is kept with them.
-    pub held: u64,
-    /// Records that had to go.
-    pub evicted: u64,
-    /// Records that had expired.
-    pub expired: u64,
-    /// Reads of one key that found a value,
-    pub hits: u64,
-    /// and that found none.
-    pub misses: u64,
-    /// The oldest record's age, in milliseconds.
-    pub oldest_ms: u64,
-    /// How full it is, in ten-thousandths of what it may hold.
-    pub full: u32,
-}
-
-impl Tally {
-    /// Both as one.
-    pub fn and(self, other: Tally) -> Tally {
-        let sum = u64::saturating_add;
-        Tally {
-            held: sum(self.held, other.held),
-            evicted: sum(self.evicted, other.evicted),
-            expired: sum(self.expired, other.expired),
-            hits: sum(self.hits, other.hits),
-            misses: sum(self.misses, other.misses),
-            oldest_ms: self.oldest_ms.max(other.oldest_ms),
-            full: self.full.max(other.full),
-        }
-    }
-}
-
-/// What was read here since somebody took it last: readers beside the node note it while nobody may change the copy.
-#[derive(Debug)]
-pub(crate) struct Uses {
-    ring: Box<[AtomicU64]>,
-    at: AtomicUsize,
-    taken: usize,
-    hits: AtomicU64,
-    misses: AtomicU64,
-}
-
-impl Default for Uses {
-    fn default() -> Uses {
-        let ring = (0..USES_MAX).map(|_| AtomicU64::new(0)).collect();
-        Uses { ring, at: AtomicUsize::new(0), taken: 0, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
-    }
-}
-
-impl Uses {
-    fn note(&self, hash: u64, found: bool) {
-        let counter = if found { &self.hits } else { &self.misses };
-        counter.fetch_add(1, Ordering::Relaxed);
-        if found {
-            let at = self.at.fetch_add(1, Ordering::Relaxed);
-            self.ring[at % USES_MAX].store(hash, Ordering::Relaxed);
-        }
-    }
-
-    /// The latest, in order.
-    fn take(&mut self) -> Vec<u64> {
-        let at = *self.at.get_mut();
-        let new = at.wrapping_sub(self.taken).min(USES_MAX);
-        self.taken = at;
-        (at.wrapping_sub(new)..at).map(|at| *self.ring[at % USES_MAX].get_mut()).collect()
-    }
-
-    /// Reads that found something, and that did not.
-    fn counts(&mut self) -> (u64, u64) {
-        (std::mem::take(self.hits.get_mut()), std::mem::take(self.misses.get_mut()))
-    }
-}
-
 /// What a leader knows of the records that may have to go.
 pub(crate) struct Evictor {
     evict: Evict,
@@ -262,16 +184,7 @@ impl Evictor {
 
 /// A stored key's hash, the same at every copy.
 fn spot(table: TableId, stored: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write_u64(table.0);
-    hasher.write(stored);
-    hasher.finish()
-}
-
-/// What a record counts for, if it is a user's and holds a value: one, and its bytes with what is kept with them.
-fn counted(key: &[u8], value_bytes: Option<usize>) -> (u64, u64) {
-    let (records, bytes) = live_size(key, value_bytes);
-    (records, bytes + records * OVERHEAD)
+    Seeded(table.0).hash_one(stored)
 }
 
 impl Copy {
@@ -285,7 +198,7 @@ impl Copy {
 
     /// Reads are counted where there is a bound.
     pub(crate) fn mind_uses(&mut self) {
-        let bounded = self.config.room != crate::Room::default();
+        let bounded = self.config.room != Room::default();
         if bounded && self.uses.is_none() {
             self.uses = Some(Uses::default());
         } else if !bounded {
@@ -324,7 +237,7 @@ impl Copy {
         if !matches!(&self.role, Role::Leading(l) if l.evictor.is_some()) {
             return;
         }
-        for (key, record) in puts.iter().filter(|(key, _)| key.first() == Some(&(crate::Space::User as u8))) {
+        for (key, record) in puts.iter().filter(|(key, _)| is_users(key)) {
             let hash = spot(self.config.fragment.table, key);
             let Role::Leading(l) = &mut self.role else { return };
             let Some(evictor) = &mut l.evictor else { return };
@@ -340,13 +253,17 @@ impl Copy {
     /// What was read here counts from now on.
     fn take_uses(&mut self) {
         let Some(uses) = &mut self.uses else { return };
-        let (used, (hits, misses)) = (uses.take(), uses.counts());
+        let (used, counts) = (uses.take(), uses.counts());
+        self.count_uses(used, counts);
+    }
+
+    fn count_uses(&mut self, used: Vec<u64>, (hits, misses): (u64, u64)) {
         self.tally.hits = self.tally.hits.saturating_add(hits);
         self.tally.misses = self.tally.misses.saturating_add(misses);
         if let Role::Leading(l) = &mut self.role
             && let Some(evictor) = l.evictor.as_mut().filter(|_| self.config.evict.counts_reads())
         {
-            used.into_iter().for_each(|hash| evictor.touch(hash));
+            used.into_iter().take(USES_MAX).for_each(|hash| evictor.touch(hash));
         }
     }
 
@@ -361,26 +278,17 @@ impl Copy {
 
     /// A follower tells what was read there.
     pub(crate) fn on_used(&mut self, from: NodeId, session: u64, used: Vec<u64>, hits: u64, misses: u64) {
-        let Role::Leading(l) = &mut self.role else { return };
-        if !l.followers.get(&from).is_some_and(|f| f.session == session && f.joined()) {
-            return;
-        }
-        self.tally.hits = self.tally.hits.saturating_add(hits);
-        self.tally.misses = self.tally.misses.saturating_add(misses);
-        if let Some(evictor) = l.evictor.as_mut().filter(|_| self.config.evict.counts_reads()) {
-            used.into_iter().take(USES_MAX).for_each(|hash| evictor.touch(hash));
+        let Role::Leading(l) = &self.role else { return };
+        if l.followers.get(&from).is_some_and(|f| f.session == session && f.joined()) {
+            self.count_uses(used, (hits, misses));
         }
     }
 
     /// The records that a batch would put, and the tombstones of what has to go for them. Whatever else the fragment holds has its room
     /// by now: this is the leader's latest state.
-    pub(crate) fn bounded(
-        &mut self,
-        now: Now,
-        mut puts: Vec<(Bytes, Record)>,
-    ) -> Result<Vec<(Bytes, Record)>, Refusal> {
+    pub(crate) fn bounded(&mut self, mut puts: Vec<(Bytes, Record)>) -> Result<Vec<(Bytes, Record)>, Refusal> {
         let room = self.config.room;
-        if room == crate::Room::default() {
+        if room == Room::default() {
             return Ok(puts);
         }
         // From the first write on: what is read before there is anything to evict counts, too.
@@ -403,8 +311,7 @@ impl Copy {
             return Ok(puts);
         }
         let what = if over.0 { Measure::Records } else { Measure::Bytes };
-        let whole = room.records.is_some_and(|most| after.0 > most) || room.bytes.is_some_and(|most| after.1 > most);
-        if self.config.evict == Evict::Reject || whole {
+        if self.config.evict == Evict::Reject || !room.holds(after) {
             return Err(Refusal::TableFull { what });
         }
         if self.config.stand_in && self.store.cleared() > self.cleared_max().saturating_mul(16) {
@@ -413,8 +320,8 @@ impl Copy {
         }
         // Where there is more than there should be, the write makes it no more; the rest is for the pass.
         let most = |bound: Option<u64>, held: u64| bound.map(|bound| bound.max(held));
-        let room = crate::Room { records: most(room.records, held.0), bytes: most(room.bytes, held.1) };
-        let (gone, fits) = self.victims(now, then, room, (usize::MAX, VICTIMS_MAX), &puts);
+        let room = Room { records: most(room.records, held.0), bytes: most(room.bytes, held.1) };
+        let (gone, fits) = self.victims(then, room, (usize::MAX, VICTIMS_MAX), &puts);
         if !fits {
             self.take_back(gone.into_iter().chain(puts));
             return Err(Refusal::TableFull { what });
@@ -428,42 +335,36 @@ impl Copy {
     /// the other. And whether it is so.
     fn victims(
         &mut self,
-        #[allow(unused)] now: Now,
         mut held: (u64, u64),
-        room: crate::Room,
+        room: Room,
         (most, more): (usize, usize),
         puts: &[(Bytes, Record)],
     ) -> (Vec<(Bytes, Record)>, bool) {
-        self.mind_evictor();
         // What is replaced is kept whole until that is committed: values on disc are read for it.
         let fetches = if self.store.form() == Storage::DiscOnly { FETCHES_MAX } else { usize::MAX };
         let (most, more) = (most.max(1), more.min(fetches));
-        let within = |held: (u64, u64), records: Option<u64>, bytes: Option<u64>| {
-            records.is_none_or(|most| held.0 <= most) && bytes.is_none_or(|most| held.1 <= most)
-        };
-        let fits = |held| within(held, room.records, room.bytes);
         let low = |most: Option<u64>| most.map(|most| most - most / SLACK);
-        let slack = |held| within(held, low(room.records), low(room.bytes));
+        let low = Room { records: low(room.records), bytes: low(room.bytes) };
         let (mut gone, mut bytes) = (Vec::new(), 0);
-        while (!fits(held) && gone.len() < most) || (!slack(held) && gone.len() < more && bytes < PASS_BYTES) {
+        while (!room.holds(held) && gone.len() < most) || (!low.holds(held) && gone.len() < more && bytes < PASS_BYTES)
+        {
             let Some(key) = self.next_victim() else { break };
             // What is written anew has no size before it, and comes back into the order with its entry.
             let written = puts.iter().any(|(k, _)| *k == key);
             let Some(kept) = self.store.get(&key).filter(|_| !written) else { continue };
             let size = counted(&key, kept.value_bytes());
             held = (held.0.saturating_sub(size.0), held.1.saturating_sub(size.1));
-            let hlc = kept.hlc();
-            let hlc = if mutant!(self, ClearedAnew) { self.stamp(now) } else { hlc };
+            let hlc = if mutant!(self, ClearedAnew) { self.hlc.next() } else { kept.hlc() };
             bytes += key.len() + 64;
             gone.push((key, Record::cleared(self.next_version(), hlc)));
         }
-        (gone, fits(held))
+        (gone, room.holds(held))
     }
 
     /// What was chosen, or passed over because it was to be written, stays where it is.
     fn take_back(&mut self, gone: impl Iterator<Item = (Bytes, Record)>) {
         for (key, _) in gone {
-            let held = self.store.get(&key).filter(|kept| !kept.is_tombstone() && crate::is_apart(&key));
+            let held = self.store.get(&key).filter(|kept| !kept.is_tombstone() && is_users(&key));
             let Some(kept) = held else { continue };
             let (size, expires) = (counted(&key, kept.value_bytes()).1, kept.expires().map(|at| at.0));
             if let Role::Leading(l) = &mut self.role
@@ -504,16 +405,18 @@ impl Copy {
     /// What islands wrote apart may exceed the bound when they meet, and a bound may have been lowered: it is held again in one pass.
     pub(crate) fn mind_room(&mut self, now: Now, fx: &mut Effects) {
         let room = self.config.room;
-        let bounded = room != crate::Room::default() && self.config.evict != Evict::Reject;
+        let bounded = room != Room::default() && self.config.evict != Evict::Reject;
+        if bounded && !room.holds(self.store.held()) {
+            self.mind_evictor();
+        }
         for _ in 0..PASS_ENTRIES {
             let Role::Leading(l) = &self.role else { return };
             let held = self.store.held();
-            let over = room.records.is_some_and(|most| held.0 > most) || room.bytes.is_some_and(|most| held.1 > most);
-            if !bounded || !over || !l.ready || l.is_busy() || self.too_few_to_write().is_some() {
+            if !bounded || room.holds(held) || !l.ready || l.is_busy() || self.too_few_to_write().is_some() {
                 return;
             }
             // Not all at once, where there is much.
-            let (gone, _) = self.victims(now, held, room, (0, PASS_MAX), &[]);
+            let (gone, _) = self.victims(held, room, (0, PASS_MAX), &[]);
             if gone.is_empty() {
                 return;
             }
@@ -535,7 +438,7 @@ impl Copy {
     /// is told all there is.
     pub(crate) fn shed(&mut self, now: Now, fx: &mut Effects) {
         let most = self.cleared_max();
-        let bounded = self.config.room != crate::Room::default();
+        let bounded = self.config.room != Room::default();
         let Role::Leading(l) = &mut self.role else { return };
         if !bounded || self.config.stand_in || !l.ready || l.commit == 0 || self.store.cleared() <= most {
             return;
@@ -562,11 +465,7 @@ impl Copy {
         let lost = |f: &crate::lead::Follower| matches!(&f.progress, Progress::Syncing(delta) if misses(delta));
         if !mutant!(self, ClearedMidway) {
             let gone: Vec<NodeId> = l.followers.iter().filter(|(_, f)| lost(f)).map(|(node, _)| *node).collect();
-            for node in gone {
-                if let Some(f) = l.followers.remove(&node) {
-                    fx.sends.push((node, crate::Msg::Dropped { ballot: l.ballot, session: f.session }));
-                }
-            }
+            gone.into_iter().for_each(|node| l.end_session(node, fx));
         }
         let record = self.next_record(now, Some(floor.row()));
         self.append(now, vec![(key::floor(self.config.line), record)], false, fx);
@@ -581,8 +480,7 @@ impl Copy {
     pub fn tally(&self, now: Now) -> Tally {
         let written = self.store.oldest().map(base::Hlc::wall);
         let oldest_ms = written.map_or(0, |at| now.wall.0.saturating_sub(at.0));
-        let here = |n: fn(&Uses) -> &AtomicU64| self.uses.as_ref().map_or(0, |u| n(u).load(Ordering::Relaxed));
-        let (hits, misses) = (here(|u| &u.hits), here(|u| &u.misses));
+        let (hits, misses) = self.uses.as_ref().map_or((0, 0), Uses::seen);
         let (held, room) = (self.store.held(), self.config.room);
         let part = |held: u64, most: Option<u64>| most.map_or(0, |most| held.saturating_mul(10_000) / most.max(1));
         let full = part(held.0, room.records).max(part(held.1, room.bytes));
@@ -603,7 +501,7 @@ mod tests {
     use super::*;
     use crate::lease::tests::feed;
     use crate::open::tests::{at, config};
-    use crate::{Answer, Batch, Input, Meta, Msg, Outcome, Range, Reply, Request, Room, SessionId, Store, Write};
+    use crate::{Answer, Batch, Input, Meta, Msg, Outcome, Range, Reply, Request, SessionId, Store, Write};
     use std::sync::Arc;
 
     /// One that leads alone.
@@ -781,16 +679,6 @@ mod tests {
             let tally = copy.tally(at(start + 12));
             assert_eq!((tally.hits, tally.misses, tally.evicted), if session == 7 { (5, 2, 1) } else { (0, 0, 1) });
         }
-    }
-
-    #[test]
-    fn a_follower_tells_what_was_read_once_a_second_and_not_too_much_of_it() {
-        let mut uses = Uses::default();
-        (0..10).for_each(|n| uses.note(n, n % 2 == 0));
-        assert_eq!((uses.take(), uses.counts()), (vec![0, 2, 4, 6, 8], (5, 5)));
-        (0..5000).for_each(|n| uses.note(n, true));
-        let latest: Vec<u64> = (5000 - USES_MAX as u64..5000).collect();
-        assert_eq!((uses.take(), uses.counts(), uses.take()), (latest, (5000, 0), vec![]));
     }
 
     #[test]

@@ -145,7 +145,7 @@ pub(crate) struct Leading {
     pub swept: Instant,
     pub writers: Writers,
     pub forgetting: Forgetting,
-    /// What knows which records go first, once that was needed.
+    /// What knows which records go first, from its first write on.
     pub evictor: Option<Box<Evictor>>,
 }
 
@@ -264,6 +264,13 @@ impl Leading {
             next = *from;
         }
         self.commit
+    }
+
+    /// It is told, and has to ask to join again.
+    pub(crate) fn end_session(&mut self, node: NodeId, fx: &mut Effects) {
+        if let Some(follower) = self.followers.remove(&node) {
+            fx.sends.push((node, Msg::Dropped { ballot: self.ballot, session: follower.session }));
+        }
     }
 
     /// Copies that are being read learn of each commit at once; others with their next entries.
@@ -438,9 +445,7 @@ impl Copy {
         let most = self.config.timing.return_wait_max;
         let Role::Leading(l) = &mut self.role else { return };
         for node in &gone {
-            if let Some(follower) = l.followers.remove(node) {
-                fx.sends.push((*node, Msg::Dropped { ballot: l.ballot, session: follower.session }));
-            }
+            l.end_session(*node, fx);
             let wait = l.returns.get(node).map_or(Span::ms(50), |(_, wait)| Span(wait.0 * 2).min(most));
             l.returns.insert(*node, (now.mono + wait, wait));
         }

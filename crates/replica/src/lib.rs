@@ -38,6 +38,7 @@ mod store;
 mod sync;
 mod table;
 mod turn;
+mod uses;
 mod write;
 
 pub use batch::{Answer, Batch, Bump, Check, Measure, Outcome, Range, Read, Refusal, Request, Rows, SessionId, Write};
@@ -45,7 +46,7 @@ pub use changes::{Changes, Since};
 pub use config::{Config, Room, Storage, Timing};
 pub use copy::{Copy, Inspect, RoleName};
 pub use cut::{Fit, Legacy, Slice, known_of};
-pub use evict::{Candidate, Evict, EvictFunction, NoPolicy, Tally};
+pub use evict::{Candidate, Evict, EvictFunction, NoPolicy};
 pub use forget::Floor;
 pub use gate::{Effects, Input, Notice, Persist, Reply, Ticket};
 pub use heal::Progress;
@@ -60,6 +61,7 @@ pub use record::{Entry, Meta, Record, Stage, WriteBatch};
 pub use state::shown;
 pub use store::{Store, Stored};
 pub use table::OVERHEAD as RECORD_OVERHEAD;
+pub use uses::Tally;
 
 /// Is this known bug switched on? Always `false` without the `mutants` feature.
 macro_rules! mutant {

@@ -4,7 +4,7 @@ use crate::forget::Floor;
 use crate::kept::{Apart, Kept, is_apart};
 use crate::key::{self, Space};
 use crate::record::{Meta, Record, Stage, WriteBatch};
-use crate::table::{OVERHEAD, Table};
+use crate::table::{OVERHEAD, Table, is_users};
 use crate::turn::Turn;
 use base::{BranchId, Heads, Hlc, NodeId, Version, WallMs};
 use bytes::Bytes;
@@ -328,18 +328,18 @@ impl Store {
         (records, bytes + records * OVERHEAD)
     }
 
-    /// The stamp of the oldest record that holds a value.
+    /// The stamp of the oldest of the records that hold a value, going by the first of each branch.
     pub(crate) fn oldest(&self) -> Option<Hlc> {
-        let users = |key: &Bytes| key.first() == Some(&(Space::User as u8));
-        let oldest = |version: Version| {
-            let branch = version.branch;
-            let (from, to) = (Version { branch, seq: 0 }, Version { branch, seq: version.seq });
-            let all = self.index.range((from, Bytes::new())..).take_while(|(at, _)| *at <= to);
-            let mut held = all.filter(|(_, key)| users(key)).filter_map(|(_, key)| self.records.get(key));
-            held.find(|kept| !kept.is_tombstone()).map(Kept::hlc)
-        };
-        let folded = self.index.first().and_then(|(version, _)| oldest(Version { seq: u64::MAX, ..*version }));
-        self.heads.iter().filter_map(oldest).chain(folded).min()
+        let (mut next, mut oldest) = (self.index.first(), None);
+        while let Some((Version { branch, .. }, _)) = next {
+            let within = |seq| (Version { branch: *branch, seq }, Bytes::new());
+            let all = self.index.range(within(0)..within(u64::MAX));
+            let mut held = all.filter(|(_, key)| is_users(key)).filter_map(|(_, key)| self.records.get(key));
+            let first = held.find(|kept| !kept.is_tombstone()).map(Kept::hlc);
+            oldest = [oldest, first].into_iter().flatten().min();
+            next = self.index.range(within(u64::MAX)..).next();
+        }
+        oldest
     }
 
     /// Rows of the ledger, and their bytes.

@@ -26,7 +26,7 @@ const SPARSE_MIN: usize = 1024;
 
 /// SipHash behind a seed that whoever chooses keys does not know: nobody can make them collide on purpose.
 #[derive(Clone, Copy, Default, Debug)]
-struct Seeded(u64);
+pub(crate) struct Seeded(pub u64);
 
 impl BuildHasher for Seeded {
     type Hasher = DefaultHasher;
@@ -210,12 +210,18 @@ impl Table {
     }
 }
 
+/// What a record counts for in a bound: with what is kept beside it.
+pub(crate) fn counted(key: &[u8], value_bytes: Option<usize>) -> (u64, u64) {
+    let (records, bytes) = live_size(key, value_bytes);
+    (records, bytes + records * OVERHEAD)
+}
+
 /// One record, and its bytes without the byte that names its space, if it is a user's and holds a value.
-pub(crate) fn live_size(key: &[u8], value_bytes: Option<usize>) -> (u64, u64) {
+fn live_size(key: &[u8], value_bytes: Option<usize>) -> (u64, u64) {
     value_bytes.filter(|_| is_users(key)).map_or((0, 0), |bytes| (1, (key.len() - 1 + bytes) as u64))
 }
 
-fn is_users(key: &[u8]) -> bool {
+pub(crate) fn is_users(key: &[u8]) -> bool {
     key.first() == Some(&(Space::User as u8))
 }
 

@@ -89,7 +89,7 @@ impl Copy {
         let puts = match self.too_few_to_write() {
             Some(refusal) => Err(refusal),
             None if full => Err(Refusal::NoSpace),
-            None => self.evaluate(now, &request.batch).and_then(|puts| self.bounded(now, puts)),
+            None => self.evaluate(now, &request.batch).and_then(|puts| self.bounded(puts)),
         };
         match puts {
             Ok(puts) => self.accept(now, ticket, request, puts, fx),
