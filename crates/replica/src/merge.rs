@@ -218,7 +218,9 @@ impl<'a> Merge<'a> {
             }
         }
         let mine = self.sides.get(&key).copied().unwrap_or_else(|| self.side(self.store.heads()));
-        let take = (side, r.rank()) > (mine, m.rank());
+        // Which side an eviction was on says nothing: it stands for what it replaced.
+        let cleared = m.is_cleared() || r.is_cleared();
+        let take = (if cleared { mine } else { side }, r.rank()) > (mine, m.rank());
         if self.foretold {
             return if take {
                 self.take(side, key, r)

@@ -343,7 +343,8 @@ impl Checker {
         for (k, _) in store.space(Space::Ledger) {
             let (key, version) = (stored_of_ledger(k), ledger_version(k));
             let Some(w) = self.by_version.get(&(version, key.clone())) else { continue };
-            let apart = |o: &Wrote| o.key == key && !o.knew.contains(w);
+            // What had to go, or had expired, is in conflict with nothing.
+            let apart = |o: &Wrote| o.key == key && !o.cleared && !o.knew.contains(w);
             let real = self.writes.iter().enumerate().any(|(i, o)| apart(o) && !self.writes[*w].knew.contains(&i));
             if !real {
                 return Some(format!("invariant 7: {version:?} stands in the ledger without a true conflict"));
