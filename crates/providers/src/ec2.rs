@@ -2,9 +2,10 @@
 //! should be: one that is stopped is, one that is terminated is not.
 
 use crate::cloud::{client, environment, metadata, metadata_endpoint, region, request, send, settings, wait};
-use crate::{ProviderError, Source};
+use crate::{ANSWER_WAIT, ProviderError, Source};
 use http::Method;
 use membership::Place;
+use object_store::RetryConfig;
 use object_store::aws::{AmazonS3Builder, AwsAuthorizer, AwsCredential};
 use object_store::client::HttpClient;
 use serde::Deserialize;
@@ -14,6 +15,9 @@ use url::form_urlencoded;
 
 /// How many instances a page has: some kilobytes each.
 const PAGE: &str = "100";
+/// How often it is asked again which role the machine has. On one without a role every attempt fails, and there must be time
+/// left to say so.
+const ROLE_RETRIES_MAX: usize = 3;
 /// More pages of instances than this are no answer.
 const PAGES_MAX: usize = 200;
 
@@ -125,7 +129,9 @@ async fn credential(
     let wrong = |e: object_store::Error| ProviderError::Credentials(crate::cloud::said(&e));
     let known = settings.iter().filter_map(|(name, value)| Some((name.parse().ok()?, value)));
     let builder = known.fold(AmazonS3Builder::new(), |builder, (name, value)| builder.with_config(name, value));
-    let builder = builder.with_bucket_name("none").with_region(region).with_metadata_endpoint(metadata);
+    let retry = RetryConfig { max_retries: ROLE_RETRIES_MAX, retry_timeout: ANSWER_WAIT, ..RetryConfig::default() };
+    let builder =
+        builder.with_bucket_name("none").with_region(region).with_metadata_endpoint(metadata).with_retry(retry);
     builder.build().map_err(wrong)?.credentials().get_credential().await.map_err(wrong)
 }
 
