@@ -26,6 +26,7 @@ fn node(dir: &Path, name: &str, join: &[&Handle]) -> Handle {
         zone: None,
         weight: None,
         functions: Default::default(),
+        ceilings: Default::default(),
         threads: None,
         discover_delay: Duration::from_millis(500),
         patience: Default::default(),

@@ -229,7 +229,7 @@ impl Node {
         let joined: BTreeSet<TableId> = self.tables.values().filter(joins).map(|def| def.id).collect();
         let of_these = all.iter().map(|report| report.fragment).filter(|f| joined.contains(&f.table));
         let lines = of_these.flat_map(|fragment| self.lines_of(fragment)).collect();
-        Told { reports: all, barred: self.barred, full: self.full, odd: 0, lines, tallies: Vec::new() }
+        Told { reports: all, barred: self.barred, full: self.is_full(), odd: 0, lines, tallies: Vec::new() }
     }
 
     /// Of each line that a fragment goes back to a digest of what is known of it, and 0 of its own.

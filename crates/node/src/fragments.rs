@@ -457,7 +457,7 @@ impl Node {
     /// A copy begins with the view that the node has; what it says goes out with the next flush.
     pub(crate) fn begin_copy(&mut self, now: Now, fragment: FragmentId, mut copy: Copy, mut fx: Effects) {
         copy.handle(now, self.sight(now), &mut fx);
-        copy.handle(now, Input::Full(self.full), &mut fx);
+        copy.handle(now, Input::Shortage(self.shortage), &mut fx);
         copy.handle(now, Input::Barred(self.barred), &mut fx);
         for (node, (is_copy, lead, _)) in self.routes.remove(&fragment).unwrap_or_default() {
             let (heard, barred) = (lead.ballot, false);
@@ -469,6 +469,7 @@ impl Node {
                 weight: 0,
                 heal: replica::Progress::Alone,
                 stand_in: !is_copy,
+                pressed: Default::default(),
             };
             copy.handle(now, Input::Msg(node, Msg::Status(status)), &mut fx);
         }

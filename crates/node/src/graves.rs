@@ -1,6 +1,7 @@
 //! Tables that were dropped. Their copies go on meeting those of other islands: what was written there by nodes that could not know
 //! of the drop turns up under a name of its own.
 
+use crate::balance::SOON;
 use crate::gateway::Op;
 use crate::io::Effect;
 use crate::node::Node;
@@ -75,14 +76,14 @@ impl Node {
     }
 
     /// What is led here of tables that were dropped: marked, if this node was of the island that dropped it; and told of, if more
-    /// turns up.
+    /// turns up; and emptied, when everybody knows.
     pub(crate) fn tend_graves(&mut self, now: Now, out: &mut Vec<Effect>) {
-        let (mut mark, mut saved) = (Vec::new(), Vec::new());
+        let (mut mark, mut saved, mut clear) = (Vec::new(), Vec::new(), Vec::new());
         for (id, (grave, shown)) in &self.graves {
             for fragment in grave.def.all() {
                 let look = |c: &Copy| {
-                    let live = c.store().live_size().0 > 0 && !c.has_rival();
-                    (c.lead().is_some(), c.outlives(grave.number, now.wall), live)
+                    let live = c.store().live_size().0 > 0;
+                    (c.lead().is_some(), c.outlives(grave.number, now.wall), live && !c.has_rival())
                 };
                 let Some((true, outlives, live)) = self.copies.with(fragment, look) else { continue };
                 let noted = self.dropped_at.get(id).filter(|(number, _)| *number == grave.number);
@@ -90,12 +91,19 @@ impl Node {
                     (None, Some(heads)) => mark.push((fragment, grave.number, heads.clone())),
                     // Its copies were all on this side, and everybody has met by now.
                     (None, None) => saved.extend((live && self.whole && !shown).then_some(*id)),
-                    (Some(more), _) => saved.extend((more && !shown).then_some(*id)),
+                    (Some(true), _) => saved.extend((!shown).then_some(*id)),
+                    (Some(false), _) => clear.extend((live && !shown).then_some((fragment, grave.number))),
                 }
             }
         }
         for (fragment, number, heads) in mark {
             self.feed(now, fragment, Input::Dropped(number, heads), out);
+        }
+        if self.whole && !clear.is_empty() {
+            self.chores_at = self.chores_at.min(now.mono + SOON);
+        }
+        for (fragment, number) in clear {
+            self.feed(now, fragment, Input::Clear(number), out);
         }
         saved.dedup();
         for id in saved {

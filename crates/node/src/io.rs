@@ -65,8 +65,8 @@ pub enum Input {
     Vitals(u64, Vitals),
     /// A local client no longer waits.
     Forget(OpId),
-    /// The disc is nearly full, or no longer.
-    Full(bool),
+    /// The process is so short of memory, or of room on its disc.
+    Shortage(replica::Shortage),
     /// Stop cleanly.
     Stop,
 }

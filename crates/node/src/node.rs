@@ -161,7 +161,7 @@ pub struct Node {
     pub(crate) stopping: Option<(Instant, OpId)>,
     /// Everything that has to be done before the node goes is done.
     pub(crate) leaving: bool,
-    pub(crate) full: bool,
+    pub(crate) shortage: replica::Shortage,
     /// How far this machine's clock is ahead of the others', in ms, while that is too far.
     pub(crate) skewed: Option<i64>,
     /// So far that it leads nothing.
@@ -231,7 +231,7 @@ impl Node {
             bounds: Default::default(),
             stopping: None,
             leaving: false,
-            full: false,
+            shortage: replica::Shortage::default(),
             skewed: None,
             barred: false,
             asking: Asking::default(),
@@ -340,9 +340,9 @@ impl Node {
                 self.creating.remove(&op);
                 self.gateway.forget(op);
             }
-            Input::Full(full) => {
-                self.full = full;
-                self.feed_all(now, &replica::Input::Full(full), out);
+            Input::Shortage(shortage) => {
+                self.shortage = shortage;
+                self.feed_all(now, &replica::Input::Shortage(shortage), out);
             }
             Input::Stop => self.stop(now, out),
         }
@@ -520,6 +520,11 @@ impl Node {
             out.extend(clock.then_some(Effect::Notice(Notice::Clock(self.skewed, self.barred))));
             self.feed_all(now, &replica::Input::Barred(self.barred), out);
         }
+    }
+
+    /// Can it take nothing in?
+    pub(crate) fn is_full(&self) -> bool {
+        self.shortage.most() == replica::Pressure::Full
     }
 
     /// Feeds every copy the same.

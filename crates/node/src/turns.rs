@@ -14,8 +14,8 @@ impl Node {
     /// Has some of those set out that are to.
     pub(crate) fn turn_copies(&mut self, now: Now, out: &mut Vec<Effect>) {
         let (mut under_way, mut waiting) = (0, Vec::new());
-        // On a full disc those that write wait, and those that make room do not wait for them.
-        let most = if self.full { usize::MAX } else { TURNS_MAX };
+        // Where there is no room those that take some wait, and those that make room do not wait for them.
+        let most = if self.is_full() { usize::MAX } else { TURNS_MAX };
         for fragment in self.copies.ids() {
             match self.copies.with(fragment, |c| (c.is_turning(), c.may_turn())) {
                 Some((true, _)) => under_way += 1,

@@ -21,6 +21,12 @@ pub struct Vitals {
     pub cpu_us: u64,
     /// Resident memory, in bytes.
     pub resident_bytes: u64,
+    /// What of it is in use, where that is known, in bytes: what it is held to.
+    pub used_bytes: u64,
+    /// How much may be, if there is a ceiling.
+    pub memory_max: Option<u64>,
+    /// What it is short of.
+    pub shortage: replica::Shortage,
 }
 
 /// Who waits for whose answers.

@@ -111,8 +111,10 @@ pub enum Refusal {
     /// A bump of a value that is not big-endian 64-bit fields of that number.
     #[error("write {0} bumps a value that is not a counter of that many fields")]
     NotACounter(u32),
-    /// The leader's disc is nearly full; batches that delete, and put little, are still taken.
-    #[error("the disc of the node that leads this fragment is nearly full: delete something, or give it room")]
+    /// A node with a copy is short of memory, or its disc is nearly full; batches that delete, and put little, are still taken.
+    #[error(
+        "no space: a node that has a copy is at its memory ceiling, or its disc is nearly full (`tombolo nodes` says which); delete something, or give it room"
+    )]
     NoSpace,
     /// A value of which every side's part is kept: they would not expire as one.
     #[error(
@@ -200,7 +202,7 @@ impl std::fmt::Display for Limit {
 }
 
 /// On a nearly full disc, batches that delete may still put so many bytes.
-const FULL_PUT_BYTES_MAX: usize = 4096;
+pub(crate) const FULL_PUT_BYTES_MAX: usize = 4096;
 
 impl Batch {
     /// May it be taken when the disc is nearly full?

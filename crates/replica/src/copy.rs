@@ -9,6 +9,7 @@ use crate::msg::{Lead, Msg, Status};
 use crate::mutant;
 use crate::open::{Opening, Promised};
 use crate::record::{Meta, Record, Stage, WriteBatch};
+use crate::shortage::{Cap, Shortage};
 use crate::store::{Store, Stored};
 use crate::uses::{Tally, Uses};
 use base::{Ballot, Hlc, Instant, NodeId, Now, Span, Version};
@@ -83,7 +84,8 @@ pub struct Copy {
     pub(crate) heard: Ballot,
     pub(crate) gate: Gate,
     pub(crate) rng: StdRng,
-    pub(crate) full: bool,
+    pub(crate) shortage: Shortage,
+    pub(crate) cap: Cap,
     /// What is read here, where that matters.
     pub(crate) uses: Option<Uses>,
     pub(crate) tally: Tally,
@@ -160,7 +162,8 @@ impl Copy {
             heard: meta.promised,
             gate: Gate::after(store.handed),
             rng,
-            full: false,
+            shortage: Shortage::default(),
+            cap: Cap::default(),
             uses: None,
             tally: Tally::default(),
             given_up: BTreeSet::new(),
@@ -197,12 +200,16 @@ impl Copy {
             Input::Read(ticket, read) => self.on_read(now, ticket, read, fx),
             Input::Warm => self.warm(now, fx),
             Input::Dropped(number, heads) => self.mark_dropped(now, number, heads, fx),
+            Input::Clear(number) => self.clear_dropped(now, number, fx),
             Input::AddMember(node) => self.add_member(now, node, fx),
             Input::RemoveMember(node) => self.remove_member(now, node, fx),
             Input::HandOver(node) => self.hand_over(now, node, fx),
             Input::GivenUp(nodes) => self.given_up = nodes,
             Input::Bury(node, force) => self.bury(now, node, force, fx),
-            Input::Full(full) => self.full = full,
+            Input::Shortage(shortage) => {
+                self.shortage = shortage;
+                self.say(now, false, fx);
+            }
             Input::Turn => self.turn(fx),
             Input::Barred(barred) => {
                 self.barred = barred;
@@ -405,7 +412,8 @@ impl Copy {
         let weight = self.store.heads().weight();
         let heal = self.progress();
         let stand_in = self.config.stand_in;
-        Status { lead: self.lead(), heard: self.heard, was_in_sync, barred: self.barred, weight, heal, stand_in }
+        let (heard, barred, pressed) = (self.heard, self.barred, self.pressed());
+        Status { lead: self.lead(), heard, was_in_sync, barred, weight, heal, stand_in, pressed }
     }
 
     /// Says it again, in case a link that broke took it along: to some of the view by turns, so that what is sent does not grow with
@@ -424,7 +432,8 @@ impl Copy {
     /// Tells the view what changed in a way that others act on; all of it when asked to.
     pub(crate) fn say(&mut self, now: Now, all: bool, fx: &mut Effects) {
         let status = self.status();
-        let acts = |s: &Status| (s.lead.map(|l| (l.branch, l.in_sync)), s.heard, s.barred, s.was_in_sync, s.heal);
+        let lead = |s: &Status| s.lead.map(|l| (l.branch, l.in_sync));
+        let acts = |s: &Status| (lead(s), s.heard, s.barred, s.was_in_sync, s.heal, s.pressed);
         if all || self.said.as_ref().map(acts) != Some(acts(&status)) {
             fx.sends.extend(self.view.iter().map(|node| (*node, Msg::Status(status))));
             (self.said, self.said_at) = (Some(status), now.mono);

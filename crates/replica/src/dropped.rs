@@ -2,10 +2,11 @@
 //! lost with the rest.
 
 use crate::copy::{Copy, Role};
+use crate::evict::{PASS_BYTES, PASS_ENTRIES, PASS_MAX};
 use crate::gate::Effects;
-use crate::key::{self, Space};
+use crate::key::{self, MemberStatus, Space};
 use crate::record::Record;
-use base::{Heads, Now, WallMs};
+use base::{Heads, NodeId, Now, WallMs};
 use serde::{Deserialize, Serialize};
 
 /// Up to where a fragment's records went with its table.
@@ -59,13 +60,56 @@ impl Copy {
         let mark = self.drop_mark().filter(|mark| l.ready && mark.number >= number)?;
         Some(self.store.is_live_beyond(&mark.heads, wall))
     }
+
+    /// The records of a table that was dropped go, some at a time, when every copy that there is knows of it and nothing outlives it:
+    /// like those that are evicted, so that they beat nothing that turns up after all.
+    pub(crate) fn clear_dropped(&mut self, now: Now, number: u64, fx: &mut Effects) {
+        if self.outlives(number, now.wall) != Some(false) || !self.is_everywhere() {
+            return;
+        }
+        for _ in 0..PASS_ENTRIES {
+            let live = self.store.space(Space::User).filter(|(_, kept)| !kept.is_tombstone());
+            let mut bytes = 0;
+            let some: Vec<_> = live
+                .map(|(key, kept)| (key.clone(), kept.hlc()))
+                .take(PASS_MAX)
+                .take_while(|(key, _)| {
+                    bytes += key.len() + 64;
+                    bytes < PASS_BYTES
+                })
+                .collect();
+            if some.is_empty() || matches!(&self.role, Role::Leading(l) if l.is_busy()) {
+                break;
+            }
+            let gone = some.into_iter().map(|(key, hlc)| (key, Record::cleared(self.next_version(), hlc))).collect();
+            self.append(now, gone, false, fx);
+            self.shed(now, fx);
+        }
+    }
+
+    /// Has this leader no rival, and every copy that there is all that it has?
+    fn is_everywhere(&self) -> bool {
+        let Role::Leading(l) = &self.role else { return false };
+        let has_all = |node: &NodeId| {
+            *node == self.config.me || l.followers.get(node).is_some_and(|f| f.joined() && f.acked >= l.last)
+        };
+        let counts = |status: &MemberStatus| !matches!(status, MemberStatus::Left | MemberStatus::Buried);
+        let all = self.members();
+        let met = self.whole && l.ready && l.commit >= l.last && self.foreign_lead().is_none();
+        met && all.iter().filter(|(_, status)| counts(status)).all(|(node, _)| has_all(node))
+    }
+
+    /// Was its table dropped, and is there nothing that was written since?
+    pub(crate) fn is_dropped(&self, wall: WallMs) -> bool {
+        self.drop_mark().is_some_and(|mark| !self.store.is_live_beyond(&mark.heads, wall))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::lease::tests::{feed, leading};
-    use crate::{Batch, Input, Request, SessionId, Write};
+    use crate::{Batch, Input, Msg, Request, SessionId, Write};
     use base::NodeId;
 
     #[test]
@@ -90,6 +134,48 @@ mod tests {
         let known = copy.store().heads().clone();
         feed(&mut copy, start, Input::Dropped(2, known));
         assert_eq!(copy.outlives(2, WallMs(0)), Some(false), "dropped again");
+    }
+
+    /// Only when each copy knows, and nothing that was written since; and what turns up later beats it.
+    #[test]
+    fn what_was_dropped_goes_when_everybody_knows() {
+        let (mut copy, start) = leading();
+        let live = |copy: &Copy| copy.store().live_size().0;
+        let put = |copy: &mut Copy, number: u64, key: &str| {
+            let branches = vec![copy.lead().expect("it leads").branch];
+            let writes = vec![Write::Put { key: key.to_string().into(), value: "v".into(), ttl_ms: None }];
+            let batch = Batch { writes, ..Batch::default() };
+            let session = SessionId { node: NodeId(9), incarnation: 1 };
+            feed(copy, start, Input::Write(number, Request { session, number, done_through: 0, branches, batch }));
+        };
+        let seen = |whole| {
+            let view = [NodeId(2)].into();
+            Input::View { view, dead: [].into(), gone: [].into(), flapping: [].into(), whole }
+        };
+        let ack = || Input::Msg(NodeId(2), Msg::Ack { session: 7, seq: u64::MAX });
+        (0..10).for_each(|n| put(&mut copy, n + 1, &format!("k{n}")));
+        let known = copy.store().heads().clone();
+        feed(&mut copy, start, Input::Clear(1));
+        feed(&mut copy, start, Input::Dropped(1, known));
+        feed(&mut copy, start, seen(true));
+        feed(&mut copy, start, Input::Clear(1));
+        assert_eq!(live(&copy), 10, "the other copy may not know");
+        feed(&mut copy, start, seen(false));
+        feed(&mut copy, start, ack());
+        feed(&mut copy, start, Input::Clear(1));
+        assert_eq!(live(&copy), 10, "somebody is missing");
+        feed(&mut copy, start, seen(true));
+        feed(&mut copy, start, Input::Clear(2));
+        assert_eq!(live(&copy), 10, "it was not dropped a second time");
+        feed(&mut copy, start, Input::Clear(1));
+        assert_eq!(live(&copy), 0);
+        assert!(copy.store().get(&key::user(b"k1")).is_none_or(crate::Kept::is_cleared));
+        feed(&mut copy, start, ack());
+        put(&mut copy, 11, "late");
+        feed(&mut copy, start, ack());
+        assert_eq!(copy.outlives(1, WallMs(0)), Some(true));
+        feed(&mut copy, start, Input::Clear(1));
+        assert_eq!(live(&copy), 1, "what outlives the table stays");
     }
 
     #[test]

@@ -28,11 +28,11 @@ use std::str::FromStr;
 const SLACK: u64 = 128;
 /// How many go with one write beyond those that it needs gone, and with one entry of a pass.
 const VICTIMS_MAX: usize = 256;
-const PASS_MAX: usize = 4096;
+pub(crate) const PASS_MAX: usize = 4096;
 /// And how many bytes of them: a pass goes in one frame.
-const PASS_BYTES: usize = 1024 * 1024;
+pub(crate) const PASS_BYTES: usize = 1024 * 1024;
 /// How many entries one pass makes at a time.
-const PASS_ENTRIES: usize = 4;
+pub(crate) const PASS_ENTRIES: usize = 4;
 /// How many tombstones one entry forgets.
 const CLEARED_MAX: usize = 4096;
 /// How many candidates a function is shown.
@@ -287,7 +287,7 @@ impl Copy {
     /// The records that a batch would put, and the tombstones of what has to go for them. Whatever else the fragment holds has its room
     /// by now: this is the leader's latest state.
     pub(crate) fn bounded(&mut self, mut puts: Vec<(Bytes, Record)>) -> Result<Vec<(Bytes, Record)>, Refusal> {
-        let room = self.config.room;
+        let room = self.room_now();
         if room == Room::default() {
             return Ok(puts);
         }
@@ -311,8 +311,11 @@ impl Copy {
             return Ok(puts);
         }
         let what = if over.0 { Measure::Records } else { Measure::Bytes };
-        if self.config.evict == Evict::Reject || !room.holds(after) {
+        if self.config.evict == Evict::Reject || !self.config.room.holds(after) {
             return Err(Refusal::TableFull { what });
+        }
+        if !room.holds(after) {
+            return Err(Refusal::NoSpace);
         }
         if self.config.stand_in && self.store.cleared() > self.cleared_max().saturating_mul(16) {
             // It forgets nothing, and may have to go on for long.
@@ -404,7 +407,7 @@ impl Copy {
 
     /// What islands wrote apart may exceed the bound when they meet, and a bound may have been lowered: it is held again in one pass.
     pub(crate) fn mind_room(&mut self, now: Now, fx: &mut Effects) {
-        let room = self.config.room;
+        let room = self.room_now();
         let bounded = room != Room::default() && self.config.evict != Evict::Reject;
         if bounded && !room.holds(self.store.held()) {
             self.mind_evictor();
@@ -437,8 +440,9 @@ impl Copy {
     /// Forgets the oldest tombstones of what the table itself took out, when there are many: whoever does not know of them, and comes back,
     /// is told all there is.
     pub(crate) fn shed(&mut self, now: Now, fx: &mut Effects) {
-        let most = self.cleared_max();
-        let bounded = self.config.room != Room::default();
+        let dropped = self.is_dropped(now.wall);
+        let most = if dropped { 0 } else { self.cleared_max() };
+        let bounded = dropped || self.config.room != Room::default();
         let Role::Leading(l) = &mut self.role else { return };
         if !bounded || self.config.stand_in || !l.ready || l.commit == 0 || self.store.cleared() <= most {
             return;
@@ -497,7 +501,7 @@ impl Copy {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::lease::tests::feed;
     use crate::open::tests::{at, config};
@@ -505,7 +509,7 @@ mod tests {
     use std::sync::Arc;
 
     /// One that leads alone.
-    fn leading(evict: Evict, room: Room) -> Copy {
+    pub(crate) fn leading(evict: Evict, room: Room) -> Copy {
         let oldest_but = |all: &[Candidate]| all.iter().position(|c| c.key != "dear");
         let functions = crate::Functions::default().with_evict("spares", Arc::new(oldest_but));
         let config = crate::Config { founders: vec![NodeId(1)], evict, room, functions, ..config() };
@@ -516,6 +520,12 @@ mod tests {
 
     /// Sends a batch, and tells whether it was refused for want of room.
     fn ask(copy: &mut Copy, ms: u64, number: u64, writes: Vec<Write>) -> bool {
+        let answer = ask_for(copy, ms, number, writes);
+        matches!(answer, Some(Answer::Outcome(Outcome::Failed(Refusal::TableFull { .. }), _)))
+    }
+
+    /// Sends a batch; the answer, if there is one by when it is on disc.
+    pub(crate) fn ask_for(copy: &mut Copy, ms: u64, number: u64, writes: Vec<Write>) -> Option<Answer> {
         let branches = vec![copy.lead().expect("it leads").branch];
         let session = SessionId { node: NodeId(1), incarnation: 1 };
         let batch = Batch { writes, ..Batch::default() };
@@ -526,13 +536,10 @@ mod tests {
             &mut fx,
         );
         copy.handle(at(ms), Input::Durable(u64::MAX), &mut fx);
-        let full = |reply: &Reply| {
-            matches!(reply, Reply::Write(Answer::Outcome(Outcome::Failed(Refusal::TableFull { .. }), _)))
-        };
-        fx.replies.iter().any(|(_, reply)| full(reply))
+        fx.replies.into_iter().find_map(|(_, reply)| if let Reply::Write(answer) = reply { Some(answer) } else { None })
     }
 
-    fn put(key: &str, bytes: usize) -> Write {
+    pub(crate) fn put(key: &str, bytes: usize) -> Write {
         Write::Put { key: key.to_string().into(), value: vec![0; bytes].into(), ttl_ms: None }
     }
 

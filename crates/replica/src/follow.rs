@@ -7,6 +7,7 @@ use crate::lease::Loan;
 use crate::msg::{Chunk, Lead, Msg};
 use crate::mutant;
 use crate::record::{Entry, Record, Stage, WriteBatch};
+use crate::shortage::Pressure;
 use base::{Ballot, Heads, Instant, NodeId, Now, Span, Version};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -151,7 +152,7 @@ impl Copy {
         }
         f.heard = now.mono;
         // No room to stage it: the leader gives it up after a while, and it is asked for again.
-        if self.full && self.store.lets_go() {
+        if self.shortage.disc == Pressure::Full && self.store.lets_go() {
             return;
         }
         if last {

@@ -40,6 +40,8 @@ pub enum Input {
     Warm,
     /// Leader: the table was dropped in this island, for the so-manieth time, when this was known of it.
     Dropped(u64, base::Heads),
+    /// Leader: what was dropped so is not needed any more, if every copy knows of it.
+    Clear(u64),
     /// Leader: take this node in as a copy.
     AddMember(NodeId),
     /// Leader: there are copies enough without this node's; it gives its own up.
@@ -52,8 +54,8 @@ pub enum Input {
     Turn,
     /// Leader: this node does not come back; `true`: it is struck off even where a majority is asked for and not there.
     Bury(NodeId, bool),
-    /// The disc is nearly full, or no longer.
-    Full(bool),
+    /// The node is so short of memory, or of room on its disc.
+    Shortage(crate::Shortage),
     /// This node's clock is far off those of the others (or no longer): leave leading to better ones.
     Barred(bool),
     /// The node stops: end the branch led, so that others can tell how it ended.

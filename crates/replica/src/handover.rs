@@ -4,6 +4,7 @@
 use crate::copy::{Copy, Role};
 use crate::gate::Effects;
 use crate::msg::Msg;
+use crate::shortage::Pressure;
 use base::{Instant, NodeId, Now};
 
 /// A branch is led for so many windows at least: a move costs writers a moment.
@@ -89,7 +90,7 @@ impl Copy {
     /// The leader would rather have it led here: an opening like any other.
     pub(crate) fn on_take_over(&mut self, now: Now, session: u64, fx: &mut Effects) {
         let Role::Following(f) = &self.role else { return };
-        if f.joined && f.session == session && !self.barred && !self.full {
+        if f.joined && f.session == session && !self.barred && self.pressed().most() < Pressure::Full {
             self.open(now, fx);
         }
     }

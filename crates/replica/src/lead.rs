@@ -563,6 +563,7 @@ impl Copy {
         }
         self.admit(now, fx);
         self.sweep(now, fx);
+        self.mind_cap(now);
         self.mind_room(now, fx);
         self.shed(now, fx);
         self.strike_stand_ins(now, fx);

@@ -491,6 +491,7 @@ pub(crate) mod tests {
             weight: 1,
             heal: crate::Progress::Alone,
             stand_in: false,
+            pressed: Default::default(),
         };
         let asked = feed(&mut copy, 2, say(Msg::Status(status)));
         let session = asked.iter().find_map(|m| if let Msg::Join { session, .. } = m { Some(*session) } else { None });

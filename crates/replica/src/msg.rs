@@ -1,4 +1,4 @@
-use crate::{Entry, Floor, Progress, Record};
+use crate::{Entry, Floor, Progress, Record, Shortage};
 use base::{Ballot, BranchId, Heads, NodeId, Span};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,8 @@ pub struct Status {
     pub heal: Progress,
     /// It stands in for copies that are elsewhere.
     pub stand_in: bool,
+    /// How short its node is of what it takes.
+    pub pressed: Shortage,
 }
 
 /// A part of a delta from a leader to a copy that joins.

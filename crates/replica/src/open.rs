@@ -573,7 +573,16 @@ pub(crate) mod tests {
         let ballot = Ballot { counter: 1, node: NodeId(3) };
         let lead = Some(crate::Lead { branch, ballot, in_sync: 1 });
         let heal = crate::Progress::Alone;
-        let status = Status { lead, heard: ballot, was_in_sync: true, barred: false, weight: 9, heal, stand_in: true };
+        let status = Status {
+            lead,
+            heard: ballot,
+            was_in_sync: true,
+            barred: false,
+            weight: 9,
+            heal,
+            stand_in: true,
+            pressed: Default::default(),
+        };
         let view = [2, 3].map(NodeId).into();
         let seen = Input::View { view, dead: [].into(), gone: [].into(), flapping: [].into(), whole: false };
         let mut fx = Effects::default();
@@ -618,6 +627,7 @@ pub(crate) mod tests {
             weight: 0,
             heal: crate::Progress::Alone,
             stand_in: false,
+            pressed: Default::default(),
         };
         copy.handle(at(2), Input::Msg(NodeId(2), Msg::Status(status)), &mut fx);
         copy.handle(at(5000), Input::Tick, &mut fx);

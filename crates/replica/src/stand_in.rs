@@ -255,6 +255,7 @@ mod tests {
             weight: 9,
             heal: Progress::Alone,
             stand_in: false,
+            pressed: Default::default(),
         };
         let asked = feed(&mut copy, 7002, say(Msg::Status(status)));
         let session = asked

@@ -8,6 +8,7 @@ use crate::gate::{Effects, Persist};
 use crate::kept::{Apart, Kept, Values, is_apart};
 use crate::mutant;
 use crate::record::{Record, Stage, WriteBatch};
+use crate::shortage::Pressure;
 use crate::store::{Beyond, Cursor, FETCHES_MAX, Store};
 use base::{FragmentId, Heads};
 use bytes::Bytes;
@@ -201,7 +202,18 @@ impl Store {
 impl Copy {
     /// Is the next step due as soon as possible?
     pub(crate) fn turn_is_due(&self) -> bool {
-        self.store.turn.as_ref().is_some_and(|turn| self.gate.durable >= turn.mark) && !self.full && !self.staging
+        let due = |turn: &Turn| self.gate.durable >= turn.mark && !self.lacks_room(turn.way);
+        self.store.turn.as_ref().is_some_and(due) && !self.staging
+    }
+
+    /// What frees some never waits.
+    fn lacks_room(&self, way: Way) -> bool {
+        let full = |pressure: Pressure| pressure == Pressure::Full;
+        match way {
+            Way::Drain => false,
+            Way::Fill | Way::Part => full(self.shortage.disc),
+            Way::Gather => full(self.shortage.most()),
+        }
     }
 
     /// Does it keep its records in another way than it is to?
@@ -216,7 +228,7 @@ impl Copy {
 
     /// Could it set out? Only in step, when what it has others have, too, and all of it can be read.
     pub fn may_turn(&self) -> bool {
-        let way = self.store.way(self.config.storage).filter(|way| !self.full || *way == Way::Drain);
+        let way = self.store.way(self.config.storage).filter(|way| !self.lacks_room(*way));
         if way.is_none() || self.is_turning() || !self.store.is_settled() {
             return false;
         }
@@ -263,7 +275,7 @@ impl Copy {
             self.store.turn = Some(Turn { way, upto, after: None, mark, ends: false });
         }
         // What a joining copy has staged is not to be disturbed.
-        if self.staging || (self.full && way != Way::Drain) {
+        if self.staging || self.lacks_room(way) {
             return;
         }
         if let Some(batch) = self.store.turn_on() {

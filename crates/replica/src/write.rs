@@ -10,6 +10,7 @@ use crate::merge::{fields, unfields};
 use crate::mutant;
 use crate::policy::MergeRule;
 use crate::record::Record;
+use crate::shortage::Pressure;
 use crate::state;
 use crate::store::FETCHES_MAX;
 use base::{BATCH_BYTES_MAX, BranchId, Now, Span, VALUE_BYTES_MAX, WallMs};
@@ -85,7 +86,7 @@ impl Copy {
         if l.is_busy() {
             return Some(Answer::Busy);
         }
-        let full = self.full && !request.batch.frees();
+        let full = self.pressure().most() == Pressure::Full && !request.batch.frees();
         let puts = match self.too_few_to_write() {
             Some(refusal) => Err(refusal),
             None if full => Err(Refusal::NoSpace),

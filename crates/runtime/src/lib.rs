@@ -4,12 +4,14 @@
 //! talk to it through channels: those of peers and clients are bounded, so that a busy node slows them down;
 //! that of the disc is not, since it only ever answers what was asked.
 
+mod ceilings;
 mod clock;
 mod cookie;
 mod crew;
 mod log;
 mod shell;
 
+pub use ceilings::{Ceilings, FREE_BYTES_MIN, available_memory, resident};
 pub use clock::Clock;
 pub use cookie::{Cookie, CookieError, default_cookie_path};
-pub use shell::{Event, FREE_BYTES_MIN, Handle, Settings, StartError, start};
+pub use shell::{Event, Handle, Settings, StartError, start};

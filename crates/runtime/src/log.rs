@@ -1,6 +1,7 @@
 //! What happened, as a line for people.
 
 use node::Notice;
+use replica::Pressure;
 
 fn source(sources: &[String], number: u16) -> &str {
     sources.get(usize::from(number)).map_or("a list of nodes", String::as_str)
@@ -82,4 +83,17 @@ fn merged(fragment: base::FragmentId, heal: &replica::Heal) {
     let (records, entries, conflicts, with) = (heal.taken, heal.given, heal.conflicts, &heal.with);
     let ms = heal.took.as_ms();
     tracing::info!(?fragment, ?with, records, entries, conflicts, ms, "islands met: records taken over, entries given");
+}
+
+/// Tells when a node comes to be short of something, or is not any more.
+pub(crate) fn log_shortage(of: &str, what: &str, before: Pressure, now: Pressure) {
+    match (before, now) {
+        (Pressure::Steady, Pressure::High) | (Pressure::High, Pressure::Steady) => {}
+        (_, Pressure::Low) => tracing::info!("{of}: there is room again: {what}"),
+        (_, Pressure::Full) => {
+            tracing::error!("{of}: {what}; this node takes no writes until there is room");
+        }
+        (Pressure::Full, _) => tracing::info!("{of}: {what}; writes are taken again"),
+        _ => tracing::warn!("{of}: {what}; bounded tables on this node make room"),
+    }
 }

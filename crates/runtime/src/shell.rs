@@ -1,6 +1,7 @@
 use crate::Clock;
+use crate::ceilings::{Ceilings, FREE_BYTES_MIN, Watch, resident};
 use crate::crew::Crew;
-use crate::log::log;
+use crate::log::{log, log_shortage};
 use base::{FragmentId, NodeId, Span};
 use node::{Config, Effect, Glance, Hello, Input, Node, Notice, Op, OpId, OpReply, TableDef, Window};
 use providers::{Asking, Provider};
@@ -8,7 +9,7 @@ use replica::{Read, Record, Rows};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use storage::{DataDir, Disc, Identity, StorageError, Writer};
@@ -20,9 +21,6 @@ use wire::Keys;
 const BURST_MAX: usize = 256;
 /// How many inputs of peers and clients may wait.
 const QUEUE_MAX: usize = 4096;
-/// With less room than this on its disc, a node takes no more writes but those that free some. The engine writes what its
-/// journal holds (up to 128 MiB) a second time, and needs room to do so.
-pub const FREE_BYTES_MIN: u64 = 192 * 1024 * 1024;
 /// The room is looked at again after so many bytes written, however soon that is.
 const LOOK_BYTES: usize = 4 * 1024 * 1024;
 /// How often the room is looked at.
@@ -64,6 +62,8 @@ pub struct Settings {
     pub threads: Option<usize>,
     /// Functions that tables may name to merge conflicts with.
     pub functions: replica::Functions,
+    /// How much of the machine it may take.
+    pub ceilings: Ceilings,
 }
 
 /// Why a node did not start.
@@ -91,7 +91,7 @@ pub enum Event {
 
 enum Wake {
     Disc(storage::Event),
-    Full(bool),
+    Shortage(replica::Shortage),
     Op(OpId, Op, oneshot::Sender<OpReply>),
     Warm(FragmentId),
     Forget(OpId),
@@ -239,13 +239,14 @@ fn random_u64() -> Result<u64, StartError> {
 }
 
 /// What this process uses.
-fn vitals() -> node::Vitals {
+fn vitals(watch: &Watch) -> node::Vitals {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = statm.split(' ').nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
     node::Vitals {
         cpu_us: used.tv_sec as u64 * 1_000_000 + used.tv_nsec as u64 / 1000,
-        resident_bytes: pages * rustix::param::page_size() as u64,
+        resident_bytes: resident(),
+        used_bytes: (watch.ceilings.used)(),
+        memory_max: watch.ceilings.memory,
+        shortage: watch.shortage,
     }
 }
 
@@ -309,6 +310,7 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
         handle: handle.clone(),
         dir,
         unlooked: 0,
+        watch: Watch::new(settings.ceilings),
         hush: Hush::default(),
         crew,
         sources,
@@ -383,6 +385,8 @@ struct Shell {
     dir: DataDir,
     /// Bytes written since the room was looked at.
     unlooked: usize,
+    /// Memory and room on the disc.
+    watch: Watch,
     hush: Hush,
     crew: Crew,
     /// Where lists of nodes come from, by number.
@@ -400,7 +404,6 @@ struct Shell {
 
 impl Shell {
     async fn run(mut self, mut woken: mpsc::UnboundedReceiver<Wake>, mut arrived: mpsc::Receiver<transport::Event>) {
-        let full = Arc::new(AtomicBool::new(false));
         let mut look = tokio::time::interval(FREE_LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut look_address = tokio::time::interval(ADDRESS_LOOK);
@@ -414,7 +417,7 @@ impl Shell {
                 n = woken.recv_many(&mut wakes, BURST_MAX) => if n == 0 { break None },
                 n = arrived.recv_many(&mut packets, BURST_MAX) => if n == 0 { break None },
                 () = tokio::time::sleep(wait) => {}
-                _ = look.tick() => self.look_at_room(&full, &mut wakes),
+                _ = look.tick() => self.look_at_room(&mut wakes),
                 _ = look_address.tick() => self.look_at_address(&mut wakes),
             }
             // Neither queue starves the other.
@@ -437,8 +440,9 @@ impl Shell {
             }
             if self.unlooked >= LOOK_BYTES {
                 // Not left to the timer, whose turn a steady load would put off.
-                self.look_at_room(&full, &mut wakes);
+                self.look_at_room(&mut wakes);
             }
+            self.look_at_memory(&mut wakes);
         };
         drop(woken);
         self.end(ended).await;
@@ -456,7 +460,7 @@ impl Shell {
             let input = match wake {
                 Wake::Disc(storage::Event::Durable(fragment, mark)) => Input::Durable(fragment, mark),
                 Wake::Disc(storage::Event::Failed(e)) => return Some(e),
-                Wake::Full(full) => Input::Full(full),
+                Wake::Shortage(shortage) => Input::Shortage(shortage),
                 Wake::Op(id, op, reply) => {
                     self.clients.insert(id, reply);
                     Input::Op(id, op)
@@ -466,7 +470,7 @@ impl Shell {
                     self.clients.remove(&id);
                     Input::Forget(id)
                 }
-                Wake::Vitals(number) => Input::Vitals(number, vitals()),
+                Wake::Vitals(number) => Input::Vitals(number, vitals(&self.watch)),
                 Wake::Advertise(addr) => Input::Advertise(addr),
                 Wake::Listed(provider, authoritative, places) => Input::Listed { provider, authoritative, places },
                 Wake::Stop => Input::Stop,
@@ -543,7 +547,7 @@ impl Shell {
                     let _ = self.handle.wake.send(Wake::Vitals(number));
                 }
                 Effect::Vitals(Some(link), number) => {
-                    let frame = node::Frame::Vitals(number, vitals());
+                    let frame = node::Frame::Vitals(number, vitals(&self.watch));
                     let _ = wire::encode(&frame).map(|bytes| self.transport.send(link, bytes));
                 }
                 Effect::Notice(notice) => {
@@ -590,18 +594,32 @@ impl Shell {
         }
     }
 
-    fn look_at_room(&mut self, full: &AtomicBool, wakes: &mut Vec<Wake>) {
+    fn look_at_room(&mut self, wakes: &mut Vec<Wake>) {
         self.unlooked = 0;
         let Some(free) = self.dir.free_bytes() else { return };
-        let now = free < FREE_BYTES_MIN;
-        if full.swap(now, Ordering::Relaxed) != now {
-            let path = self.dir.path().display();
-            if now {
-                tracing::error!("{path}: only {free} bytes are free; this node takes no writes until there is room");
-            } else {
-                tracing::info!("{path}: there is room again");
-            }
-            wakes.push(Wake::Full(now));
+        // What the engine holds is added up from many files, and of no interest where there is no ceiling.
+        let used = self.watch.ceilings.disc.map_or(0, |_| self.disc.used_bytes());
+        let before = self.watch.shortage.disc;
+        if self.watch.look_at_disc(free, used) {
+            let least = FREE_BYTES_MIN >> 20;
+            let what = match self.watch.ceilings.disc {
+                Some(max) => {
+                    format!("{} MiB of {} MiB (disc-max) are used, {} MiB are free", used >> 20, max >> 20, free >> 20)
+                }
+                None => format!("{} MiB are free, {least} MiB are kept free", free >> 20),
+            };
+            log_shortage(&self.dir.path().display().to_string(), &what, before, self.watch.shortage.disc);
+            wakes.push(Wake::Shortage(self.watch.shortage));
+        }
+    }
+
+    fn look_at_memory(&mut self, wakes: &mut Vec<Wake>) {
+        let before = self.watch.shortage.memory;
+        if let Some(used) = self.watch.look_at_memory() {
+            let max = self.watch.ceilings.memory.unwrap_or(0);
+            let what = format!("{} MiB of {} MiB (memory-max) are in use", used >> 20, max >> 20);
+            log_shortage("memory", &what, before, self.watch.shortage.memory);
+            wakes.push(Wake::Shortage(self.watch.shortage));
         }
     }
 

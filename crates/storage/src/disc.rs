@@ -317,6 +317,13 @@ impl Disc {
 }
 
 impl Disc {
+    /// What lies on the disc, in bytes, the journal taken to be as large as it may be: its true size is known only to whoever waits
+    /// for those that write to it.
+    pub fn used_bytes(&self) -> u64 {
+        let all = [&self.records, &self.values, &self.state, &self.staging];
+        all.iter().map(|space| space.disk_space()).fold(JOURNAL_BYTES_MAX, u64::saturating_add)
+    }
+
     /// Why a value could not be read, if one could not.
     pub fn lost(&self) -> Option<String> {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -18,7 +18,7 @@ pub(crate) struct Cli {
     /// The data directory of the node to run or to talk to [default: ~/.local/share/tombolo].
     #[arg(long, global = true, env = "TOMBOLO_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// A TOML file with the options of `up`, named alike: name, group, cookie_file, accept_cookie_file, listen, advertise, join, find, truth, multicast, zone, weight, threads, node_timeout, stopped_timeout, replace_after.
+    /// A TOML file with the options of `up`, named alike: name, group, cookie_file, accept_cookie_file, listen, advertise, join, find, truth, multicast, zone, weight, threads, memory_max, disc_max, node_timeout, stopped_timeout, replace_after.
     #[arg(long, global = true, env = "TOMBOLO_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Say more; twice: everything.
@@ -88,6 +88,15 @@ pub(crate) struct Up {
     /// How many threads work on fragments [default: half of the processors, at most 8]
     #[arg(long, env = "TOMBOLO_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
+    /// How much memory the node's process may have in use: 512MiB, 2GiB; `none`: no ceiling [default: three quarters of what the
+    /// machine has, or its control group]. Near it bounded tables on this node make room; at it writes are refused that take more. What is
+    /// resident may be up to a third more than what is in use.
+    #[arg(long, env = "TOMBOLO_MEMORY_MAX", value_name = "SIZE")]
+    pub memory_max: Option<String>,
+    /// How much the data directory may hold: 50GiB; `none`: no ceiling [default: none]. Near it bounded tables on this node make room;
+    /// at it, and when less than 192 MiB are free, writes are refused that take more.
+    #[arg(long, env = "TOMBOLO_DISC_MAX", value_name = "SIZE")]
+    pub disc_max: Option<String>,
     /// A node that is out of reach for so long is given up by the side that has the majority: 4h, 7d, never [default: 4h]. If it comes
     /// back, it is taken in again, and what it took meanwhile is merged.
     #[arg(long, env = "TOMBOLO_NODE_TIMEOUT", value_name = "D")]

@@ -1,5 +1,6 @@
 //! The binary: command line, configuration, assembly. A library only so that what it reads from outside can be fuzzed.
 
+mod alloc;
 mod bench;
 mod bench_cache;
 mod bench_fs;
@@ -24,9 +25,8 @@ mod walk;
 use clap::{CommandFactory, FromArgMatches};
 use std::process::ExitCode;
 
-/// Records come and go by the thousand with every flush: with the system's allocator that was 40 % of a durable load.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: alloc::Counting = alloc::Counting;
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {

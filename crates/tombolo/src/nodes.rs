@@ -4,7 +4,7 @@ use crate::commands::{FAILED, ask, done};
 use crate::control::{Ask, Told};
 use anyhow::Result;
 use node::{NodeLine, Status, Word};
-use replica::{Outcome, Refusal};
+use replica::{Outcome, Pressure, Refusal, Shortage};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,6 +17,27 @@ pub(crate) struct Load {
     pub cpu_permille: u64,
     /// Resident memory, in MiB.
     pub resident_mib: u64,
+    /// What of it is in use, in MiB.
+    pub used_mib: u64,
+    /// How much may be, in MiB, if there is a ceiling.
+    pub memory_max_mib: Option<u64>,
+    /// What it is short of.
+    pub shortage: Shortage,
+}
+
+impl Load {
+    /// What the node is short of, if it is, and what follows from that.
+    fn shortage(&self) -> Option<String> {
+        let what = |level: Pressure, name: &'static str| (level > Pressure::Low).then_some((level, name));
+        let both = [what(self.shortage.memory, "memory"), what(self.shortage.disc, "room on its disc")];
+        let short: Vec<_> = both.into_iter().flatten().collect();
+        let then = match short.iter().map(|(level, _)| *level).max()? {
+            Pressure::Full => "takes no writes that need more",
+            _ => "its bounded tables make room",
+        };
+        let names: Vec<_> = short.into_iter().map(|(_, name)| name).collect();
+        Some(format!("short of {}: {then}", names.join(" and of ")))
+    }
 }
 
 /// For how long the load is measured.
@@ -30,7 +51,14 @@ pub(crate) async fn loads(db: &client::Database) -> Result<BTreeMap<String, Load
     let us = begun.elapsed().as_micros().max(1) as u64;
     let load = |(name, now): (String, node::Vitals)| {
         let used = now.cpu_us.saturating_sub(before.get(&name)?.cpu_us);
-        Some((name, Load { cpu_permille: used * 1000 / us, resident_mib: now.resident_bytes >> 20 }))
+        let load = Load {
+            cpu_permille: used * 1000 / us,
+            resident_mib: now.resident_bytes >> 20,
+            used_mib: now.used_bytes >> 20,
+            memory_max_mib: now.memory_max.map(|bytes| bytes >> 20),
+            shortage: now.shortage,
+        };
+        Some((name, load))
     };
     Ok(after.into_iter().filter_map(load).collect())
 }
@@ -79,6 +107,9 @@ fn print(status: &Status, loads: &BTreeMap<String, Load>) {
         );
         if node.away_s.is_some() {
             println!("{:<20} {}", "", node.why);
+        }
+        if let Some(short) = load.and_then(Load::shortage) {
+            println!("{:<20} {short}", "");
         }
     }
     for burial in &status.buried {

@@ -7,13 +7,17 @@ use clap::ArgMatches;
 use clap::parser::ValueSource;
 use membership::Patience;
 use providers::{Provider, Source};
-use runtime::Settings;
+use runtime::{Ceilings, Settings};
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// The least that a node's memory may be held to: it takes some itself.
+const MEMORY_MAX_MIN: u64 = 64 << 20;
+/// The least that its data may be held to: the journal alone may take 128 MiB.
+const DISC_MAX_MIN: u64 = 512 << 20;
 /// The least that a timeout may be.
 const TIMEOUT_MIN_MS: u64 = 30_000;
 
@@ -37,6 +41,8 @@ struct File {
     zone: Option<String>,
     weight: Option<u16>,
     threads: Option<NonZeroUsize>,
+    memory_max: Option<String>,
+    disc_max: Option<String>,
     node_timeout: Option<String>,
     stopped_timeout: Option<String>,
     replace_after: Option<String>,
@@ -76,6 +82,7 @@ struct Resolved {
     zone: Option<String>,
     weight: Option<u16>,
     threads: Option<NonZeroUsize>,
+    ceilings: Ceilings,
     patience: Patience,
 }
 
@@ -133,6 +140,32 @@ fn weight(weight: Option<u16>) -> Result<Option<u16>> {
     Ok(weight)
 }
 
+fn ceilings(memory: Option<String>, disc: Option<String>) -> Result<Ceilings> {
+    let size = |what: &str, text: &str, least: u64| {
+        let bytes = crate::text::size_bytes(text).map_err(|e| anyhow::anyhow!("{what}: {e}"))?;
+        if bytes < least {
+            bail!("{what} {text:?} is too little: at least {} MiB, or none", least >> 20)
+        }
+        Ok(bytes)
+    };
+    let read = |what: &str, text: Option<String>, least: u64, usual: Option<u64>| match text.as_deref() {
+        None => Ok(usual),
+        Some("none") => Ok(None),
+        Some(text) => size(what, text, least).map(Some),
+    };
+    // The rest is for what the allocator cannot use, and for others.
+    let most = runtime::available_memory().map(|bytes| (bytes / 4 * 3).max(MEMORY_MAX_MIN));
+    Ok(Ceilings {
+        memory: read("memory_max", memory, MEMORY_MAX_MIN, most)?,
+        disc: read("disc_max", disc, DISC_MAX_MIN, None)?,
+        used: crate::alloc::in_use,
+    })
+}
+
+fn size_text(bytes: Option<u64>) -> String {
+    bytes.map_or("none".into(), |bytes| bytes.to_string())
+}
+
 /// The options as durations that can be read back.
 fn duration_text(span: Option<Span>) -> String {
     span.map_or("never".into(), |span| format!("{}s", span.as_ms() / 1000))
@@ -163,6 +196,7 @@ fn resolve(data: &Path, file: File, up: Up) -> Result<Resolved> {
         zone: up.zone.or(file.zone),
         weight: weight(up.weight.or(file.weight))?,
         threads: up.threads.or(file.threads),
+        ceilings: ceilings(up.memory_max.or(file.memory_max), up.disc_max.or(file.disc_max))?,
         patience: patience(
             up.node_timeout.or(file.node_timeout),
             up.stopped_timeout.or(file.stopped_timeout),
@@ -204,6 +238,7 @@ pub(crate) fn load(data: PathBuf, config: Option<&Path>, up: Up) -> Result<(Sett
         weight: resolved.weight,
         functions: Default::default(),
         threads: resolved.threads.map(NonZeroUsize::get),
+        ceilings: resolved.ceilings,
         discover_delay: Duration::from_secs(3),
         patience: resolved.patience,
     };
@@ -228,6 +263,8 @@ pub(crate) fn print(data: &Path, config: Option<&Path>, up: Up, sources: &ArgMat
         ("zone", file.zone.is_some()),
         ("weight", file.weight.is_some()),
         ("threads", file.threads.is_some()),
+        ("memory_max", file.memory_max.is_some()),
+        ("disc_max", file.disc_max.is_some()),
         ("node_timeout", file.node_timeout.is_some()),
         ("stopped_timeout", file.stopped_timeout.is_some()),
         ("replace_after", file.replace_after.is_some()),
@@ -247,6 +284,8 @@ pub(crate) fn print(data: &Path, config: Option<&Path>, up: Up, sources: &ArgMat
         resolved.zone.as_deref().map(toml_text),
         resolved.weight.map(|n| n.to_string()),
         resolved.threads.map(|n| n.to_string()),
+        Some(toml_text(&size_text(resolved.ceilings.memory))),
+        Some(toml_text(&size_text(resolved.ceilings.disc))),
         Some(toml_text(&duration_text(resolved.patience.node))),
         Some(toml_text(&duration_text(resolved.patience.stopped))),
         Some(toml_text(&duration_text(Some(resolved.patience.replace)))),

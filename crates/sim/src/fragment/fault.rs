@@ -1,8 +1,34 @@
 use super::world::{Event, World};
-use rand::RngExt;
-use replica::Storage;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use replica::{Pressure, Shortage, Storage};
 
 impl World {
+    pub(crate) fn run_short(&mut self, node: usize, shortage: Shortage) {
+        if self.faults {
+            self.trace(|| format!("{node} is short: {shortage:?}"));
+            self.short.insert(node);
+            self.step(node, replica::Input::Shortage(shortage));
+        }
+    }
+
+    /// Nodes run short of memory, and of room on their discs, now and then for a while.
+    pub(crate) fn plan_shortages(&mut self, seed: u64) {
+        let mut chance = StdRng::seed_from_u64(seed ^ 0x7368_6f72);
+        if !chance.random_bool(0.1) {
+            return;
+        }
+        let levels = [Pressure::Low, Pressure::Steady, Pressure::High, Pressure::Full, Pressure::Full];
+        for _ in 0..chance.random_range(1..8) {
+            let node = chance.random_range(0..self.nodes.len());
+            let mut level = || levels[chance.random_range(0..levels.len())];
+            let shortage = Shortage { memory: level(), disc: level() };
+            let (at, long) = (chance.random_range(0..8_000_000), chance.random_range(10_000..2_000_000));
+            self.at(at, Event::Short(node, shortage));
+            self.at(at + long, Event::Short(node, Shortage::default()));
+        }
+    }
+
     pub(crate) fn fault(&mut self) {
         let n = self.nodes.len();
         let (a, b) = (self.rng.random_range(0..n), self.rng.random_range(0..n));
@@ -102,5 +128,25 @@ impl World {
         self.trace(|| format!("restart {node} with {:?}", store.heads()));
         self.boot(node, image.meta, store);
         self.at(1000, super::world::Event::Heard(node));
+    }
+
+    /// The end of all faults: from here on it must converge and serve.
+    pub(crate) fn calm(&mut self) {
+        self.trace(|| "calm".into());
+        (self.faults, self.load, self.loss, self.wild) = (false, false, 0, false);
+        for node in (0..self.nodes.len()).filter(|n| self.nodes[*n].disc.engine.is_broken()).collect::<Vec<_>>() {
+            self.crash(node);
+        }
+        for node in std::mem::take(&mut self.short) {
+            self.step(node, replica::Input::Shortage(Shortage::default()));
+        }
+        for a in 0..self.nodes.len() {
+            self.nodes[a].paused = 0;
+            for b in 0..self.nodes.len() {
+                self.wired[a][b] = true;
+                self.suspects[a][b] = 0;
+            }
+        }
+        self.views();
     }
 }

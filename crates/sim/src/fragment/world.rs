@@ -90,6 +90,8 @@ pub(crate) enum Event {
     /// These nodes never come back.
     Bury(BTreeSet<usize>),
     Return,
+    /// A node is so short of what copies take.
+    Short(usize, replica::Shortage),
     /// The table's definition changes: how records are to be kept; and a node hears of it.
     Alter,
     Altered(usize),
@@ -135,7 +137,7 @@ pub(crate) struct World {
     pub faults: bool,
     pub load: bool,
     pub loss: u32,
-    wild: bool,
+    pub wild: bool,
     /// Copies keep nothing on disc, or may come to that: what all lose that acknowledged it may be lost.
     pub lossy: bool,
     pub sync: bool,
@@ -164,6 +166,8 @@ pub(crate) struct World {
     pub buried: BTreeSet<usize>,
     /// They were, and have come back.
     pub returned: bool,
+    /// Those that ran short of something.
+    pub short: BTreeSet<usize>,
     /// Copies are told to go now and then, and made anew.
     pub trims: bool,
     /// What happens when, where nothing is left to chance.
@@ -232,6 +236,7 @@ impl World {
         world.touches = world.rule == MergeRule::Latest && chance.random_bool(0.2);
         world.check.touches = world.touches;
         world.plan_bound(seed);
+        world.plan_shortages(seed);
         let mut chance = StdRng::seed_from_u64(seed ^ 0x6275_7279);
         if n >= 3 && world.rule != MergeRule::Sum && chance.random_bool(0.15) {
             // Of a majority that was given up nothing is promised.
@@ -323,6 +328,7 @@ impl World {
             stand_ins,
             buried: BTreeSet::new(),
             returned: false,
+            short: BTreeSet::new(),
             trims: false,
             schedule: None,
             check: Checker::new(n, sync && !ram, min_in_sync == MinInSync::Majority),
@@ -482,23 +488,6 @@ impl World {
         committed && heads.len() == 1
     }
 
-    /// The end of all faults: from here on it must converge and serve.
-    fn calm(&mut self) {
-        self.trace(|| "calm".into());
-        (self.faults, self.load, self.loss, self.wild) = (false, false, 0, false);
-        for node in (0..self.nodes.len()).filter(|n| self.nodes[*n].disc.engine.is_broken()).collect::<Vec<_>>() {
-            self.crash(node);
-        }
-        for a in 0..self.nodes.len() {
-            self.nodes[a].paused = 0;
-            for b in 0..self.nodes.len() {
-                self.wired[a][b] = true;
-                self.suspects[a][b] = 0;
-            }
-        }
-        self.views();
-    }
-
     fn event(&mut self, event: Event) {
         let target = match &event {
             Event::Tick(n, _) | Event::Flushed(n, ..) | Event::Flush(n, _) | Event::View(n) => Some(*n),
@@ -543,6 +532,7 @@ impl World {
             Event::Invite => self.invite(),
             Event::Bury(doomed) => self.bury(doomed),
             Event::Return => self.come_back(),
+            Event::Short(node, shortage) => self.run_short(node, shortage),
             Event::Scripted(step) => self.scripted(step),
             Event::Alter if self.faults => self.alter(),
             Event::Altered(node) => self.altered(node),
