@@ -33,6 +33,8 @@ pub(crate) const PASS_MAX: usize = 4096;
 pub(crate) const PASS_BYTES: usize = 1024 * 1024;
 /// How many entries one pass makes at a time.
 pub(crate) const PASS_ENTRIES: usize = 4;
+/// So many bytes of what has to go fit into an entry beside the largest batch.
+const VICTIM_BYTES_MAX: usize = 3 * 1024 * 1024;
 /// How many tombstones one entry forgets.
 const CLEARED_MAX: usize = 4096;
 /// How many candidates a function is shown.
@@ -349,7 +351,8 @@ impl Copy {
         let low = |most: Option<u64>| most.map(|most| most - most / SLACK);
         let low = Room { records: low(room.records), bytes: low(room.bytes) };
         let (mut gone, mut bytes) = (Vec::new(), 0);
-        while (!room.holds(held) && gone.len() < most) || (!low.holds(held) && gone.len() < more && bytes < PASS_BYTES)
+        while (!room.holds(held) && gone.len() < most && bytes < VICTIM_BYTES_MAX)
+            || (!low.holds(held) && gone.len() < more && bytes < PASS_BYTES)
         {
             let Some(key) = self.next_victim() else { break };
             // What is written anew has no size before it, and comes back into the order with its entry.

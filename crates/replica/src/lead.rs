@@ -27,6 +27,8 @@ const SETS_MAX: usize = 32;
 const PENDING_ENTRIES_MAX: usize = 4096;
 /// And how many bytes.
 const PENDING_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The most bytes of entries that go together: no single one is so large that it would not go alone.
+const APPEND_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 pub(crate) enum Progress {
     Syncing(Box<Delta>),
@@ -356,14 +358,20 @@ impl Copy {
         }
         let out = std::mem::take(&mut l.out);
         for (node, follower) in &mut l.followers {
-            let entries: Vec<Entry> = out.iter().filter(|e| e.seq > follower.sent).cloned().collect();
-            if entries.is_empty() {
-                continue;
+            let mut weight = 0;
+            // A burst of large ones does not fit into one message.
+            let together = |a: &Entry, b: &Entry| {
+                weight = if weight == 0 { a.weight() } else { weight } + b.weight();
+                weight = if weight > APPEND_BYTES_MAX { 0 } else { weight };
+                weight > 0
+            };
+            let from = out.partition_point(|e| e.seq <= follower.sent);
+            for entries in out[from..].chunk_by(together) {
+                let (ballot, session, entries) = (l.ballot, follower.session, entries.to_vec());
+                fx.sends.push((*node, Msg::Append { ballot, session, entries, commit: l.commit }));
+                follower.owes.get_or_insert(now.mono);
             }
-            follower.sent = l.last;
-            follower.owes.get_or_insert(now.mono);
-            let msg = Msg::Append { ballot: l.ballot, session: follower.session, entries, commit: l.commit };
-            fx.sends.push((*node, msg));
+            follower.sent = follower.sent.max(l.last);
         }
     }
 
@@ -640,5 +648,38 @@ impl Copy {
             self.note(Notice::SteppedDown(branch), fx);
         }
         self.rest(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::evict::tests::{ask_for, put};
+    use crate::lease::tests::leading;
+    use crate::open::tests::at;
+    use crate::{Effects, Msg};
+
+    /// A burst of large entries travels in messages that fit into a frame, all of it and in order.
+    #[test]
+    fn a_burst_of_large_entries_is_sent_in_parts() {
+        let (mut copy, start) = leading();
+        let mut fx = Effects::default();
+        copy.flush(at(start), &mut fx);
+        let mut fx = Effects::default();
+        let before = copy.inspect().committed.map_or(0, |(last, _)| last);
+        for number in 1..=30 {
+            let bytes = if number % 10 == 0 { base::VALUE_BYTES_MAX } else { 300_000 };
+            ask_for(&mut copy, start, number, vec![put(&number.to_string(), bytes); 1 + number as usize % 3]);
+        }
+        copy.flush(at(start), &mut fx);
+        let (mut seqs, mut parts) = (Vec::new(), 0);
+        for (_, msg) in &fx.sends {
+            let Msg::Append { entries, .. } = msg else { continue };
+            let bytes: usize = entries.iter().map(crate::Entry::weight).sum();
+            assert!(bytes <= super::APPEND_BYTES_MAX || entries.len() == 1, "{bytes}");
+            seqs.extend(entries.iter().map(|entry| entry.seq));
+            parts += 1;
+        }
+        assert_eq!(seqs, (before + 1..=before + 30).collect::<Vec<_>>());
+        assert!((3..12).contains(&parts), "{parts}");
     }
 }

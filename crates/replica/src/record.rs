@@ -56,6 +56,13 @@ pub struct Entry {
     pub puts: Vec<(Bytes, Record)>,
 }
 
+impl Entry {
+    /// About how many bytes it takes on its way.
+    pub fn weight(&self) -> usize {
+        self.puts.iter().map(|(key, record)| record.weight(key)).sum()
+    }
+}
+
 /// What every copy keeps durably, `ram` tables too.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct Meta {
