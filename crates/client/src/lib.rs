@@ -5,9 +5,12 @@
 
 mod subscribe;
 
-use base::{FragmentId, Span};
+use base::{FragmentId, NodeId, Span};
 use bytes::Bytes;
-use node::{Alteration, ClientError, Map, Op, OpReply, Status, TableDef, TableInfo, TableOptions, Vitals, Word};
+use node::{
+    Alteration, ClientError, EventMark, Happened, Map, Op, OpReply, Question, Said, Sample, Status, TableDef,
+    TableInfo, TableOptions, Vitals, Word,
+};
 pub use replica::{Batch, Bump, Check, Heal, LedgerRow, Outcome, Range, Record, Refusal, Rows, Space, Tally, Write};
 use runtime::Handle;
 use std::borrow::Cow;
@@ -124,8 +127,35 @@ impl Database {
 
     /// What the processes of all nodes in view use, by node name. Those that do not answer within a second are left out.
     pub async fn vitals(&self) -> Result<BTreeMap<String, Vitals>, Error> {
-        match self.op(Op::Vitals).await? {
-            OpReply::Vitals(all) => Ok(all),
+        let said = self.ask(Question::Vitals).await?.into_values();
+        Ok(said
+            .filter_map(|(name, said)| if let Said::Vitals(vitals) = said { Some((name, vitals)) } else { None })
+            .collect())
+    }
+
+    /// What happened at each node in view since, at most so much of each, by node with its name. Nodes that do not answer within a
+    /// second are left out.
+    pub async fn happened(
+        &self,
+        since: &BTreeMap<NodeId, EventMark>,
+        most: u32,
+    ) -> Result<BTreeMap<NodeId, (String, Vec<Happened>)>, Error> {
+        let said = self.ask(Question::Events(since.clone(), most)).await?.into_iter();
+        let events = |(node, (name, said))| if let Said::Events(all) = said { Some((node, (name, all))) } else { None };
+        Ok(said.filter_map(events).collect())
+    }
+
+    /// What is to be counted at each node in view, by its name. Nodes that do not answer within a second are left out.
+    pub async fn metrics(&self) -> Result<BTreeMap<String, Vec<Sample>>, Error> {
+        let said = self.ask(Question::Metrics).await?.into_values();
+        Ok(said
+            .filter_map(|(name, said)| if let Said::Metrics(all) = said { Some((name, all)) } else { None })
+            .collect())
+    }
+
+    async fn ask(&self, question: Question) -> Result<BTreeMap<NodeId, (String, Said)>, Error> {
+        match self.op(Op::Ask(question)).await? {
+            OpReply::Said(all) => Ok(all),
             _ => Err(Error::Ended),
         }
     }

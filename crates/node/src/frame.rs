@@ -1,6 +1,6 @@
+use crate::asking::{Question, Said};
 use crate::balance::{Order, Told};
 use crate::lifecycle::Burial;
-use crate::vitals::Vitals;
 use base::{FragmentId, NodeId};
 use replica::{Answer, Changes, Msg, Read, Request, Rows, Since};
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 /// The version of the conversation between nodes, the major one in the upper byte. Nodes of different major versions do not talk,
 /// and both say so; those of one pass over what they do not know of each other's (see [`wire::FORMAT`]).
-pub const PROTOCOL: u16 = 0x0504;
+pub const PROTOCOL: u16 = 0x0505;
 
 /// The first frame each way on a new link, inside the encrypted stream.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -62,10 +62,10 @@ pub enum Frame {
     AskChanges(u64, FragmentId, Since),
     /// This; `None`: not to be answered here.
     Changes(u64, Option<Changes>),
-    /// What does your process use? Answered under the same number.
-    AskVitals(u64),
-    /// This.
-    Vitals(u64, Vitals),
+    /// To your process. Answered under the same number.
+    Ask(u64, Question),
+    /// Its answer.
+    Said(u64, Said),
     /// I was told that this node is gone, and ask it; so should you.
     Doubted(NodeId),
     /// I have no copies of these any more.

@@ -1,10 +1,10 @@
 //! What local clients want, carried to whoever leads the fragment: tried again until it is known what became of it.
 
+use crate::asking::{Question, Said};
 use crate::lifecycle::Word;
 use crate::map::Map;
 use crate::schema::{Alteration, BadTable, TableDef, TableOptions};
 use crate::status::{Status, TableInfo};
-use crate::vitals::Vitals;
 use base::{BranchId, FragmentId, Instant, NAME_BYTES_MAX, NodeId, Span};
 use replica::{Answer, Batch, Changes, Outcome, Read, Refusal, Request, Rows, SessionId, Since};
 use serde::{Deserialize, Serialize};
@@ -44,8 +44,8 @@ pub enum Op {
     Status,
     /// One table, fragment by fragment.
     TableInfo(String),
-    /// What the processes of all nodes in view use.
-    Vitals,
+    /// What the processes of all nodes in view say to this.
+    Ask(Question),
     /// What an operator says of a node, by its name or its id.
     Word(String, Word),
     /// What changed in a fragment.
@@ -76,8 +76,8 @@ pub enum OpReply {
     Status(Box<Status>),
     /// To `TableInfo`.
     TableInfo(Box<TableInfo>),
-    /// To `Vitals`: by node name, of those that answered.
-    Vitals(BTreeMap<String, Vitals>),
+    /// To `Ask`: by node, with its name, of those that answered.
+    Said(BTreeMap<NodeId, (String, Said)>),
     /// To `Changes`; `None`: nobody in reach can tell now.
     Changes(Option<Changes>),
     /// To `Map`.

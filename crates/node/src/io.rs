@@ -1,7 +1,7 @@
+use crate::asking::{Question, Said};
 use crate::frame::{Frame, Hello};
 use crate::gateway::{Op, OpReply};
 use crate::lifecycle::Burial;
-use crate::vitals::Vitals;
 use base::{FragmentId, NodeId};
 use bytes::Bytes;
 use membership::Place;
@@ -61,8 +61,8 @@ pub enum Input {
     Warm(FragmentId),
     /// This machine has another address now.
     Advertise(SocketAddr),
-    /// What this node's own process uses, asked for by this number.
-    Vitals(u64, Vitals),
+    /// What this node's own process says, asked under this number.
+    Said(u64, Said),
     /// A local client no longer waits.
     Forget(OpId),
     /// The process is so short of memory, or of room on its disc.
@@ -91,8 +91,8 @@ pub enum Effect {
     Hello(Hello),
     /// Answer a local client.
     Reply(OpId, OpReply),
-    /// Find out what this process uses: to be sent on this link, or for [`Input::Vitals`], with this number.
-    Vitals(Option<LinkId>, u64),
+    /// Answer for this process: to be sent on this link, or for [`Input::Said`], with this number.
+    Ask(Option<LinkId>, u64, Question),
     /// Tell whoever listens.
     Notice(Notice),
     /// Everything is done: exit.

@@ -3,6 +3,7 @@
 //! `handle(now, input, effects)`, `deadline()`, `status()`. It owns no socket, thread, clock or file; sealing and opening
 //! datagrams is arithmetic and happens here, with nonces from the node's own seeded generator.
 
+mod asking;
 mod balance;
 mod bounds;
 mod burial;
@@ -20,6 +21,7 @@ mod io;
 mod layout;
 mod lifecycle;
 mod map;
+mod metrics;
 mod node;
 mod pace;
 mod packets;
@@ -30,8 +32,8 @@ mod status;
 mod tables;
 mod turns;
 mod view;
-mod vitals;
 
+pub use asking::{Grade, Happened, Mark as EventMark, Question, Said, Vitals};
 pub use balance::{Order, Report, Told, WEIGHT};
 pub use copies::{Glance, Task, Window};
 pub use frame::{Frame, Hello, PROTOCOL};
@@ -40,8 +42,8 @@ pub use io::{Effect, Input, LinkId, Notice, OpId};
 pub use layout::{Change, Layout};
 pub use lifecycle::{Burial, Word};
 pub use map::{Map, MapFragment, MapMove, MapNode, MapTable};
+pub use metrics::{Sample, Value};
 pub use node::{Config, Node};
 pub use pace::COPY_RATE_MIN;
 pub use schema::{Alteration, Durability, FragmentBy, Per, Storage, TableDef, TableOptions, sys_fragment, sys_table};
 pub use status::{BuriedLine, FragmentLine, NodeLine, Status, TableInfo, TableLine};
-pub use vitals::Vitals;

@@ -1,3 +1,4 @@
+use crate::asking::{Asking, Said};
 use crate::balance::{Balance, Told};
 use crate::burial::Fates;
 use crate::copies::{Copies, Task, Window};
@@ -10,7 +11,6 @@ use crate::io::{Effect, Input, LinkId, Notice, OpId};
 use crate::lifecycle::Lives;
 use crate::peers::Peers;
 use crate::schema::{self, BadTable, TableDef, TableOptions, sys_fragment, sys_table};
-use crate::vitals::{Asking, Vitals};
 use base::{FragmentId, Instant, NodeId, Now, Span, TableId, Version};
 use bytes::Bytes;
 use discovery::Discovery;
@@ -166,7 +166,7 @@ pub struct Node {
     pub(crate) skewed: Option<i64>,
     /// So far that it leads nothing.
     pub(crate) barred: bool,
-    pub(crate) asking: Asking<Vitals>,
+    pub(crate) asking: Asking<Said>,
     pub(crate) surveys: Asking<Told>,
     pub(crate) balance: Balance,
     pub(crate) questions: Questions,
@@ -326,7 +326,7 @@ impl Node {
                 self.copies.later(fragment, replica::Input::Durable(mark));
             }
             Input::Op(op, what) => self.on_op(now, op, what, out),
-            Input::Vitals(number, vitals) => self.vitals_told(self.config.me, number, vitals, out),
+            Input::Said(number, said) => self.process_said(self.config.me, number, said, out),
             Input::Advertise(addr) => {
                 // The roster learns of it at the next round.
                 self.config.advertise = addr;
@@ -522,6 +522,14 @@ impl Node {
         }
     }
 
+    /// What a table is called, or was.
+    pub fn table_name(&self, id: base::TableId) -> String {
+        let dropped = || self.graves.get(&id).map(|(grave, _)| grave.name());
+        let known = self.tables.values().find(|def| def.id == id).map(|def| def.name.clone());
+        let other = || if id == schema::sys_fragment().table { "the system table" } else { "a table that is gone" };
+        known.or_else(dropped).unwrap_or_else(|| other().into())
+    }
+
     /// Can it take nothing in?
     pub(crate) fn is_full(&self) -> bool {
         self.shortage.most() == replica::Pressure::Full
@@ -601,8 +609,8 @@ impl Node {
             Frame::Order(fragment, order) => self.told_order(now, from, fragment, order, out),
             Frame::AskChanges(number, fragment, since) => self.answer_changes(from, number, fragment, &since, out),
             Frame::Changes(number, changes) => self.changes_told(number, changes, out),
-            Frame::AskVitals(number) => out.extend(self.peers.link(from).map(|l| Effect::Vitals(Some(l), number))),
-            Frame::Vitals(number, vitals) => self.vitals_told(from, number, vitals, out),
+            Frame::Ask(number, what) => out.extend(self.peers.link(from).map(|l| Effect::Ask(Some(l), number, what))),
+            Frame::Said(number, said) => self.process_said(from, number, said, out),
             Frame::Cluster(number) => self.cluster_told(from, number, out),
             Frame::Buried(_) => {}
             Frame::Life(life) => self.peers.lives(from, life),
@@ -659,7 +667,7 @@ impl Node {
                 return self.reply(op, reply, out);
             }
             Op::Changes(fragment, since) => return self.ask_changes(now, op, fragment, since, out),
-            Op::Vitals => return self.ask_vitals(now, op, out),
+            Op::Ask(question) => return self.ask_processes(now, op, &question, out),
             Op::Map => return self.ask_leads(now, op, out),
             Op::PauseBalance(paused) => return self.set(now, op, schema::PAUSED_KEY, &paused, out),
             Op::CopyRate(rate) => return self.set(now, op, schema::RATE_KEY, &rate.unwrap_or(0), out),

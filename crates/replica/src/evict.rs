@@ -478,6 +478,11 @@ impl Copy {
         self.append(now, vec![(key::floor(self.config.line), record)], false, fx);
     }
 
+    /// How many records had to go since this copy came to lead, and how many had expired.
+    pub fn gone(&self) -> (u64, u64) {
+        (self.tally.evicted, self.tally.expired)
+    }
+
     /// How many records had to go since this copy came to lead.
     pub fn evicted(&self) -> u64 {
         self.tally.evicted

@@ -8,7 +8,9 @@ mod ceilings;
 mod clock;
 mod cookie;
 mod crew;
+mod journal;
 mod log;
+mod meter;
 mod shell;
 
 pub use ceilings::{Ceilings, FREE_BYTES_MIN, available_memory, resident};

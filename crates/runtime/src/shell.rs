@@ -1,11 +1,16 @@
 use crate::Clock;
 use crate::ceilings::{Ceilings, FREE_BYTES_MIN, Watch, resident};
 use crate::crew::Crew;
-use crate::log::{log, log_shortage};
+use crate::journal::Journal;
+use crate::log::{self, Line, describe};
+use crate::meter::{self, Meter};
 use base::{FragmentId, NodeId, Span};
-use node::{Config, Effect, Glance, Hello, Input, Node, Notice, Op, OpId, OpReply, TableDef, Window};
+use node::{
+    Config, Effect, Frame, Glance, Hello, Input, Node, Notice, Op, OpId, OpReply, Question, Said, Sample, TableDef,
+    Window,
+};
 use providers::{Asking, Provider};
-use replica::{Read, Record, Rows};
+use replica::{Pressure, Read, Record, Rows};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -95,7 +100,7 @@ enum Wake {
     Op(OpId, Op, oneshot::Sender<OpReply>),
     Warm(FragmentId),
     Forget(OpId),
-    Vitals(u64),
+    Said(u64, Said),
     Advertise(SocketAddr),
     /// A provider's answer.
     Listed(u16, bool, Result<Vec<membership::Place>, String>),
@@ -307,11 +312,13 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
         writer,
         transport,
         clients: HashMap::new(),
+        meter: Meter::default(),
         handle: handle.clone(),
         dir,
         unlooked: 0,
         watch: Watch::new(settings.ceilings),
         hush: Hush::default(),
+        journal: Journal::new(identity.incarnation),
         crew,
         sources,
         asking,
@@ -374,13 +381,17 @@ impl Drop for EndGuard {
     }
 }
 
+/// Whoever waits for an answer, for what kind of operation, since when.
+type Waiting = (oneshot::Sender<OpReply>, usize, base::Instant);
+
 struct Shell {
     clock: Clock,
     node: Node,
     disc: Arc<Disc>,
     writer: Writer,
     transport: Transport,
-    clients: HashMap<OpId, oneshot::Sender<OpReply>>,
+    clients: HashMap<OpId, Waiting>,
+    meter: Meter,
     handle: Handle,
     dir: DataDir,
     /// Bytes written since the room was looked at.
@@ -388,6 +399,8 @@ struct Shell {
     /// Memory and room on the disc.
     watch: Watch,
     hush: Hush,
+    /// What happened lately.
+    journal: Journal,
     crew: Crew,
     /// Where lists of nodes come from, by number.
     sources: Vec<String>,
@@ -462,7 +475,7 @@ impl Shell {
                 Wake::Disc(storage::Event::Failed(e)) => return Some(e),
                 Wake::Shortage(shortage) => Input::Shortage(shortage),
                 Wake::Op(id, op, reply) => {
-                    self.clients.insert(id, reply);
+                    self.clients.insert(id, (reply, meter::kind(&op), now.mono));
                     Input::Op(id, op)
                 }
                 Wake::Warm(fragment) => Input::Warm(fragment),
@@ -470,7 +483,7 @@ impl Shell {
                     self.clients.remove(&id);
                     Input::Forget(id)
                 }
-                Wake::Vitals(number) => Input::Vitals(number, vitals(&self.watch)),
+                Wake::Said(number, said) => Input::Said(number, said),
                 Wake::Advertise(addr) => Input::Advertise(addr),
                 Wake::Listed(provider, authoritative, places) => Input::Listed { provider, authoritative, places },
                 Wake::Stop => Input::Stop,
@@ -519,7 +532,8 @@ impl Shell {
 
     /// Performs effects; `true` when the node is done.
     fn perform(&mut self, out: &mut Vec<Effect>) -> bool {
-        let mut done = false;
+        // All answers of a burst go out together.
+        let (mut done, mut answered) = (false, None);
         for effect in out.drain(..) {
             match effect {
                 Effect::Persist(fragment, persist) => {
@@ -538,16 +552,18 @@ impl Shell {
                     let _ = wire::encode(&hello).map(|bytes| self.transport.set_hello(bytes));
                 }
                 Effect::Reply(op, reply) => {
-                    if let Some(client) = self.clients.remove(&op) {
+                    if let Some((client, kind, asked)) = self.clients.remove(&op) {
+                        let now = *answered.get_or_insert_with(|| self.clock.now().mono);
+                        self.meter.note(kind, now - asked);
                         let _ = client.send(reply);
                     }
                 }
-                Effect::Vitals(None, number) => {
+                Effect::Ask(None, number, question) => {
                     // Its answer is an input of the next burst.
-                    let _ = self.handle.wake.send(Wake::Vitals(number));
+                    let _ = self.handle.wake.send(Wake::Said(number, self.answer(&question)));
                 }
-                Effect::Vitals(Some(link), number) => {
-                    let frame = node::Frame::Vitals(number, vitals(&self.watch));
+                Effect::Ask(Some(link), number, question) => {
+                    let frame = Frame::Said(number, self.answer(&question));
                     let _ = wire::encode(&frame).map(|bytes| self.transport.send(link, bytes));
                 }
                 Effect::Notice(notice) => {
@@ -568,7 +584,43 @@ impl Shell {
         done
     }
 
-    fn tell(&self, notice: Notice) {
+    fn answer(&self, question: &Question) -> Said {
+        match question {
+            Question::Vitals => Said::Vitals(vitals(&self.watch)),
+            Question::Events(since, most) => {
+                let after = since.get(&self.handle.me).copied().unwrap_or_default();
+                Said::Events(self.journal.since(after, *most))
+            }
+            Question::Metrics => Said::Metrics(self.metrics()),
+        }
+    }
+
+    fn metrics(&self) -> Vec<Sample> {
+        let vitals = vitals(&self.watch);
+        let mut all = self.node.metrics(self.clock.now());
+        all.push(Sample::new("tombolo_info", 1.0).of("version", env!("CARGO_PKG_VERSION")));
+        all.push(Sample::new("tombolo_cpu_seconds_total", vitals.cpu_us as f64 / 1e6));
+        all.push(Sample::new("tombolo_memory_resident_bytes", vitals.resident_bytes));
+        all.push(Sample::new("tombolo_memory_used_bytes", vitals.used_bytes));
+        all.extend(vitals.memory_max.map(|max| Sample::new("tombolo_memory_max_bytes", max)));
+        all.extend(self.dir.free_bytes().map(|free| Sample::new("tombolo_disc_free_bytes", free)));
+        all.push(Sample::new("tombolo_disc_used_bytes", self.disc.used_bytes()));
+        all.push(Sample::new("tombolo_starts_total", self.handle.incarnation));
+        all.push(Sample::new("tombolo_ops_waiting", self.clients.len()));
+        self.journal
+            .counts()
+            .for_each(|(grade, n)| all.push(Sample::new("tombolo_events_total", n).of("grade", grade)));
+        self.meter.tell(&mut all);
+        all
+    }
+
+    /// Something happened: for the log, and for whoever asks later.
+    fn note(&mut self, line: Line) {
+        log::log(&line);
+        self.journal.note(self.clock.now().wall, line);
+    }
+
+    fn tell(&mut self, notice: Notice) {
         let cause = match &notice {
             Notice::Foreign(..) => "foreign",
             Notice::WrongProtocol(..) => "protocol",
@@ -578,7 +630,10 @@ impl Shell {
         };
         // What others can cause again and again is said once a minute.
         if cause.is_empty() || self.hush.may_say(cause).is_some() {
-            log(&notice, &self.sources);
+            let name = |id| self.node.table_name(id);
+            if let Some(line) = describe(&notice, &self.sources, name) {
+                self.note(line);
+            }
         }
         let _ = self.handle.events.send(Event::Notice(notice));
     }
@@ -608,8 +663,24 @@ impl Shell {
                 }
                 None => format!("{} MiB are free, {least} MiB are kept free", free >> 20),
             };
-            log_shortage(&self.dir.path().display().to_string(), &what, before, self.watch.shortage.disc);
+            let path = self.dir.path().display().to_string();
+            self.note_shortage(&path, &what, before, self.watch.shortage.disc);
             wakes.push(Wake::Shortage(self.watch.shortage));
+        }
+    }
+
+    /// A node that is full again and again says so once a minute.
+    fn note_shortage(&mut self, of: &str, what: &str, before: Pressure, now: Pressure) {
+        let cause = match (before, now) {
+            (_, Pressure::Low) => "",
+            (_, Pressure::Full) => "full",
+            (Pressure::Full, _) => "not full",
+            _ => "",
+        };
+        if let Some(line) = log::shortage(of, what, before, now)
+            && (cause.is_empty() || self.hush.may_say(cause).is_some())
+        {
+            self.note(line);
         }
     }
 
@@ -618,7 +689,7 @@ impl Shell {
         if let Some(used) = self.watch.look_at_memory() {
             let max = self.watch.ceilings.memory.unwrap_or(0);
             let what = format!("{} MiB of {} MiB (memory-max) are in use", used >> 20, max >> 20);
-            log_shortage("memory", &what, before, self.watch.shortage.memory);
+            self.note_shortage("memory", &what, before, self.watch.shortage.memory);
             wakes.push(Wake::Shortage(self.watch.shortage));
         }
     }

@@ -257,7 +257,7 @@ impl World {
             Effect::Hello(_) => {}
             Effect::Reply(op, reply) => self.replied(op, reply),
             Effect::Stopped => self.stopped(m),
-            Effect::Vitals(..) | Effect::Notice(_) => {}
+            Effect::Ask(..) | Effect::Notice(_) => {}
         }
     }
 

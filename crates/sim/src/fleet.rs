@@ -219,7 +219,7 @@ impl Fleet {
             // What is queued is sent first.
             Effect::Close(link) => self.at(self.now + 2000, Event::Broken(link)),
             Effect::Hello(hello) => self.machines[m].hello = hello,
-            Effect::Reply(..) | Effect::Vitals(..) | Effect::Notice(_) => {}
+            Effect::Reply(..) | Effect::Ask(..) | Effect::Notice(_) => {}
             Effect::Stopped => self.kill(m),
         }
     }

@@ -181,6 +181,23 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// What happened lately at all nodes in view: who came and went, cuts and heals, what had to go, who is short of what.
+    Events {
+        /// Go on printing what happens.
+        #[arg(long, short)]
+        follow: bool,
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+        /// Of this node only.
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
+        /// So many at most, the latest. A node keeps a thousand, and none of its earlier starts.
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: u32,
+    },
+    /// What is counted at all nodes in view, in the form that Prometheus reads.
+    Metrics,
     /// Who there is: status, what is thought of each and why, when it was last seen, zone, load.
     Nodes {
         /// As one JSON object.

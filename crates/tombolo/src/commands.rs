@@ -4,7 +4,8 @@ use crate::cli::{BenchCommand, Cli, Command, FsCommand, Mount, SimulateCommand};
 use crate::control::{self, Ask, Told};
 use crate::server::Server;
 use crate::{
-    bench, bench_cache, bench_fs, conflicts, cookie, doctor, dump, map, nodes, settings, simulate, tables, text, ttl,
+    bench, bench_cache, bench_fs, conflicts, cookie, doctor, dump, events, map, metrics, nodes, settings, simulate,
+    tables, text, ttl,
 };
 use anyhow::{Context, Result, anyhow};
 use base64::Engine;
@@ -90,6 +91,10 @@ async fn command(cli: Cli, sources: &ArgMatches) -> Result<u8> {
         Command::Heals { json } => conflicts::heals(&data, json).await,
         Command::Fragments { json } => map::fragments(&data, json).await,
         Command::Rebalance(what) => map::rebalance(&data, what).await,
+        Command::Events { follow, json, node, limit } => {
+            events::run(&data, events::Wanted { follow, json, node, limit }).await
+        }
+        Command::Metrics => metrics::run(&data).await,
         Command::Nodes { json } => nodes::list(&data, json).await,
         Command::Condemn { node, force } => nodes::say(&data, node, Word::Condemn(force)).await,
         Command::Leave { node } => nodes::leave(&data, node).await,
@@ -119,13 +124,7 @@ async fn command(cli: Cli, sources: &ArgMatches) -> Result<u8> {
         Command::Cookie(command) => cookie::run(&data, cli.config.as_deref(), command),
         Command::Config(up) => settings::print(&data, cli.config.as_deref(), up, sources),
         Command::Doctor { json, up } => doctor::run(&data, cli.config.as_deref(), up, json).await,
-        Command::Bench(BenchCommand::Kv(kv)) => bench::kv(&data, *kv).await,
-        Command::Bench(BenchCommand::Cache(cache)) => {
-            tokio::task::spawn_blocking(move || bench_cache::run(&cache)).await?
-        }
-        Command::Bench(BenchCommand::Fs { dir, files, mib, threads, json }) => {
-            tokio::task::spawn_blocking(move || bench_fs::run(&dir, files, mib, threads, json)).await?
-        }
+        Command::Bench(command) => bench_command(&data, command).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tombolo", &mut std::io::stdout());
             Ok(0)
@@ -133,6 +132,16 @@ async fn command(cli: Cli, sources: &ArgMatches) -> Result<u8> {
         Command::Man { dir } => manual(&dir),
         Command::Simulate(SimulateCommand::Placement(fleet)) => simulate::placement(&fleet),
         Command::Stop => done(ask(&data, Ask::Stop).await?, None),
+    }
+}
+
+async fn bench_command(data: &Path, command: BenchCommand) -> Result<u8> {
+    match command {
+        BenchCommand::Kv(kv) => bench::kv(data, *kv).await,
+        BenchCommand::Cache(cache) => tokio::task::spawn_blocking(move || bench_cache::run(&cache)).await?,
+        BenchCommand::Fs { dir, files, mib, threads, json } => {
+            tokio::task::spawn_blocking(move || bench_fs::run(&dir, files, mib, threads, json)).await?
+        }
     }
 }
 

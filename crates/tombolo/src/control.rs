@@ -61,6 +61,8 @@ pub(crate) enum Ask {
     PauseBalance(bool),
     CopyRate(Option<u64>),
     AlterTable(String, node::Alteration),
+    Events(BTreeMap<base::NodeId, node::EventMark>, u32),
+    Metrics,
 }
 
 /// A value that lost a conflict, and what is under its key now.
@@ -90,6 +92,10 @@ pub(crate) enum Told {
     /// Exit status, and what to print.
     Failed(u8, String),
     Map(Box<node::Map>),
+    /// By node, with its name.
+    Events(BTreeMap<base::NodeId, (String, Vec<node::Happened>)>),
+    /// By node.
+    Metrics(BTreeMap<String, Vec<node::Sample>>),
 }
 
 /// Where the socket of a data directory lies.

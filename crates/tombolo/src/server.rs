@@ -6,6 +6,7 @@ use crate::control::{self, Ask, Conflict, Told};
 use crate::service;
 use crate::settings::NewCookie;
 use anyhow::{Context, Result};
+use bytes::Bytes;
 use client::{Database, Error};
 use node::ClientError;
 use runtime::{Handle, Settings};
@@ -196,24 +197,11 @@ impl Server {
                 Ok(()) => Told::Done,
                 Err((code, text)) => Told::Failed(code, text),
             },
-            Ask::Conflicts { table, index, from, limit } => {
-                let table = db.table(&table).await?;
-                let (rows, next) = table.ledger(table.def().of_line(index), from, limit).await?;
-                let (mut told, mut bytes, mut cut) = (Vec::new(), 0, None);
-                for (at, row) in rows {
-                    if bytes > CONFLICTS_BYTES {
-                        cut = Some(at);
-                        break;
-                    }
-                    let kept = table.get(&row.key).await?;
-                    let size = |r: &replica::Record| r.value.as_ref().map_or(0, |v| v.len());
-                    bytes += row.key.len() + size(&row.lost) + kept.as_ref().map_or(0, size) + 200;
-                    told.push(Conflict { key: row.key, lost: row.lost, kept });
-                }
-                Told::Conflicts(told, cut.or(next))
-            }
+            Ask::Conflicts { table, index, from, limit } => conflicts(&db, &table, index, from, limit).await?,
             Ask::Nodes => Told::Nodes(Box::new(db.status().await?), crate::nodes::loads(&db).await?),
             Ask::Word(name, word) => Told::Outcome(db.word(&name, word).await?),
+            Ask::Events(since, most) => Told::Events(db.happened(&since, most).await?),
+            Ask::Metrics => Told::Metrics(db.metrics().await?),
             Ask::Map => Told::Map(Box::new(db.map().await?)),
             Ask::PauseBalance(paused) => Told::Outcome(db.pause_balance(paused).await?),
             Ask::CopyRate(rate) => Told::Outcome(db.copy_rate(rate).await?),
@@ -306,6 +294,24 @@ async fn serve(mut stream: UnixStream, server: &Server) -> std::io::Result<()> {
         });
         control::send(&mut stream, &told).await?;
     }
+}
+
+/// Rows of one fragment's ledger, with what is under their keys now: as many as fit into an answer.
+async fn conflicts(db: &Database, table: &str, index: u32, from: Bytes, limit: u32) -> Result<Told, Error> {
+    let table = db.table(table).await?;
+    let (rows, next) = table.ledger(table.def().of_line(index), from, limit).await?;
+    let (mut told, mut bytes, mut cut) = (Vec::new(), 0, None);
+    for (at, row) in rows {
+        if bytes > CONFLICTS_BYTES {
+            cut = Some(at);
+            break;
+        }
+        let kept = table.get(&row.key).await?;
+        let size = |r: &replica::Record| r.value.as_ref().map_or(0, |v| v.len());
+        bytes += row.key.len() + size(&row.lost) + kept.as_ref().map_or(0, size) + 200;
+        told.push(Conflict { key: row.key, lost: row.lost, kept });
+    }
+    Ok(Told::Conflicts(told, cut.or(next)))
 }
 
 /// Waits until the other side has closed. It has nothing to say before it is answered.

@@ -98,7 +98,11 @@ fn near_its_memory_ceiling_a_node_takes_from_bounded_tables_first_and_then_refus
     }
     node.tell(&["table", "drop", "kept"]);
     wait_or(|| node.log(), 60, || fill(&node, &scratch, "cache", "again").status.success());
-    wait_or(|| node.log(), 20, || node.log().contains("memory: there is room again"));
+    wait_or(
+        || node.log(),
+        20,
+        || node.log().lines().any(|l| l.contains("memory: ") && l.contains("there is room again")),
+    );
     says(&node.ask(&["up", "--memory-max", "1MiB"]), 4, &["memory_max", "at least 64 MiB"]);
     says(&node.ask(&["up", "--memory-max", "lots"]), 4, &["memory_max", "is not a size"]);
 }

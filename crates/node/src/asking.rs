@@ -1,11 +1,12 @@
-//! What is asked of every node in view: what its process uses, and what it leads.
+//! What is asked of every node in view: of its process, and what it leads.
 
 use crate::balance::Told;
 use crate::frame::Frame;
 use crate::gateway::OpReply;
 use crate::io::{Effect, LinkId, OpId};
+use crate::metrics::Sample;
 use crate::node::Node;
-use base::{Instant, NodeId, Now, Span};
+use base::{Instant, NodeId, Now, Span, WallMs};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,6 +28,63 @@ pub struct Vitals {
     pub memory_max: Option<u64>,
     /// What it is short of.
     pub shortage: replica::Shortage,
+}
+
+/// What is asked of a node's process, and not of its copies.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Question {
+    /// What does it use?
+    Vitals,
+    /// What happened there since, by node; at most so much.
+    Events(BTreeMap<NodeId, Mark>, u32),
+    /// What is to be counted there?
+    Metrics,
+}
+
+/// What a process says.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Said {
+    /// What it uses.
+    Vitals(Vitals),
+    /// What happened, the oldest first.
+    Events(Vec<Happened>),
+    /// What is counted there.
+    Metrics(Vec<Sample>),
+}
+
+/// Which of a node's events: its how-manieth start, and a number that grows.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug, Serialize, Deserialize)]
+pub struct Mark {
+    /// The node's how-manieth start.
+    pub incarnation: u64,
+    /// From 1 in each.
+    pub number: u64,
+}
+
+/// How much it matters.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum Grade {
+    /// Good to know.
+    Info,
+    /// Somebody should look.
+    Warn,
+    /// Somebody must do something.
+    Error,
+}
+
+/// Something that happened at a node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Happened {
+    /// Which event it is.
+    pub mark: Mark,
+    /// When, by that node's clock.
+    pub at: WallMs,
+    /// How much it matters.
+    pub grade: Grade,
+    /// One word for its kind: `member-join`, `island`, ...
+    pub kind: String,
+    /// For people.
+    pub text: String,
 }
 
 /// Who waits for whose answers.
@@ -95,18 +153,18 @@ impl Node {
         (links, all)
     }
 
-    pub(crate) fn ask_vitals(&mut self, now: Now, op: OpId, out: &mut Vec<Effect>) {
+    pub(crate) fn ask_processes(&mut self, now: Now, op: OpId, question: &Question, out: &mut Vec<Effect>) {
         let (links, all) = self.reached();
         let Some(number) = self.asking.begin(now, op, all) else {
             return self.reply(op, OpReply::Error(crate::ClientError::Overloaded), out);
         };
-        out.extend(links.values().map(|link| Effect::Frame(*link, Frame::AskVitals(number))));
-        out.push(Effect::Vitals(None, number));
+        out.extend(links.values().map(|link| Effect::Frame(*link, Frame::Ask(number, question.clone()))));
+        out.push(Effect::Ask(None, number, question.clone()));
     }
 
-    pub(crate) fn vitals_told(&mut self, from: NodeId, number: u64, vitals: Vitals, out: &mut Vec<Effect>) {
-        if let Some(answers) = self.asking.told(from, number, vitals) {
-            self.tell_vitals(answers, out);
+    pub(crate) fn process_said(&mut self, from: NodeId, number: u64, said: Said, out: &mut Vec<Effect>) {
+        if let Some(answers) = self.asking.told(from, number, said) {
+            self.tell_said(answers, out);
         }
     }
 
@@ -130,7 +188,7 @@ impl Node {
     /// Ends the questions whose time is over.
     pub(crate) fn tend_asking(&mut self, now: Now, out: &mut Vec<Effect>) {
         for answers in self.asking.late(now) {
-            self.tell_vitals(answers, out);
+            self.tell_said(answers, out);
         }
         for (op, reports) in self.surveys.late(now) {
             let map = self.map(now, &reports);
@@ -138,8 +196,8 @@ impl Node {
         }
     }
 
-    fn tell_vitals(&mut self, (op, told): Answers<Vitals>, out: &mut Vec<Effect>) {
-        let told = told.into_iter().map(|(node, vitals)| (self.name_of(node), vitals)).collect();
-        self.reply(op, OpReply::Vitals(told), out);
+    fn tell_said(&mut self, (op, said): Answers<Said>, out: &mut Vec<Effect>) {
+        let said = said.into_iter().map(|(node, said)| (node, (self.name_of(node), said))).collect();
+        self.reply(op, OpReply::Said(said), out);
     }
 }

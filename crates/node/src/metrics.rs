@@ -1,0 +1,132 @@
+//! What can be counted of a node, for those who watch many.
+
+use crate::node::Node;
+use crate::schema::TableDef;
+use base::Now;
+use replica::Copy;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
+/// One value of one thing, as Prometheus has it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Sample {
+    /// What is counted: `tombolo_...`, with its unit.
+    pub name: Cow<'static, str>,
+    /// Of what.
+    pub labels: Vec<(Cow<'static, str>, String)>,
+    /// How much.
+    pub value: f64,
+}
+
+impl Sample {
+    /// A value of this name, of nothing in particular.
+    pub fn new(name: &'static str, value: impl Into<Value>) -> Sample {
+        Sample { name: Cow::Borrowed(name), labels: Vec::new(), value: value.into().0 }
+    }
+
+    /// The same, of this.
+    #[must_use]
+    pub fn of(mut self, label: &'static str, what: impl Into<String>) -> Sample {
+        self.labels.push((Cow::Borrowed(label), what.into()));
+        self
+    }
+}
+
+/// A number.
+pub struct Value(f64);
+
+impl From<u64> for Value {
+    fn from(n: u64) -> Value {
+        // Beyond 2^53 the last digits are nobody's concern.
+        Value(n as f64)
+    }
+}
+
+impl From<usize> for Value {
+    fn from(n: usize) -> Value {
+        Value(n as f64)
+    }
+}
+
+impl From<f64> for Value {
+    fn from(n: f64) -> Value {
+        Value(n)
+    }
+}
+
+/// What a node knows of a table, added up over its fragments.
+#[derive(Default)]
+struct Sums {
+    copies: u64,
+    led: u64,
+    records: u64,
+    bytes: u64,
+    /// The fewest.
+    in_sync: Option<u16>,
+    uncommitted: u64,
+    tally: replica::Tally,
+}
+
+impl Sums {
+    fn add(&mut self, copy: &Copy, now: Now, bounded: bool) {
+        self.copies += 1;
+        let Some(lead) = copy.lead() else { return };
+        let (records, bytes) = copy.store().live_size();
+        self.led += 1;
+        self.records += records;
+        self.bytes += bytes;
+        self.in_sync = Some(self.in_sync.map_or(lead.in_sync, |least| least.min(lead.in_sync)));
+        let waits = |(last, commit): (u64, u64)| last.saturating_sub(commit);
+        self.uncommitted += copy.inspect().committed.map_or(0, waits);
+        // Of one with a bound all of it; the oldest record's age, say, is not to be had for nothing.
+        let (evicted, expired) = copy.gone();
+        let few = replica::Tally { evicted, expired, ..replica::Tally::default() };
+        self.tally = self.tally.and(if bounded { copy.tally(now) } else { few });
+    }
+
+    fn tell(self, def: &TableDef, all: &mut Vec<Sample>) {
+        let mut put = |name, value: Value| all.push(Sample::new(name, value.0).of("table", def.name.clone()));
+        put("tombolo_table_copies", self.copies.into());
+        put("tombolo_table_fragments_led", self.led.into());
+        let Some(in_sync) = self.in_sync else { return };
+        put("tombolo_table_in_sync_min", u64::from(in_sync).into());
+        put("tombolo_table_copies_wanted", u64::from(def.options.copies).into());
+        put("tombolo_table_records", self.records.into());
+        put("tombolo_table_bytes", self.bytes.into());
+        put("tombolo_table_uncommitted_entries", self.uncommitted.into());
+        put("tombolo_table_evicted_total", self.tally.evicted.into());
+        put("tombolo_table_expired_total", self.tally.expired.into());
+        if def.options.is_bounded() {
+            put("tombolo_table_held_bytes", self.tally.held.into());
+            put("tombolo_table_fullness_ratio", (f64::from(self.tally.full) / 10_000.0).into());
+            put("tombolo_table_reads_found_total", self.tally.hits.into());
+            put("tombolo_table_reads_missed_total", self.tally.misses.into());
+            put("tombolo_table_oldest_seconds", (self.tally.oldest_ms as f64 / 1000.0).into());
+        }
+    }
+}
+
+impl Node {
+    /// What is to be counted here now.
+    pub fn metrics(&self, now: Now) -> Vec<Sample> {
+        let (here, known) = (self.here().len(), self.roster.len());
+        let mut all = vec![
+            Sample::new("tombolo_nodes_in_view", here),
+            Sample::new("tombolo_nodes_known", known),
+            Sample::new("tombolo_partitioned", f64::from(u8::from(!self.whole))),
+            Sample::new("tombolo_clock_barred", f64::from(u8::from(self.barred))),
+            Sample::new("tombolo_tables", self.tables.len()),
+            Sample::new("tombolo_shortage_level", f64::from(self.shortage.memory as u8)).of("of", "memory"),
+            Sample::new("tombolo_shortage_level", f64::from(self.shortage.disc as u8)).of("of", "disc"),
+            Sample::new("tombolo_conflicts_kept_bytes", self.ledger_size().1),
+        ];
+        for def in self.tables.values() {
+            let mut sums = Sums::default();
+            for fragment in def.all() {
+                self.copies.with(fragment, |copy| sums.add(copy, now, def.options.is_bounded()));
+            }
+            sums.tell(def, &mut all);
+        }
+        all
+    }
+}
