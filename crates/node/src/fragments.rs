@@ -537,7 +537,9 @@ fn nameless(sys: &Copy, tables: &BTreeMap<String, TableDef>) -> Vec<(TableDef, B
 fn buried(sys: &Copy) -> BTreeMap<TableId, (Grave, bool)> {
     let value = |kept: &replica::Kept| kept.here().and_then(|r| r.value.clone());
     let users = sys.store().space(Space::User).filter(|(key, _)| key[1..].starts_with(schema::GRAVE_PREFIX));
-    let graves = users.filter_map(|(_, kept)| wire::decode::<Grave>(&value(kept)?).ok());
+    let read =
+        |kept: &replica::Kept| Some(Grave { at: kept.hlc().wall(), ..wire::decode::<Grave>(&value(kept)?).ok()? });
+    let graves = users.filter_map(|(_, kept)| read(kept));
     let shown = |id| {
         sys.store()
             .find(&[&[Space::User as u8], &schema::saved_key(id)[..]].concat())

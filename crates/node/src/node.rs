@@ -95,6 +95,8 @@ pub struct Node {
     pub(crate) missing: (BTreeSet<NodeId>, BTreeSet<NodeId>),
     /// No node is missing, as copies were last told.
     pub(crate) whole: bool,
+    /// When that was noticed, or that it is not so any more.
+    pub(crate) whole_since: Instant,
     pub(crate) gateway: Gateway,
     pub(crate) copies: Copies,
     pub(crate) stored: BTreeMap<FragmentId, Stored>,
@@ -187,6 +189,7 @@ impl Node {
             view: BTreeSet::new(),
             missing: Default::default(),
             whole: false,
+            whole_since: now.mono,
             gateway: Gateway::new(SessionId { node: me, incarnation }),
             copies: Copies::default(),
             gave_before: given_away(&stored),
@@ -470,7 +473,7 @@ impl Node {
         self.discover(now, discovery::Input::Whole(island == Island::Whole), out);
         let whole = !matches!(island, Island::Partitioned(_));
         if whole != self.whole {
-            self.whole = whole;
+            (self.whole, self.whole_since) = (whole, now.mono);
             let sight = self.sight(now);
             self.feed_all(now, &sight, out);
         }
@@ -520,14 +523,6 @@ impl Node {
             out.extend(clock.then_some(Effect::Notice(Notice::Clock(self.skewed, self.barred))));
             self.feed_all(now, &replica::Input::Barred(self.barred), out);
         }
-    }
-
-    /// What a table is called, or was.
-    pub fn table_name(&self, id: base::TableId) -> String {
-        let dropped = || self.graves.get(&id).map(|(grave, _)| grave.name());
-        let known = self.tables.values().find(|def| def.id == id).map(|def| def.name.clone());
-        let other = || if id == schema::sys_fragment().table { "the system table" } else { "a table that is gone" };
-        known.or_else(dropped).unwrap_or_else(|| other().into())
     }
 
     /// Can it take nothing in?

@@ -11,6 +11,14 @@ use placement::{Aim, Fragment, Machine, Picture, Step, Table};
 use replica::{Batch, Check, Write};
 
 impl Node {
+    /// What a table is called, or was.
+    pub fn table_name(&self, id: base::TableId) -> String {
+        let dropped = || self.graves.get(&id).map(|(grave, _)| grave.name());
+        let known = self.tables.values().find(|def| def.id == id).map(|def| def.name.clone());
+        let other = || if id == schema::sys_fragment().table { "the system table" } else { "a table that is gone" };
+        known.or_else(dropped).unwrap_or_else(|| other().into())
+    }
+
     pub(crate) fn create(
         &mut self,
         now: Now,

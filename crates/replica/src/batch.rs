@@ -206,14 +206,14 @@ pub(crate) const FULL_PUT_BYTES_MAX: usize = 4096;
 
 impl Batch {
     /// May it be taken when the disc is nearly full?
-    pub(crate) fn frees(&self) -> bool {
+    pub(crate) fn frees(&self, most: usize) -> bool {
         let put = |w: &Write| match w {
             Write::Put { value, .. } => value.len(),
             _ => 0,
         };
         let deletes = self.writes.iter().any(|w| matches!(w, Write::Delete { .. }));
         let touches = self.writes.iter().any(|w| matches!(w, Write::Expire { .. }));
-        deletes && !touches && self.writes.iter().map(put).sum::<usize>() <= FULL_PUT_BYTES_MAX
+        deletes && !touches && self.writes.iter().map(put).sum::<usize>() <= most
     }
 
     /// Holds the batch against the limits on keys, values and its whole size.

@@ -9,7 +9,7 @@ use crate::msg::{Lead, Msg, Status};
 use crate::mutant;
 use crate::open::{Opening, Promised};
 use crate::record::{Meta, Record, Stage, WriteBatch};
-use crate::shortage::{Cap, Shortage};
+use crate::shortage::Shortage;
 use crate::store::{Store, Stored};
 use crate::uses::{Tally, Uses};
 use base::{Ballot, Hlc, Instant, NodeId, Now, Span, Version};
@@ -85,7 +85,6 @@ pub struct Copy {
     pub(crate) gate: Gate,
     pub(crate) rng: StdRng,
     pub(crate) shortage: Shortage,
-    pub(crate) cap: Cap,
     /// What is read here, where that matters.
     pub(crate) uses: Option<Uses>,
     pub(crate) tally: Tally,
@@ -163,7 +162,6 @@ impl Copy {
             gate: Gate::after(store.handed),
             rng,
             shortage: Shortage::default(),
-            cap: Cap::default(),
             uses: None,
             tally: Tally::default(),
             given_up: BTreeSet::new(),

@@ -1,12 +1,15 @@
 //! Fragments of a table that was dropped: what was written by those who could not know of it is told apart, so that it is not
 //! lost with the rest.
 
+use crate::config::Storage;
 use crate::copy::{Copy, Role};
-use crate::evict::{PASS_BYTES, PASS_ENTRIES, PASS_MAX};
+use crate::evict::{PASS_BYTES, PASS_MAX};
 use crate::gate::Effects;
 use crate::key::{self, MemberStatus, Space};
 use crate::record::Record;
-use base::{Heads, NodeId, Now, WallMs};
+use crate::store::FETCHES_MAX;
+use base::{Heads, Hlc, NodeId, Now, WallMs};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 /// Up to where a fragment's records went with its table.
@@ -61,30 +64,28 @@ impl Copy {
         Some(self.store.is_live_beyond(&mark.heads, wall))
     }
 
-    /// The records of a table that was dropped go, some at a time, when every copy that there is knows of it and nothing outlives it:
-    /// like those that are evicted, so that they beat nothing that turns up after all.
+    /// Could records of a table that was dropped, for the so-manieth time, go now? Every copy that there is must know of it, and nothing
+    /// outlive it.
+    pub fn may_clear(&self, number: u64, wall: WallMs) -> bool {
+        self.store.live_size().0 > 0 && self.outlives(number, wall) == Some(false) && self.is_everywhere()
+    }
+
+    /// Some of them go, like those that are evicted, so that they beat nothing that turns up after all.
     pub(crate) fn clear_dropped(&mut self, now: Now, number: u64, fx: &mut Effects) {
-        if self.outlives(number, now.wall) != Some(false) || !self.is_everywhere() {
+        if !self.may_clear(number, now.wall) || matches!(&self.role, Role::Leading(l) if l.is_busy()) {
             return;
         }
-        for _ in 0..PASS_ENTRIES {
-            let live = self.store.space(Space::User).filter(|(_, kept)| !kept.is_tombstone());
-            let mut bytes = 0;
-            let some: Vec<_> = live
-                .map(|(key, kept)| (key.clone(), kept.hlc()))
-                .take(PASS_MAX)
-                .take_while(|(key, _)| {
-                    bytes += key.len() + 64;
-                    bytes < PASS_BYTES
-                })
-                .collect();
-            if some.is_empty() || matches!(&self.role, Role::Leading(l) if l.is_busy()) {
-                break;
-            }
-            let gone = some.into_iter().map(|(key, hlc)| (key, Record::cleared(self.next_version(), hlc))).collect();
-            self.append(now, gone, false, fx);
-            self.shed(now, fx);
-        }
+        // What goes is kept whole until that is committed: values on disc are read for it.
+        let most = if self.store.form() == Storage::DiscOnly { FETCHES_MAX } else { PASS_MAX };
+        let mut bytes = 0;
+        let fits = |(key, _): &(Bytes, Hlc)| {
+            bytes += key.len() + 64;
+            bytes < PASS_BYTES
+        };
+        let some: Vec<_> = self.store.first_live().take(most).take_while(fits).collect();
+        let gone = some.into_iter().map(|(key, hlc)| (key, Record::cleared(self.next_version(), hlc))).collect();
+        self.append(now, gone, false, fx);
+        self.shed(now, fx);
     }
 
     /// Has this leader no rival, and every copy that there is all that it has?

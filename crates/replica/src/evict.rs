@@ -32,7 +32,7 @@ pub(crate) const PASS_MAX: usize = 4096;
 /// And how many bytes of them: a pass goes in one frame.
 pub(crate) const PASS_BYTES: usize = 1024 * 1024;
 /// How many entries one pass makes at a time.
-pub(crate) const PASS_ENTRIES: usize = 4;
+const PASS_ENTRIES: usize = 4;
 /// So many bytes of what has to go fit into an entry beside the largest batch.
 const VICTIM_BYTES_MAX: usize = 3 * 1024 * 1024;
 /// How many tombstones one entry forgets.
@@ -435,7 +435,7 @@ impl Copy {
     /// How many tombstones of what had to go, or had expired, are kept for those who were away for a moment.
     fn cleared_max(&self) -> usize {
         let least = self.config.timing.cleared_min;
-        let room = self.config.room;
+        let room = self.room_now();
         let records = room.records.unwrap_or(u64::MAX).min(room.bytes.map_or(u64::MAX, |bytes| bytes / OVERHEAD));
         usize::try_from(records / 16).unwrap_or(usize::MAX).max(least)
     }

@@ -12,6 +12,7 @@ use crate::mutant;
 use crate::quorum;
 use crate::read::Reads;
 use crate::record::{Entry, Record};
+use crate::shortage::Cap;
 use crate::sync::Delta;
 use base::{Ballot, BranchId, Hlc, Instant, NodeId, Now, Span, Version};
 use bytes::Bytes;
@@ -115,6 +116,8 @@ pub(crate) struct Leading {
     pub set: BTreeSet<NodeId>,
     sets: VecDeque<(u64, BTreeSet<NodeId>)>,
     pub followers: BTreeMap<NodeId, Follower>,
+    /// What the fragment may hold for the moment.
+    pub cap: Cap,
     /// The newest session that each copy asked for.
     pub sessions: BTreeMap<NodeId, u64>,
     /// Nothing is acknowledged or read before this.
@@ -193,6 +196,7 @@ impl Leading {
             writers: Writers::default(),
             forgetting: Forgetting::default(),
             evictor: None,
+            cap: Cap::default(),
         }
     }
 

@@ -3,7 +3,8 @@
 use crate::config::{Room, Storage};
 use crate::copy::{Copy, Role};
 use crate::evict::Evict;
-use base::{Instant, Now, Span};
+use crate::table::OVERHEAD;
+use base::{Instant, KEY_BYTES_MAX, Now, Span, VALUE_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 
 /// How often a bounded fragment is given less memory, or more again.
@@ -15,7 +16,7 @@ const STEP: u64 = 32;
 /// The same when nothing else is taken until there is room.
 const FULL_STEP: u64 = 8;
 /// No fragment has to make do with less: it is not what the node is short of.
-const CAP_MIN: u64 = 1024 * 1024;
+const CAP_MIN: u64 = 2 * (VALUE_BYTES_MAX + KEY_BYTES_MAX) as u64 + 2 * OVERHEAD;
 
 /// How short a node is of something.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug, Serialize, Deserialize)]
@@ -52,7 +53,7 @@ impl Shortage {
     }
 }
 
-/// What a bounded fragment may hold while one of its nodes is short of something.
+/// What a bounded fragment may hold, by its leader, while one of its nodes is short of something.
 #[derive(Default)]
 pub(crate) struct Cap {
     bytes: Option<u64>,
@@ -75,13 +76,18 @@ impl Copy {
     /// The same of all copies that take what is written here.
     pub(crate) fn pressure(&self) -> Shortage {
         let Role::Leading(l) = &self.role else { return self.pressed() };
+        if self.config.open_membership {
+            // All nodes follow it, and one without room must not keep the others from what they have to note.
+            return self.pressed();
+        }
         let theirs = l.followers.keys().filter_map(|node| self.statuses.get(node)).map(|status| status.pressed);
         theirs.fold(self.pressed(), Shortage::or)
     }
 
     /// What the fragment may hold for the moment.
     pub(crate) fn room_now(&self) -> Room {
-        let bytes = [self.config.room.bytes, self.cap.bytes].into_iter().flatten().min();
+        let cap = if let Role::Leading(l) = &self.role { l.cap.bytes } else { None };
+        let bytes = [self.config.room.bytes, cap].into_iter().flatten().min();
         Room { bytes, ..self.config.room }
     }
 
@@ -89,23 +95,25 @@ impl Copy {
     pub(crate) fn mind_cap(&mut self, now: Now) {
         let pressure = self.pressure();
         let discs = pressure.disc >= Pressure::High && pressure.memory < Pressure::High;
-        if self.cap.at != Instant(0) && now.mono - self.cap.at < if discs { DISC_STEP_EVERY } else { STEP_EVERY } {
+        let bounded = self.config.room != Room::default() && self.config.evict != Evict::Reject;
+        let held = self.store.held().1;
+        let Role::Leading(l) = &mut self.role else { return };
+        if l.cap.at != Instant(0) && now.mono - l.cap.at < if discs { DISC_STEP_EVERY } else { STEP_EVERY } {
             return;
         }
-        self.cap.at = now.mono;
-        let bounded = self.config.room != Room::default() && self.config.evict != Evict::Reject;
-        let (held, cap) = (self.store.held().1, self.cap.bytes);
-        self.cap.bytes = match pressure.most() {
+        l.cap.at = now.mono;
+        let cap = match pressure.most() {
             _ if !bounded => None,
-            // Until it does not bind any more.
-            Pressure::Low => cap.map(|cap| cap + cap / STEP).filter(|cap| held >= cap - cap / 4),
-            Pressure::Steady => Some(cap.unwrap_or(held)),
+            // Until it does not bind any more; what came by a merge stays.
+            Pressure::Low => l.cap.bytes.map(|cap| cap.max(held)).map(|cap| cap + cap / STEP),
+            Pressure::Steady => Some(l.cap.bytes.unwrap_or(held)),
             level => {
-                let cap = cap.unwrap_or(held).min(held);
+                let cap = l.cap.bytes.unwrap_or(held).min(held);
                 Some(cap - cap / if level == Pressure::Full { FULL_STEP } else { STEP })
             }
         };
-        self.cap.bytes = self.cap.bytes.map(|cap| cap.max(CAP_MIN));
+        let binds = |cap: &u64| pressure.most() > Pressure::Low || held >= cap - cap / 4;
+        l.cap.bytes = cap.filter(binds).map(|cap| cap.max(CAP_MIN));
     }
 }
 
@@ -211,21 +219,48 @@ mod tests {
         // It grows no more, and has its place for what is written.
         tick(&mut copy, Pressure::Steady);
         assert!(!is_refused(ask_for(&mut copy, 20_000, 500, vec![put("new", VALUE)])));
-        assert!(copy.cap.bytes.is_some_and(|cap| copy.store().held().1 <= cap));
+        assert!(copy.room_now().bytes.is_some_and(|cap| copy.store().held().1 <= cap));
         for _ in 0..200 {
             tick(&mut copy, Pressure::High);
         }
         let least = tick(&mut copy, Pressure::High);
         assert!((CAP_MIN / 2..=CAP_MIN).contains(&least), "{least}");
         // A value that the cap alone has no room for is not taken for one that the table has none for.
-        assert!(is_refused(ask_for(&mut copy, 300_000, 501, vec![put("large", CAP_MIN as usize)])));
+        let large = |key| put(key, VALUE_BYTES_MAX);
+        assert!(is_refused(ask_for(&mut copy, 300_000, 501, vec![large("a"), large("b"), large("c")])));
+        assert!(!is_refused(ask_for(&mut copy, 300_001, 502, vec![large("a")])), "any record has a place");
         for number in 600..1500 {
             let now = 400_000 + number * 1100;
             feed(&mut copy, now, Input::Shortage(Shortage::default()));
             feed(&mut copy, now, Input::Tick);
             ask_for(&mut copy, now, number, vec![put(&number.to_string(), VALUE)]);
         }
-        assert_eq!((copy.store().held().0, copy.cap.bytes), (100, None));
+        assert_eq!((copy.store().held().0, copy.room_now().bytes), (100, None));
+    }
+
+    /// What was short when it led before is nothing to it now, nor is what it got without asking.
+    #[test]
+    fn a_cap_goes_with_the_lead_and_follows_what_is_held_when_there_is_enough() {
+        let mut copy = leading(Evict::Fifo, Room { records: Some(100), bytes: None });
+        let fill = |copy: &mut Copy, from: u64, ms| {
+            for number in from..from + 60 {
+                ask_for(copy, ms, number, vec![put(&number.to_string(), 64 * 1024)]);
+            }
+        };
+        let short = |copy: &mut Copy, ms, memory| {
+            feed(copy, ms, Input::Shortage(Shortage { memory, disc: Pressure::Low }));
+            feed(copy, ms, Input::Tick);
+        };
+        fill(&mut copy, 1, 6000);
+        (0..20).for_each(|n| short(&mut copy, 10_000 + n * 1100, Pressure::High));
+        let held = copy.store().held();
+        assert!(held.0 < 40 && copy.room_now().bytes.is_some());
+        feed(&mut copy, 40_000, Input::Shortage(Shortage::default()));
+        feed(&mut copy, 40_000, Input::Resign);
+        (0..80).for_each(|n| drop(feed(&mut copy, 40_100 + n * 100, Input::Tick)));
+        assert!(copy.lead().is_some() && copy.room_now().bytes.is_none());
+        fill(&mut copy, 1000, 60_000);
+        assert_eq!(copy.store().held().0, (held.0 + 60).min(100));
     }
 
     #[test]

@@ -173,6 +173,13 @@ impl Store {
         beyond.filter_map(|key| self.records.get(key)).any(|kept| kept.is_live(wall))
     }
 
+    /// Users' records that hold a value, in the order of the index: what went from its front is not passed over again.
+    pub(crate) fn first_live(&self) -> impl Iterator<Item = (Bytes, Hlc)> {
+        let users = self.index.iter().map(|(_, key)| key).filter(|key| is_users(key));
+        let live = users.filter_map(|key| Some((key, self.records.get(key).filter(|kept| !kept.is_tombstone())?)));
+        live.map(|(key, kept)| (key.clone(), kept.hlc()))
+    }
+
     /// How far all has been forgotten.
     pub fn floor(&self) -> &Floor {
         &self.floor

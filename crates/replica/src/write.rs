@@ -1,6 +1,6 @@
 //! Conditional batches: checked against the leader's latest state, answered when what they saw is committed.
 
-use crate::batch::{Answer, Batch, Bump, Check, Limit, Outcome, Refusal, Request, Write};
+use crate::batch::{Answer, Batch, Bump, Check, FULL_PUT_BYTES_MAX, Limit, Outcome, Refusal, Request, Write};
 use crate::config::Storage;
 use crate::copy::{Copy, Role};
 use crate::gate::{Effects, Reply, Ticket};
@@ -86,7 +86,9 @@ impl Copy {
         if l.is_busy() {
             return Some(Answer::Busy);
         }
-        let full = self.pressure().most() == Pressure::Full && !request.batch.frees();
+        // What is dropped is described by what the system table keeps of it.
+        let least = if self.config.open_membership { BATCH_BYTES_MAX } else { FULL_PUT_BYTES_MAX };
+        let full = self.pressure().most() == Pressure::Full && !request.batch.frees(least);
         let puts = match self.too_few_to_write() {
             Some(refusal) => Err(refusal),
             None if full => Err(Refusal::NoSpace),

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 pub const FREE_BYTES_MIN: u64 = 192 * 1024 * 1024;
 /// How often the memory is looked at, at most.
 const MEMORY_LOOK: Duration = Duration::from_millis(20);
+/// Memory must be lower for so long before a node says so.
+const CALM: Duration = Duration::from_secs(1);
 /// From how many thousandths of a ceiling on a node is so short.
 const LEVELS: [(Pressure, u64); 3] = [(Pressure::Full, 950), (Pressure::High, 900), (Pressure::Steady, 850)];
 /// It is so until there are so many thousandths less.
@@ -68,12 +70,15 @@ fn group_limit(line: &str) -> Option<u64> {
 pub(crate) struct Watch {
     pub ceilings: Ceilings,
     pub shortage: Shortage,
+    /// Bytes written since the disc was looked at.
+    pub unlooked: usize,
     looked: Option<Instant>,
+    lower_since: Option<Instant>,
 }
 
 impl Watch {
     pub(crate) fn new(ceilings: Ceilings) -> Watch {
-        Watch { ceilings, shortage: Shortage::default(), looked: None }
+        Watch { ceilings, shortage: Shortage::default(), unlooked: 0, looked: None, lower_since: None }
     }
 
     /// Looks at the memory; what is in use, if that makes the shortage another.
@@ -82,10 +87,17 @@ impl Watch {
         if self.looked.is_some_and(|at| at.elapsed() < MEMORY_LOOK) {
             return None;
         }
-        self.looked = Some(Instant::now());
+        let looked = Instant::now();
+        self.looked = Some(looked);
         let (before, used) = (self.shortage.memory, (self.ceilings.used)());
-        self.shortage.memory = level(used, max, before);
-        (self.shortage.memory != before).then_some(used)
+        let now = level(used, max, before);
+        // A buffer that comes and goes is no reason to have all copies told twice.
+        self.lower_since = if now < before { self.lower_since.or(Some(looked)) } else { None };
+        if now < before && self.lower_since.is_none_or(|since| since.elapsed() < CALM) {
+            return None;
+        }
+        self.shortage.memory = now;
+        (now != before).then_some(used)
     }
 
     /// Takes what is free on the disc and what the data directory holds; has that made the shortage another?

@@ -292,11 +292,9 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
     let (wake, woken) = mpsc::unbounded_channel();
     let (packets, arrived) = mpsc::channel(QUEUE_MAX);
     let handle = Handle::new(wake.clone(), &node, clock, (listen, advertise), &identity);
-    let me = providers::Me { node: identity.node, addr: advertise };
-    let asking = start_providers(&settings.providers, me, &wake).map_err(StartError::System)?;
-    let tell = wake;
+    let asking = start_providers(&settings.providers, &handle, &wake).map_err(StartError::System)?;
     let sources = settings.providers.iter().map(|p| p.source.to_string()).collect();
-    let writer = Writer::start(disc.clone(), move |e| drop(tell.send(Wake::Disc(e)))).map_err(StartError::System)?;
+    let writer = Writer::start(disc.clone(), move |e| drop(wake.send(Wake::Disc(e)))).map_err(StartError::System)?;
     let hello = wire::encode(&node.hello()).unwrap_or_default();
     // One thread carries the sockets and the node: a frame that arrives, what it causes, and what is sent for it, wake nobody.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::System)?;
@@ -315,7 +313,6 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
         meter: Meter::default(),
         handle: handle.clone(),
         dir,
-        unlooked: 0,
         watch: Watch::new(settings.ceilings),
         hush: Hush::default(),
         journal: Journal::new(identity.incarnation),
@@ -334,9 +331,10 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
 /// Each provider on a thread of its own, for as long as the node is there.
 fn start_providers(
     all: &[Provider],
-    me: providers::Me,
+    here: &Handle,
     wake: &mpsc::UnboundedSender<Wake>,
 ) -> std::io::Result<Vec<Asking>> {
+    let me = providers::Me { node: here.me, addr: here.advertise };
     let start = |(number, provider): (u16, &Provider)| {
         // Not what keeps the node's inputs open.
         let (told, heard, authoritative) = (wake.downgrade(), wake.downgrade(), provider.authoritative);
@@ -394,8 +392,6 @@ struct Shell {
     meter: Meter,
     handle: Handle,
     dir: DataDir,
-    /// Bytes written since the room was looked at.
-    unlooked: usize,
     /// Memory and room on the disc.
     watch: Watch,
     hush: Hush,
@@ -451,7 +447,7 @@ impl Shell {
             if self.perform(&mut out) {
                 break self.failed.take();
             }
-            if self.unlooked >= LOOK_BYTES {
+            if self.watch.unlooked >= LOOK_BYTES {
                 // Not left to the timer, whose turn a steady load would put off.
                 self.look_at_room(&mut wakes);
             }
@@ -537,7 +533,7 @@ impl Shell {
         for effect in out.drain(..) {
             match effect {
                 Effect::Persist(fragment, persist) => {
-                    self.unlooked += persist.batch.bytes();
+                    self.watch.unlooked += persist.batch.bytes();
                     self.writer.write(fragment, persist);
                 }
                 Effect::Frame(link, frame) => match wire::encode_by(&mut self.scratch, &frame) {
@@ -650,7 +646,7 @@ impl Shell {
     }
 
     fn look_at_room(&mut self, wakes: &mut Vec<Wake>) {
-        self.unlooked = 0;
+        self.watch.unlooked = 0;
         let Some(free) = self.dir.free_bytes() else { return };
         // What the engine holds is added up from many files, and of no interest where there is no ceiling.
         let used = self.watch.ceilings.disc.map_or(0, |_| self.disc.used_bytes());

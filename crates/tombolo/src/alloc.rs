@@ -38,6 +38,14 @@ fn count(change: i64) {
 /// mimalloc: records come and go by the thousand with every flush, and with the system's allocator that was 40 % of a durable load.
 pub(crate) struct Counting;
 
+/// What could not be had is not in use.
+fn counted(at: *mut u8, change: i64) -> *mut u8 {
+    if !at.is_null() {
+        count(change);
+    }
+    at
+}
+
 fn size(bytes: usize) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
@@ -45,15 +53,13 @@ fn size(bytes: usize) -> i64 {
 // SAFETY: everything is mimalloc's, which keeps to the contract; counting allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(size(layout.size()));
         // SAFETY: the caller's promises are passed on.
-        unsafe { MiMalloc.alloc(layout) }
+        counted(unsafe { MiMalloc.alloc(layout) }, size(layout.size()))
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(size(layout.size()));
         // SAFETY: as above.
-        unsafe { MiMalloc.alloc_zeroed(layout) }
+        counted(unsafe { MiMalloc.alloc_zeroed(layout) }, size(layout.size()))
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
@@ -63,9 +69,8 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        count(size(new_size) - size(layout.size()));
         // SAFETY: as above.
-        unsafe { MiMalloc.realloc(at, layout, new_size) }
+        counted(unsafe { MiMalloc.realloc(at, layout, new_size) }, size(new_size) - size(layout.size()))
     }
 }
 

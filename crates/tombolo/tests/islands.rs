@@ -380,7 +380,7 @@ fn what_is_written_to_a_table_that_the_other_side_drops_is_not_lost() {
     need_namespaces!();
     let (scratch, net) = (Scratch::new(), Net::new(2));
     let nodes = cluster(&scratch, &net, 2);
-    for table in ["t", "idle"] {
+    for table in ["t", "idle", "kept"] {
         nodes[0].tell(&["table", "create", table, "--fragments", "2"]);
         wait("it serves", 20, || nodes[0].ask(&["put", table, "before", "b"]).status.success());
     }
@@ -390,6 +390,9 @@ fn what_is_written_to_a_table_that_the_other_side_drops_is_not_lost() {
     wait("it serves", 20, || put(&nodes[1], "after", "a"));
     nodes[0].tell(&["table", "drop", "t"]);
     nodes[0].tell(&["table", "drop", "idle"]);
+    // One that is dropped here and changed there, later, lives on.
+    nodes[0].tell(&["table", "drop", "kept"]);
+    nodes[1].tell(&["table", "alter", "kept", "--ttl", "1h"]);
     net.join(2);
     nodes.iter().for_each(|n| n.sees(2, 30));
     let shown = |n: &Node| -> Vec<String> {
@@ -417,4 +420,7 @@ fn what_is_written_to_a_table_that_the_other_side_drops_is_not_lost() {
     wait("the new one is empty", 20, || nodes[0].ask(&["get", "t", "after"]).status.code() == Some(1));
     nodes[1].tell(&["table", "drop", &name]);
     wait("it is gone", 20, || nodes.iter().all(|n| shown(n).is_empty()));
+    wait("the table that was changed has what it had", 20, || {
+        nodes.iter().all(|n| n.ask(&["get", "kept", "before"]).stdout == b"b")
+    });
 }

@@ -208,6 +208,14 @@ pub(crate) fn index(node: NodeId) -> usize {
     node.0 as usize - 1
 }
 
+fn form(ram: bool, apart: bool) -> Storage {
+    match (ram, apart) {
+        (true, _) => Storage::Ram,
+        (_, true) => Storage::DiscOnly,
+        _ => Storage::Disc,
+    }
+}
+
 /// One history.
 pub fn run(seed: u64, options: Options) -> Report {
     let mut world = World::new(seed, options);
@@ -341,8 +349,7 @@ impl World {
             let kind = format!("wild {wild}, ram {ram}, sync {sync}, {}, apart {apart}", world.rule);
             format!("{n} nodes, loss {loss} %, {kind}, {min_in_sync:?}, at most {in_sync_max}")
         });
-        let parts = if apart { Storage::DiscOnly } else { Storage::Disc };
-        world.keep_as(if ram { Storage::Ram } else { parts });
+        world.keep_as(form(ram, apart));
         (0..n).for_each(|node| world.boot(node, Meta::default(), Store::default()));
         world
     }
