@@ -145,12 +145,11 @@ impl Database {
         Ok(said.filter_map(events).collect())
     }
 
-    /// What is to be counted at each node in view, by its name. Nodes that do not answer within a second are left out.
-    pub async fn metrics(&self) -> Result<BTreeMap<String, Vec<Sample>>, Error> {
-        let said = self.ask(Question::Metrics).await?.into_values();
-        Ok(said
-            .filter_map(|(name, said)| if let Said::Metrics(all) = said { Some((name, all)) } else { None })
-            .collect())
+    /// What is to be counted at each node in view, by node with its name. Nodes that do not answer within a second are left out.
+    pub async fn metrics(&self) -> Result<BTreeMap<NodeId, (String, Vec<Sample>)>, Error> {
+        let said = self.ask(Question::Metrics).await?.into_iter();
+        let all = |(node, (name, said))| if let Said::Metrics(all) = said { Some((node, (name, all))) } else { None };
+        Ok(said.filter_map(all).collect())
     }
 
     async fn ask(&self, question: Question) -> Result<BTreeMap<NodeId, (String, Said)>, Error> {

@@ -116,7 +116,10 @@ impl Node {
                     // Its copies were all on this side, and everybody has met by now.
                     (None, None) => saved.extend((live && self.whole && !shown).then_some(*id)),
                     (Some(true), _) => saved.extend((!shown).then_some(*id)),
-                    (Some(false), _) => clear.extend((clears && !shown).then_some((fragment, grave.number))),
+                    (Some(false), _) => {
+                        let before = WallMs(grave.at.0.saturating_sub(NOTICE_WAIT.as_ms()));
+                        clear.extend((clears && !shown).then_some((fragment, grave.number, before)));
+                    }
                 }
             }
         }
@@ -126,8 +129,8 @@ impl Node {
         if !clear.is_empty() {
             self.chores_at = self.chores_at.min(now.mono + SOON);
         }
-        for (fragment, number) in clear {
-            self.feed(now, fragment, Input::Clear(number), out);
+        for (fragment, number, before) in clear {
+            self.feed(now, fragment, Input::Clear(number, before), out);
         }
         saved.dedup();
         for id in saved {

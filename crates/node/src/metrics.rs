@@ -2,10 +2,11 @@
 
 use crate::node::Node;
 use crate::schema::TableDef;
-use base::Now;
+use base::{Now, TableId};
 use replica::Copy;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 /// One value of one thing, as Prometheus has it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -65,11 +66,14 @@ struct Sums {
     in_sync: Option<u16>,
     uncommitted: u64,
     tally: replica::Tally,
+    /// By whoever led, as far as it was counted here.
+    counted: replica::Tally,
 }
 
 impl Sums {
     fn add(&mut self, copy: &Copy, now: Now, bounded: bool) {
         self.copies += 1;
+        self.counted = self.counted.and(copy.counted());
         let Some(lead) = copy.lead() else { return };
         let (records, bytes) = copy.store().live_size();
         self.led += 1;
@@ -77,30 +81,31 @@ impl Sums {
         self.bytes += bytes;
         self.in_sync = Some(self.in_sync.map_or(lead.in_sync, |least| least.min(lead.in_sync)));
         let waits = |(last, commit): (u64, u64)| last.saturating_sub(commit);
-        self.uncommitted += copy.inspect().committed.map_or(0, waits);
-        // Of one with a bound all of it; the oldest record's age, say, is not to be had for nothing.
-        let (evicted, expired) = copy.gone();
-        let few = replica::Tally { evicted, expired, ..replica::Tally::default() };
-        self.tally = self.tally.and(if bounded { copy.tally(now) } else { few });
+        self.uncommitted += copy.positions().map_or(0, waits);
+        if bounded {
+            self.tally = self.tally.and(copy.tally(now));
+        }
     }
 
     fn tell(self, def: &TableDef, all: &mut Vec<Sample>) {
         let mut put = |name, value: Value| all.push(Sample::new(name, value.0).of("table", def.name.clone()));
         put("tombolo_table_copies", self.copies.into());
         put("tombolo_table_fragments_led", self.led.into());
+        put("tombolo_table_evicted_total", self.counted.evicted.into());
+        put("tombolo_table_expired_total", self.counted.expired.into());
+        if def.options.is_bounded() {
+            put("tombolo_table_reads_found_total", self.counted.hits.into());
+            put("tombolo_table_reads_missed_total", self.counted.misses.into());
+        }
         let Some(in_sync) = self.in_sync else { return };
         put("tombolo_table_in_sync_min", u64::from(in_sync).into());
         put("tombolo_table_copies_wanted", u64::from(def.options.copies).into());
         put("tombolo_table_records", self.records.into());
         put("tombolo_table_bytes", self.bytes.into());
         put("tombolo_table_uncommitted_entries", self.uncommitted.into());
-        put("tombolo_table_evicted_total", self.tally.evicted.into());
-        put("tombolo_table_expired_total", self.tally.expired.into());
         if def.options.is_bounded() {
             put("tombolo_table_held_bytes", self.tally.held.into());
             put("tombolo_table_fullness_ratio", (f64::from(self.tally.full) / 10_000.0).into());
-            put("tombolo_table_reads_found_total", self.tally.hits.into());
-            put("tombolo_table_reads_missed_total", self.tally.misses.into());
             put("tombolo_table_oldest_seconds", (self.tally.oldest_ms as f64 / 1000.0).into());
         }
     }
@@ -120,12 +125,19 @@ impl Node {
             Sample::new("tombolo_shortage_level", f64::from(self.shortage.disc as u8)).of("of", "disc"),
             Sample::new("tombolo_conflicts_kept_bytes", self.ledger_size().1),
         ];
+        let bounded: BTreeMap<TableId, bool> =
+            self.tables.values().map(|def| (def.id, def.options.is_bounded())).collect();
+        let mut sums: BTreeMap<TableId, Sums> = BTreeMap::new();
+        // Whatever is here, and not all that there may be of a thousand tables.
+        for fragment in self.copies.ids() {
+            let Some(bounded) = bounded.get(&fragment.table) else { continue };
+            let of = sums.entry(fragment.table).or_default();
+            self.copies.with(fragment, |copy| of.add(copy, now, *bounded));
+        }
         for def in self.tables.values() {
-            let mut sums = Sums::default();
-            for fragment in def.all() {
-                self.copies.with(fragment, |copy| sums.add(copy, now, def.options.is_bounded()));
+            if let Some(sums) = sums.remove(&def.id) {
+                sums.tell(def, &mut all);
             }
-            sums.tell(def, &mut all);
         }
         all
     }

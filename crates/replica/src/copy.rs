@@ -88,6 +88,8 @@ pub struct Copy {
     /// What is read here, where that matters.
     pub(crate) uses: Option<Uses>,
     pub(crate) tally: Tally,
+    /// What was counted before this lead.
+    pub(crate) told: Tally,
     pub(crate) barred: bool,
     /// Members that an operator gave up, whatever becomes of what only they have.
     pub(crate) given_up: BTreeSet<NodeId>,
@@ -164,6 +166,7 @@ impl Copy {
             shortage: Shortage::default(),
             uses: None,
             tally: Tally::default(),
+            told: Tally::default(),
             given_up: BTreeSet::new(),
             warming: AtomicBool::new(false),
             barred: false,
@@ -198,7 +201,7 @@ impl Copy {
             Input::Read(ticket, read) => self.on_read(now, ticket, read, fx),
             Input::Warm => self.warm(now, fx),
             Input::Dropped(number, heads) => self.mark_dropped(now, number, heads, fx),
-            Input::Clear(number) => self.clear_dropped(now, number, fx),
+            Input::Clear(number, before) => self.clear_dropped(now, number, before, fx),
             Input::AddMember(node) => self.add_member(now, node, fx),
             Input::RemoveMember(node) => self.remove_member(now, node, fx),
             Input::HandOver(node) => self.hand_over(now, node, fx),
@@ -390,6 +393,11 @@ impl Copy {
     /// Does somebody in view lead who is of another island, or was a moment ago?
     pub fn has_rival(&self) -> bool {
         self.lead().is_some() && self.foreign_lead().is_some()
+    }
+
+    /// If it leads, its last entry, and the last that is committed.
+    pub fn positions(&self) -> Option<(u64, u64)> {
+        if let Role::Leading(l) = &self.role { Some((l.last, l.commit)) } else { None }
     }
 
     /// Since when a node is in view, if that is known: those that enter it are noted.

@@ -6,6 +6,7 @@ use crate::copy::{Copy, Role};
 use crate::evict::{PASS_BYTES, PASS_MAX};
 use crate::gate::Effects;
 use crate::key::{self, MemberStatus, Space};
+use crate::lead::Leading;
 use crate::record::Record;
 use crate::store::FETCHES_MAX;
 use base::{Heads, Hlc, NodeId, Now, WallMs};
@@ -40,6 +41,15 @@ impl Mark {
     }
 }
 
+/// How far a leader is with clearing what was dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Clears {
+    /// Which drop of the table.
+    pub number: u64,
+    /// Nothing is left that may go.
+    pub ends: bool,
+}
+
 impl Copy {
     /// The table was dropped in this island, which knew so much of it then: that goes with it.
     pub(crate) fn mark_dropped(&mut self, now: Now, number: u64, heads: Heads, fx: &mut Effects) {
@@ -67,11 +77,16 @@ impl Copy {
     /// Could records of a table that was dropped, for the so-manieth time, go now? Every copy that there is must know of it, and nothing
     /// outlive it.
     pub fn may_clear(&self, number: u64, wall: WallMs) -> bool {
-        self.store.live_size().0 > 0 && self.outlives(number, wall) == Some(false) && self.is_everywhere()
+        let more = |l: &Leading| l.clears != Some(Clears { number, ends: true });
+        matches!(&self.role, Role::Leading(l) if more(l))
+            && self.store.live_size().0 > 0
+            && self.outlives(number, wall) == Some(false)
+            && self.is_everywhere()
     }
 
-    /// Some of them go, like those that are evicted, so that they beat nothing that turns up after all.
-    pub(crate) fn clear_dropped(&mut self, now: Now, number: u64, fx: &mut Effects) {
+    /// Some of them go, like those that are evicted, so that they beat nothing that turns up after all. What was stamped later than that
+    /// stays: whoever wrote it may not have known, though the mark counts it.
+    pub(crate) fn clear_dropped(&mut self, now: Now, number: u64, before: WallMs, fx: &mut Effects) {
         if !self.may_clear(number, now.wall) || matches!(&self.role, Role::Leading(l) if l.is_busy()) {
             return;
         }
@@ -82,7 +97,14 @@ impl Copy {
             bytes += key.len() + 64;
             bytes < PASS_BYTES
         };
-        let some: Vec<_> = self.store.first_live().take(most).take_while(fits).collect();
+        let some: Vec<_> =
+            self.store.first_live().filter(|(_, hlc)| hlc.wall() < before).take(most).take_while(fits).collect();
+        if let Role::Leading(l) = &mut self.role {
+            l.clears = Some(Clears { number, ends: some.is_empty() });
+        }
+        if some.is_empty() {
+            return;
+        }
         let gone = some.into_iter().map(|(key, hlc)| (key, Record::cleared(self.next_version(), hlc))).collect();
         self.append(now, gone, false, fx);
         self.shed(now, fx);
@@ -98,11 +120,6 @@ impl Copy {
         let all = self.members();
         let met = self.whole && l.ready && l.commit >= l.last && self.foreign_lead().is_none();
         met && all.iter().filter(|(_, status)| counts(status)).all(|(node, _)| has_all(node))
-    }
-
-    /// Was its table dropped, and is there nothing that was written since?
-    pub(crate) fn is_dropped(&self, wall: WallMs) -> bool {
-        self.drop_mark().is_some_and(|mark| !self.store.is_live_beyond(&mark.heads, wall))
     }
 }
 
@@ -156,27 +173,60 @@ mod tests {
         let ack = || Input::Msg(NodeId(2), Msg::Ack { session: 7, seq: u64::MAX });
         (0..10).for_each(|n| put(&mut copy, n + 1, &format!("k{n}")));
         let known = copy.store().heads().clone();
-        feed(&mut copy, start, Input::Clear(1));
+        feed(&mut copy, start, Input::Clear(1, WallMs(u64::MAX)));
         feed(&mut copy, start, Input::Dropped(1, known));
         feed(&mut copy, start, seen(true));
-        feed(&mut copy, start, Input::Clear(1));
+        feed(&mut copy, start, Input::Clear(1, WallMs(u64::MAX)));
         assert_eq!(live(&copy), 10, "the other copy may not know");
         feed(&mut copy, start, seen(false));
         feed(&mut copy, start, ack());
-        feed(&mut copy, start, Input::Clear(1));
+        feed(&mut copy, start, Input::Clear(1, WallMs(u64::MAX)));
         assert_eq!(live(&copy), 10, "somebody is missing");
         feed(&mut copy, start, seen(true));
-        feed(&mut copy, start, Input::Clear(2));
+        feed(&mut copy, start, Input::Clear(2, WallMs(u64::MAX)));
         assert_eq!(live(&copy), 10, "it was not dropped a second time");
-        feed(&mut copy, start, Input::Clear(1));
+        feed(&mut copy, start, Input::Clear(1, WallMs(u64::MAX)));
         assert_eq!(live(&copy), 0);
         assert!(copy.store().get(&key::user(b"k1")).is_none_or(crate::Kept::is_cleared));
         feed(&mut copy, start, ack());
         put(&mut copy, 11, "late");
         feed(&mut copy, start, ack());
         assert_eq!(copy.outlives(1, WallMs(0)), Some(true));
-        feed(&mut copy, start, Input::Clear(1));
+        feed(&mut copy, start, Input::Clear(1, WallMs(u64::MAX)));
         assert_eq!(live(&copy), 1, "what outlives the table stays");
+    }
+
+    /// Whoever wrote about when it was dropped may not have known, though the mark counts it.
+    #[test]
+    fn what_was_written_about_when_it_was_dropped_stays() {
+        let (mut copy, start) = leading();
+        let put = |copy: &mut Copy, number: u64, ms: u64| {
+            let branches = vec![copy.lead().expect("it leads").branch];
+            let writes = vec![Write::Put { key: number.to_string().into(), value: "v".into(), ttl_ms: None }];
+            let batch = Batch { writes, ..Batch::default() };
+            let session = SessionId { node: NodeId(9), incarnation: 1 };
+            feed(copy, ms, Input::Write(number, Request { session, number, done_through: 0, branches, batch }));
+            feed(copy, ms, Input::Msg(NodeId(2), Msg::Ack { session: 7, seq: u64::MAX }));
+        };
+        let view = [NodeId(2)].into();
+        feed(
+            &mut copy,
+            start,
+            Input::View { view, dead: [].into(), gone: [].into(), flapping: [].into(), whole: true },
+        );
+        (1..=3).for_each(|number| put(&mut copy, number, start));
+        (4..=5).for_each(|number| put(&mut copy, number, start + 400));
+        let known = copy.store().heads().clone();
+        feed(&mut copy, start + 400, Input::Dropped(1, known));
+        feed(&mut copy, start + 400, Input::Msg(NodeId(2), Msg::Ack { session: 7, seq: u64::MAX }));
+        let before = crate::open::tests::at(start + 200).wall;
+        assert!(copy.may_clear(1, WallMs(0)));
+        feed(&mut copy, start + 400, Input::Clear(1, before));
+        assert_eq!(copy.store().live_size().0, 2);
+        feed(&mut copy, start + 400, Input::Msg(NodeId(2), Msg::Ack { session: 7, seq: u64::MAX }));
+        feed(&mut copy, start + 400, Input::Clear(1, before));
+        assert_eq!(copy.store().live_size().0, 2);
+        assert!(!copy.may_clear(1, WallMs(0)), "it is not asked for ever");
     }
 
     #[test]

@@ -443,7 +443,7 @@ impl Copy {
     /// Forgets the oldest tombstones of what the table itself took out, when there are many: whoever does not know of them, and comes back,
     /// is told all there is.
     pub(crate) fn shed(&mut self, now: Now, fx: &mut Effects) {
-        let dropped = self.is_dropped(now.wall);
+        let dropped = matches!(&self.role, Role::Leading(l) if l.clears.is_some());
         let most = if dropped { 0 } else { self.cleared_max() };
         let bounded = dropped || self.config.room != Room::default();
         let Role::Leading(l) = &mut self.role else { return };
@@ -478,9 +478,10 @@ impl Copy {
         self.append(now, vec![(key::floor(self.config.line), record)], false, fx);
     }
 
-    /// How many records had to go since this copy came to lead, and how many had expired.
-    pub fn gone(&self) -> (u64, u64) {
-        (self.tally.evicted, self.tally.expired)
+    /// What was counted here since the start, whoever leads now: none of it goes back.
+    pub fn counted(&self) -> Tally {
+        let (hits, misses) = self.uses.as_ref().map_or((0, 0), Uses::seen);
+        self.told.and(self.tally).and(Tally { hits, misses, ..Tally::default() })
     }
 
     /// How many records had to go since this copy came to lead.

@@ -40,8 +40,8 @@ pub enum Input {
     Warm,
     /// Leader: the table was dropped in this island, for the so-manieth time, when this was known of it.
     Dropped(u64, base::Heads),
-    /// Leader: what was dropped so is not needed any more, if every copy knows of it.
-    Clear(u64),
+    /// Leader: what was dropped so, and stamped before that, is not needed any more, if every copy knows of it.
+    Clear(u64, base::WallMs),
     /// Leader: take this node in as a copy.
     AddMember(NodeId),
     /// Leader: there are copies enough without this node's; it gives its own up.

@@ -2,6 +2,7 @@
 
 use crate::batch::Answer;
 use crate::copy::{Copy, Role};
+use crate::dropped::Clears;
 use crate::evict::Evictor;
 use crate::forget::Forgetting;
 use crate::gate::{Effects, Notice, Reply, Then, Ticket};
@@ -118,6 +119,8 @@ pub(crate) struct Leading {
     pub followers: BTreeMap<NodeId, Follower>,
     /// What the fragment may hold for the moment.
     pub cap: Cap,
+    /// What was dropped is being cleared.
+    pub clears: Option<Clears>,
     /// The newest session that each copy asked for.
     pub sessions: BTreeMap<NodeId, u64>,
     /// Nothing is acknowledged or read before this.
@@ -197,6 +200,7 @@ impl Leading {
             forgetting: Forgetting::default(),
             evictor: None,
             cap: Cap::default(),
+            clears: None,
         }
     }
 

@@ -362,7 +362,7 @@ impl Copy {
         self.raise_ceiling();
         batch.meta = Some(self.meta);
         self.stagings.clear();
-        self.tally = Default::default();
+        self.told = self.told.and(std::mem::take(&mut self.tally));
         let mut leading = Leading::new(branch, o.ballot, me, not_before, settle, self.config.in_sync_max);
         leading.by_side = by_ballot;
         self.role = Role::Leading(Box::new(leading));

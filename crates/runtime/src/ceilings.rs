@@ -70,6 +70,8 @@ fn group_limit(line: &str) -> Option<u64> {
 pub(crate) struct Watch {
     pub ceilings: Ceilings,
     pub shortage: Shortage,
+    /// What people were told of it last.
+    pub said: Shortage,
     /// Bytes written since the disc was looked at.
     pub unlooked: usize,
     looked: Option<Instant>,
@@ -78,7 +80,14 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) fn new(ceilings: Ceilings) -> Watch {
-        Watch { ceilings, shortage: Shortage::default(), unlooked: 0, looked: None, lower_since: None }
+        Watch {
+            ceilings,
+            shortage: Shortage::default(),
+            said: Shortage::default(),
+            unlooked: 0,
+            looked: None,
+            lower_since: None,
+        }
     }
 
     /// Looks at the memory; what is in use, if that makes the shortage another.

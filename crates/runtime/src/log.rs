@@ -163,14 +163,14 @@ fn merged(table: String, fragment: FragmentId, heal: &replica::Heal) -> String {
     )
 }
 
-/// What is told when a node comes to be short of something, or is not any more.
-pub(crate) fn shortage(of: &str, what: &str, before: Pressure, now: Pressure) -> Option<Line> {
-    let (grade, then) = match (before, now) {
-        (Pressure::Steady, Pressure::High) | (Pressure::High, Pressure::Steady) => return None,
+/// What is told when a node comes to be short of something, or is not any more; `said`: what was told last.
+pub(crate) fn shortage(of: &str, what: &str, said: Pressure, now: Pressure) -> Line {
+    let (grade, then) = match (said, now) {
         (_, Pressure::Low) => (Grade::Info, "there is room again"),
         (_, Pressure::Full) => (Grade::Error, "this node takes no writes until there is room"),
         (Pressure::Full, _) => (Grade::Info, "writes are taken again"),
-        _ => (Grade::Warn, "bounded tables on this node make room"),
+        (_, Pressure::Steady) => (Grade::Warn, "bounded tables on this node grow no more"),
+        (_, Pressure::High) => (Grade::Warn, "bounded tables on this node make room"),
     };
-    Some((grade, "shortage", format!("{of}: {what}; {then}")))
+    (grade, "shortage", format!("{of}: {what}; {then}"))
 }

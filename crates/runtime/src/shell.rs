@@ -560,7 +560,10 @@ impl Shell {
                 }
                 Effect::Ask(Some(link), number, question) => {
                     let frame = Frame::Said(number, self.answer(&question));
-                    let _ = wire::encode(&frame).map(|bytes| self.transport.send(link, bytes));
+                    match wire::encode(&frame) {
+                        Ok(bytes) => self.transport.send(link, bytes),
+                        Err(e) => tracing::warn!("what another node asked for cannot be sent: {e}"),
+                    }
                 }
                 Effect::Notice(notice) => {
                     if let Notice::Copy(_, replica::Notice::ValueLost) = notice {
@@ -650,7 +653,6 @@ impl Shell {
         let Some(free) = self.dir.free_bytes() else { return };
         // What the engine holds is added up from many files, and of no interest where there is no ceiling.
         let used = self.watch.ceilings.disc.map_or(0, |_| self.disc.used_bytes());
-        let before = self.watch.shortage.disc;
         if self.watch.look_at_disc(free, used) {
             let least = FREE_BYTES_MIN >> 20;
             let what = match self.watch.ceilings.disc {
@@ -660,32 +662,30 @@ impl Shell {
                 None => format!("{} MiB are free, {least} MiB are kept free", free >> 20),
             };
             let path = self.dir.path().display().to_string();
-            self.note_shortage(&path, &what, before, self.watch.shortage.disc);
+            let now = self.watch.shortage.disc;
+            self.watch.said.disc = self.note_shortage(&path, &what, self.watch.said.disc, now);
             wakes.push(Wake::Shortage(self.watch.shortage));
         }
     }
 
-    /// A node that is full again and again says so once a minute.
-    fn note_shortage(&mut self, of: &str, what: &str, before: Pressure, now: Pressure) {
-        let cause = match (before, now) {
-            (_, Pressure::Low) => "",
-            (_, Pressure::Full) => "full",
-            (Pressure::Full, _) => "not full",
-            _ => "",
-        };
-        if let Some(line) = log::shortage(of, what, before, now)
-            && (cause.is_empty() || self.hush.may_say(cause).is_some())
-        {
-            self.note(line);
+    /// A node that is short again and again says so once a minute; and that it is not any more, if it had said so. What is said now.
+    fn note_shortage(&mut self, of: &str, what: &str, said: Pressure, now: Pressure) -> Pressure {
+        let memory = ["", "memory steady", "memory high", "memory full"];
+        let disc = ["", "disc steady", "disc high", "disc full"];
+        let cause = if of == "memory" { memory } else { disc }[now as usize];
+        if now == said || (now > Pressure::Low && self.hush.may_say(cause).is_none()) {
+            return said;
         }
+        self.note(log::shortage(of, what, said, now));
+        now
     }
 
     fn look_at_memory(&mut self, wakes: &mut Vec<Wake>) {
-        let before = self.watch.shortage.memory;
         if let Some(used) = self.watch.look_at_memory() {
             let max = self.watch.ceilings.memory.unwrap_or(0);
             let what = format!("{} MiB of {} MiB (memory-max) are in use", used >> 20, max >> 20);
-            self.note_shortage("memory", &what, before, self.watch.shortage.memory);
+            let now = self.watch.shortage.memory;
+            self.watch.said.memory = self.note_shortage("memory", &what, self.watch.said.memory, now);
             wakes.push(Wake::Shortage(self.watch.shortage));
         }
     }

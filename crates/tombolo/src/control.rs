@@ -94,8 +94,8 @@ pub(crate) enum Told {
     Map(Box<node::Map>),
     /// By node, with its name.
     Events(BTreeMap<base::NodeId, (String, Vec<node::Happened>)>),
-    /// By node.
-    Metrics(BTreeMap<String, Vec<node::Sample>>),
+    /// The same.
+    Metrics(BTreeMap<base::NodeId, (String, Vec<node::Sample>)>),
 }
 
 /// Where the socket of a data directory lies.

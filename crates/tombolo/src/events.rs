@@ -42,13 +42,15 @@ fn line(node: &str, event: &Happened, json: bool) -> String {
         })
         .to_string();
     }
-    format!(
+    let line = format!(
         "{}  {node:<12} {:<5} {:<12} {}",
         crate::conflicts::time(event.at),
         grade(event.grade),
         event.kind,
         event.text
-    )
+    );
+    // Names and reasons come from anywhere.
+    line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// The latest of all nodes, by the time that each says.
@@ -71,7 +73,9 @@ pub(crate) async fn run(data: &Path, mut wanted: Wanted) -> Result<u8> {
             Told::Events(told) => told,
             other => return done(other, None),
         };
-        if let Some(node) = wanted.node.as_ref().filter(|node| !told.values().any(|(name, _)| name == *node)) {
+        // Later it may be silent for a moment.
+        let missing = |node: &&String| since.is_empty() && !told.values().any(|(name, _)| name == *node);
+        if let Some(node) = wanted.node.as_ref().filter(missing) {
             bail!("no node {node:?} answers: `tombolo nodes` says who there is");
         }
         for (_, line) in latest(&told, &wanted) {

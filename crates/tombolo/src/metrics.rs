@@ -3,6 +3,7 @@
 use crate::commands::{ask, done};
 use crate::control::{Ask, Told};
 use anyhow::Result;
+use base::NodeId;
 use node::Sample;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -82,15 +83,19 @@ fn escaped(text: &str) -> String {
 }
 
 /// The text form (version 0.0.4), each family in one place.
-fn text(nodes: &BTreeMap<String, Vec<Sample>>) -> String {
+fn text(nodes: &BTreeMap<NodeId, (String, Vec<Sample>)>) -> String {
+    // Of nodes of one name the ids tell.
+    let alone = |name: &String| nodes.values().filter(|(other, _)| other == name).count() == 1;
+    let shown = |id: &NodeId, name: &String| if alone(name) { name.clone() } else { format!("{name}@{id}") };
     let mut text = String::new();
     for (name, kind, help) in FAMILIES {
         let mut lines = String::new();
-        for (node, samples) in nodes {
+        for (id, (name_of, samples)) in nodes {
+            let node = escaped(&shown(id, name_of));
             for sample in samples.iter().filter(|sample| family(&sample.name) == name) {
                 let labels = sample.labels.iter().map(|(label, value)| format!(",{label}=\"{}\"", escaped(value)));
                 let labels: String = labels.collect();
-                let _ = writeln!(lines, "{}{{node=\"{}\"{labels}}} {}", sample.name, escaped(node), sample.value);
+                let _ = writeln!(lines, "{}{{node=\"{}\"{labels}}} {}", sample.name, node, sample.value);
             }
         }
         if !lines.is_empty() {
@@ -114,7 +119,8 @@ mod tests {
                 Sample::new("tombolo_table_records", n).of("table", "a\"b\\c\nd"),
             ]
         };
-        let text = text(&BTreeMap::from([("n1".to_string(), samples(1)), ("n2".to_string(), samples(2))]));
+        let text =
+            text(&BTreeMap::from([(NodeId(1), ("n1".into(), samples(1))), (NodeId(2), ("n2".into(), samples(2)))]));
         let expected = "# HELP tombolo_nodes_in_view Nodes that this one can talk to, itself among them.\n\
             # TYPE tombolo_nodes_in_view gauge\n\
             tombolo_nodes_in_view{node=\"n1\"} 1\ntombolo_nodes_in_view{node=\"n2\"} 2\n";

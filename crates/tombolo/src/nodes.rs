@@ -33,7 +33,8 @@ impl Load {
         let short: Vec<_> = both.into_iter().flatten().collect();
         let then = match short.iter().map(|(level, _)| *level).max()? {
             Pressure::Full => "takes no writes that need more",
-            _ => "its bounded tables make room",
+            Pressure::High => "its bounded tables make room",
+            _ => "its bounded tables grow no more",
         };
         let names: Vec<_> = short.into_iter().map(|(_, name)| name).collect();
         Some(format!("short of {}: {then}", names.join(" and of ")))

@@ -292,7 +292,13 @@ async fn serve(mut stream: UnixStream, server: &Server) -> std::io::Result<()> {
             let (code, text) = code(&e);
             Told::Failed(code, text)
         });
-        control::send(&mut stream, &told).await?;
+        match control::send(&mut stream, &told).await {
+            // Nothing of it was sent.
+            Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+                control::send(&mut stream, &Told::Failed(OTHER, format!("the answer is too large: {e}"))).await?;
+            }
+            sent => sent?,
+        }
     }
 }
 
