@@ -72,6 +72,17 @@ pub enum Grade {
     Error,
 }
 
+impl Grade {
+    /// In one word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Grade::Info => "info",
+            Grade::Warn => "warn",
+            Grade::Error => "error",
+        }
+    }
+}
+
 /// Something that happened at a node.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Happened {

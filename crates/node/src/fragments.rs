@@ -460,17 +460,10 @@ impl Node {
         copy.handle(now, Input::Shortage(self.shortage), &mut fx);
         copy.handle(now, Input::Barred(self.barred), &mut fx);
         for (node, (is_copy, lead, _)) in self.routes.remove(&fragment).unwrap_or_default() {
-            let (heard, barred) = (lead.ballot, false);
-            let status = replica::Status {
-                lead: Some(lead),
-                heard,
-                was_in_sync: true,
-                barred,
-                weight: 0,
-                heal: replica::Progress::Alone,
-                stand_in: !is_copy,
-                pressed: Default::default(),
-            };
+            let heard = lead.ballot;
+            let was_in_sync = true;
+            let status =
+                replica::Status { lead: Some(lead), heard, was_in_sync, stand_in: !is_copy, ..Default::default() };
             copy.handle(now, Input::Msg(node, Msg::Status(status)), &mut fx);
         }
         self.copies.insert(fragment, copy);

@@ -301,7 +301,7 @@ impl Copy {
         let role = self.inspect_role();
         let (lead, committed) = match &self.role {
             Role::Idle { .. } | Role::Opening(_) | Role::Promised { .. } => (None, None),
-            Role::Leading(l) => (mine, Some((l.last, l.commit))),
+            Role::Leading(_) => (mine, self.positions()),
             Role::Following(f) => (Some((f.leader, f.lead)), None),
         };
         let in_force = match &self.role {

@@ -483,16 +483,7 @@ pub(crate) mod tests {
                 whole: false,
             },
         );
-        let status = crate::Status {
-            lead,
-            heard: ballot,
-            was_in_sync: true,
-            barred: false,
-            weight: 1,
-            heal: crate::Progress::Alone,
-            stand_in: false,
-            pressed: Default::default(),
-        };
+        let status = crate::Status { lead, heard: ballot, was_in_sync: true, weight: 1, ..Default::default() };
         let asked = feed(&mut copy, 2, say(Msg::Status(status)));
         let session = asked.iter().find_map(|m| if let Msg::Join { session, .. } = m { Some(*session) } else { None });
         let session = session.expect("it asks to join");

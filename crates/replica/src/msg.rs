@@ -16,7 +16,7 @@ pub struct Lead {
 }
 
 /// What a copy says of itself when that changes, and now and then.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct Status {
     /// If it leads, under what.
     pub lead: Option<Lead>,

@@ -573,16 +573,8 @@ pub(crate) mod tests {
         let ballot = Ballot { counter: 1, node: NodeId(3) };
         let lead = Some(crate::Lead { branch, ballot, in_sync: 1 });
         let heal = crate::Progress::Alone;
-        let status = Status {
-            lead,
-            heard: ballot,
-            was_in_sync: true,
-            barred: false,
-            weight: 9,
-            heal,
-            stand_in: true,
-            pressed: Default::default(),
-        };
+        let status =
+            Status { lead, heard: ballot, was_in_sync: true, weight: 9, heal, stand_in: true, ..Default::default() };
         let view = [2, 3].map(NodeId).into();
         let seen = Input::View { view, dead: [].into(), gone: [].into(), flapping: [].into(), whole: false };
         let mut fx = Effects::default();
@@ -619,16 +611,7 @@ pub(crate) mod tests {
             &mut fx,
         );
         let heard = Ballot { counter: 9, node: NodeId(2) };
-        let status = Status {
-            lead: None,
-            heard,
-            was_in_sync: false,
-            barred: false,
-            weight: 0,
-            heal: crate::Progress::Alone,
-            stand_in: false,
-            pressed: Default::default(),
-        };
+        let status = Status { heard, ..Default::default() };
         copy.handle(at(2), Input::Msg(NodeId(2), Msg::Status(status)), &mut fx);
         copy.handle(at(5000), Input::Tick, &mut fx);
         let mark = fx.persists.last().map(|p| p.mark).expect("its own promise is durable before it asks");

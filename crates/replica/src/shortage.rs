@@ -136,16 +136,7 @@ mod tests {
     #[test]
     fn a_full_node_takes_what_frees_some_and_a_follower_tells_its_leader() {
         let (mut copy, start) = tests::leading();
-        let status = |pressed| Status {
-            lead: None,
-            heard: copy_ballot(),
-            was_in_sync: true,
-            barred: false,
-            weight: 1,
-            heal: crate::Progress::Alone,
-            stand_in: false,
-            pressed,
-        };
+        let status = |pressed| Status { was_in_sync: true, weight: 1, pressed, ..Status::default() };
         let say = |pressed| Input::Msg(NodeId(2), Msg::Status(status(pressed)));
         assert!(!is_refused(answer(&mut copy, start, 1, vec![put("a", 9)])));
         feed(&mut copy, start + 1, say(FULL));
@@ -170,10 +161,6 @@ mod tests {
         }
         copy.handle(at(ms), Input::Msg(NodeId(2), Msg::Ack { session: 7, seq: u64::MAX }), &mut fx);
         fx.replies.into_iter().find_map(|(_, reply)| if let Reply::Write(answer) = reply { Some(answer) } else { None })
-    }
-
-    fn copy_ballot() -> base::Ballot {
-        base::Ballot { counter: 1, node: NodeId(2) }
     }
 
     #[test]

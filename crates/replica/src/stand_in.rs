@@ -166,7 +166,7 @@ mod tests {
     use super::*;
     use crate::lease::tests::feed;
     use crate::open::tests::{at, config};
-    use crate::{Answer, Batch, Bump, Input, Lead, Meta, Outcome, Progress, Reply, Request, SessionId, Status, Write};
+    use crate::{Answer, Batch, Bump, Input, Lead, Meta, Outcome, Reply, Request, SessionId, Status, Write};
     use base::BranchId;
 
     fn view(nodes: &[u64]) -> Input {
@@ -247,16 +247,7 @@ mod tests {
         feed(&mut copy, 7000, view(&[2, 3]));
         feed(&mut copy, 7001, say(Msg::Prepare { ballot }));
         assert!(copy.lead().is_none(), "a copy opens");
-        let status = Status {
-            lead,
-            heard: ballot,
-            was_in_sync: true,
-            barred: false,
-            weight: 9,
-            heal: Progress::Alone,
-            stand_in: false,
-            pressed: Default::default(),
-        };
+        let status = Status { lead, heard: ballot, was_in_sync: true, weight: 9, ..Default::default() };
         let asked = feed(&mut copy, 7002, say(Msg::Status(status)));
         let session = asked
             .iter()

@@ -31,7 +31,7 @@ impl Journal {
 
     /// How many there were of each grade since the start.
     pub(crate) fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        ["info", "warn", "error"].into_iter().zip(self.counts)
+        [Grade::Info, Grade::Warn, Grade::Error].into_iter().map(Grade::name).zip(self.counts)
     }
 
     /// The latest after that one, the oldest first.

@@ -16,13 +16,13 @@ thread_local! {
     static UNTOLD: Cell<i64> = const { Cell::new(0) };
 }
 
-/// Bytes in use by the process, within some kilobytes a thread.
+/// Bytes in use by the process, within some kilobytes for each thread that runs or ran.
 pub(crate) fn in_use() -> u64 {
     u64::try_from(IN_USE.load(Ordering::Relaxed)).unwrap_or(0)
 }
 
 fn count(change: i64) {
-    // A thread that ends has no count of its own any more.
+    // Where a thread has no place of its own, it tells at once.
     let told = UNTOLD.try_with(|untold| {
         let sum = untold.get() + change;
         let tell = sum.abs() >= TELL_BYTES;

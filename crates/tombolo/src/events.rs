@@ -4,7 +4,7 @@ use crate::commands::{ask, done};
 use crate::control::{Ask, Told};
 use anyhow::{Result, bail};
 use base::{NodeId, WallMs};
-use node::{EventMark, Grade, Happened};
+use node::{EventMark, Happened};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
@@ -21,20 +21,12 @@ pub(crate) struct Wanted {
     pub limit: u32,
 }
 
-fn grade(grade: Grade) -> &'static str {
-    match grade {
-        Grade::Info => "info",
-        Grade::Warn => "warn",
-        Grade::Error => "error",
-    }
-}
-
 fn line(node: &str, event: &Happened, json: bool) -> String {
     if json {
         return serde_json::json!({
             "node": node,
             "at_ms": event.at.0,
-            "grade": grade(event.grade),
+            "grade": event.grade.name(),
             "kind": event.kind,
             "text": event.text,
             "start": event.mark.incarnation,
@@ -45,7 +37,7 @@ fn line(node: &str, event: &Happened, json: bool) -> String {
     let line = format!(
         "{}  {node:<12} {:<5} {:<12} {}",
         crate::conflicts::time(event.at),
-        grade(event.grade),
+        event.grade.name(),
         event.kind,
         event.text
     );

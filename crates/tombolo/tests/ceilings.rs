@@ -56,32 +56,28 @@ fn serves(node: &Node, table: &str) {
     wait("the table serves", 20, || node.ask(&["put", table, "ready", "1"]).status.success());
 }
 
+/// A node with so many values in a table that makes room, and an empty one that does not.
+fn with_a_cache(scratch: &Scratch, ceiling: [&str; 2], storage: &str, values: usize) -> Node {
+    let mut node = Node::new(scratch, "n1", None, &[&ALONE[..], &ceiling].concat());
+    node.start();
+    node.sees(1, 20);
+    let alike = ["--fragments", "1", "--storage", storage];
+    let bounded = ["--max-bytes", "1GiB", "--evict", "fifo"];
+    node.tell(&[&["table", "create", "cache"], &alike[..], &bounded].concat());
+    node.tell(&[&["table", "create", "kept"], &alike[..]].concat());
+    for i in 0..values {
+        let key = format!("k{i}");
+        wait("it is put", 20, || fill(&node, scratch, "cache", &key).status.success());
+    }
+    assert_eq!(records(&node, "cache"), values);
+    serves(&node, "kept");
+    node
+}
+
 #[test]
 fn near_its_memory_ceiling_a_node_takes_from_bounded_tables_first_and_then_refuses() {
     let scratch = Scratch::new();
-    let mut node = Node::new(&scratch, "n1", None, &[&ALONE[..], &["--memory-max", "160MiB"]].concat());
-    node.start();
-    node.sees(1, 20);
-    node.tell(&[
-        "table",
-        "create",
-        "cache",
-        "--fragments",
-        "1",
-        "--max-bytes",
-        "1GiB",
-        "--evict",
-        "fifo",
-        "--storage",
-        "ram",
-    ]);
-    node.tell(&["table", "create", "kept", "--fragments", "1", "--storage", "ram"]);
-    for i in 0..60 {
-        let key = format!("k{i}");
-        wait("it is put", 20, || fill(&node, &scratch, "cache", &key).status.success());
-    }
-    assert_eq!(records(&node, "cache"), 60);
-    serves(&node, "kept");
+    let mut node = with_a_cache(&scratch, ["--memory-max", "160MiB"], "ram", 60);
     let taken = until_full(&node, &scratch, "kept", 300);
     // What had a bound went for what had none, and nothing else did.
     assert!(records(&node, "cache") <= 2, "{}", node.log());
@@ -144,28 +140,7 @@ fn a_follower_at_its_ceiling_has_its_leader_refuse() {
 #[test]
 fn near_its_disc_ceiling_a_node_makes_room_and_then_refuses() {
     let scratch = Scratch::new();
-    let mut node = Node::new(&scratch, "n1", None, &[&ALONE[..], &["--disc-max", "512MiB"]].concat());
-    node.start();
-    node.sees(1, 20);
-    node.tell(&[
-        "table",
-        "create",
-        "cache",
-        "--fragments",
-        "1",
-        "--max-bytes",
-        "1GiB",
-        "--evict",
-        "fifo",
-        "--storage",
-        "disc_only",
-    ]);
-    node.tell(&["table", "create", "kept", "--fragments", "1", "--storage", "disc_only"]);
-    for i in 0..100 {
-        let key = format!("k{i}");
-        wait("it is put", 20, || fill(&node, &scratch, "cache", &key).status.success());
-    }
-    serves(&node, "kept");
+    let mut node = with_a_cache(&scratch, ["--disc-max", "512MiB"], "disc_only", 100);
     let taken = until_full(&node, &scratch, "kept", 600);
     wait_or(|| node.log(), 60, || records(&node, "cache") < 100);
     assert!(taken > 100 && node.is_running(), "{taken} values were taken");
