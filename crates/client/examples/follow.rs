@@ -29,6 +29,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         zone: None,
         weight: None,
         functions: Default::default(),
+        host: std::sync::Arc::new(runtime::NoHost),
         ceilings: Default::default(),
         threads: None,
         discover_delay: Duration::from_secs(1),

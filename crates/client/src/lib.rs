@@ -8,7 +8,7 @@ mod subscribe;
 use base::{FragmentId, NodeId, Span};
 use bytes::Bytes;
 use node::{
-    Alteration, ClientError, EventMark, Happened, Map, Op, OpReply, Question, Said, Sample, Status, TableDef,
+    Alteration, ClientError, EventMark, Happened, Map, Object, Op, OpReply, Question, Said, Sample, Status, TableDef,
     TableInfo, TableOptions, Vitals, Word,
 };
 pub use replica::{Batch, Bump, Check, Heal, LedgerRow, Outcome, Range, Record, Refusal, Rows, Space, Tally, Write};
@@ -127,7 +127,7 @@ impl Database {
 
     /// What the processes of all nodes in view use, by node name. Those that do not answer within a second are left out.
     pub async fn vitals(&self) -> Result<BTreeMap<String, Vitals>, Error> {
-        let said = self.ask(Question::Vitals).await?.into_values();
+        let said = self.ask(Question::Vitals, None).await?.into_values();
         Ok(said
             .filter_map(|(name, said)| if let Said::Vitals(vitals) = said { Some((name, vitals)) } else { None })
             .collect())
@@ -140,21 +140,43 @@ impl Database {
         since: &BTreeMap<NodeId, EventMark>,
         most: u32,
     ) -> Result<BTreeMap<NodeId, (String, Vec<Happened>)>, Error> {
-        let said = self.ask(Question::Events(since.clone(), most)).await?.into_iter();
+        let said = self.ask(Question::Events(since.clone(), most), None).await?.into_iter();
         let events = |(node, (name, said))| if let Said::Events(all) = said { Some((node, (name, all))) } else { None };
         Ok(said.filter_map(events).collect())
     }
 
     /// What is to be counted at each node in view, by node with its name. Nodes that do not answer within a second are left out.
     pub async fn metrics(&self) -> Result<BTreeMap<NodeId, (String, Vec<Sample>)>, Error> {
-        let said = self.ask(Question::Metrics).await?.into_iter();
+        self.counted(None).await
+    }
+
+    /// The same of this node alone.
+    pub async fn own_metrics(&self) -> Result<BTreeMap<NodeId, (String, Vec<Sample>)>, Error> {
+        self.counted(Some(self.handle.me)).await
+    }
+
+    async fn counted(&self, alone: Option<NodeId>) -> Result<BTreeMap<NodeId, (String, Vec<Sample>)>, Error> {
+        let said = self.ask(Question::Metrics, alone).await?.into_iter();
         let all = |(node, (name, said))| if let Said::Metrics(all) = said { Some((node, (name, all))) } else { None };
         Ok(said.filter_map(all).collect())
     }
 
-    async fn ask(&self, question: Question) -> Result<BTreeMap<NodeId, (String, Said)>, Error> {
-        match self.op(Op::Ask(question)).await? {
+    async fn ask(&self, question: Question, alone: Option<NodeId>) -> Result<BTreeMap<NodeId, (String, Said)>, Error> {
+        match self.op(Op::Ask(question, alone)).await? {
             OpReply::Said(all) => Ok(all),
+            _ => Err(Error::Ended),
+        }
+    }
+
+    /// What one node's process says. `None`: it is not in view, or did not answer within a second.
+    pub async fn ask_one(&self, node: NodeId, question: Question) -> Result<Option<Said>, Error> {
+        Ok(self.ask(question, Some(node)).await?.into_values().next().map(|(_, said)| said))
+    }
+
+    /// Why something is as it is: a sentence or two.
+    pub async fn why(&self, object: Object) -> Result<String, Error> {
+        match self.op(Op::Why(object)).await? {
+            OpReply::Text(text) => Ok(text),
             _ => Err(Error::Ended),
         }
     }

@@ -7,6 +7,7 @@ use node::TableOptions;
 use runtime::{Handle, Settings};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -26,6 +27,7 @@ fn node(dir: &Path, name: &str, join: &[&Handle]) -> Handle {
         zone: None,
         weight: None,
         functions: Default::default(),
+        host: Arc::new(runtime::NoHost),
         ceilings: Default::default(),
         threads: None,
         discover_delay: Duration::from_millis(500),

@@ -1,15 +1,18 @@
+use crate::side::Side;
+use crate::tally::{Call, Tally};
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
     WriteFlags,
 };
+use procfs::{Proc, is_ours};
 use std::ffi::OsStr;
 use std::future::Future;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
 use vfs::{Attr, Fs, FsError, Kind, SetAttr};
 
@@ -23,19 +26,38 @@ const XATTR_CREATE: i32 = 1;
 const XATTR_REPLACE: i32 = 2;
 const O_APPEND: i32 = 0o2000;
 
+/// In the top directory, hidden from listings: the cluster itself.
+const PROC: &str = ".tombolo";
+
 pub(crate) struct Adapter {
     fs: Arc<Fs>,
     runtime: Handle,
+    tally: Arc<Tally>,
+    side: Side,
 }
 
 impl Adapter {
-    pub(crate) fn new(fs: Arc<Fs>, runtime: Handle) -> Adapter {
-        Adapter { fs, runtime }
+    pub(crate) fn new(fs: Arc<Fs>, proc: Arc<Proc>, runtime: Handle, tally: Arc<Tally>) -> Adapter {
+        Adapter { fs, side: Side::new(proc, runtime.clone()), runtime, tally }
     }
 
-    fn spawn<F: Future<Output = ()> + Send + 'static>(&self, work: impl FnOnce(Arc<Fs>) -> F) {
-        self.runtime.spawn(work(self.fs.clone()));
+    fn spawn<F: Future<Output = ()> + Send + 'static>(&self, call: Call, work: impl FnOnce(Arc<Fs>) -> F) {
+        let (work, tally) = (work(self.fs.clone()), self.tally.clone());
+        self.runtime.spawn(async move {
+            let begun = Instant::now();
+            work.await;
+            tally.note(call, begun.elapsed());
+        });
     }
+}
+
+fn is_proc(parent: INodeNo, name: &OsStr) -> bool {
+    parent == INodeNo::ROOT && name == PROC
+}
+
+/// Is it nothing that can be made, changed or removed?
+fn is_fixed(parent: INodeNo, name: &OsStr) -> bool {
+    is_ours(parent.0) || is_proc(parent, name)
 }
 
 /// The one place where an error becomes an errno.
@@ -156,12 +178,27 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if is_proc(parent, name) {
+            return self.side.lookup_top(reply);
+        }
+        if is_ours(parent.0) {
+            return self.side.lookup(parent, name, reply);
+        }
         let name = name.as_bytes().to_vec();
-        self.spawn(|fs| async move { entry(reply, fs.lookup(parent.0, &name).await) });
+        self.spawn(Call::Lookup, |fs| async move { entry(reply, fs.lookup(parent.0, &name).await) });
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, times: u64) {
+        if is_ours(ino.0) {
+            self.side.forget(ino, times);
+        }
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.spawn(|fs| async move {
+        if is_ours(ino.0) {
+            return self.side.getattr(ino, reply);
+        }
+        self.spawn(Call::Getattr, |fs| async move {
             match fs.getattr(ino.0).await {
                 Ok(a) => reply.attr(&TTL, &attr(&a)),
                 Err(e) => reply.error(errno(&e)),
@@ -187,8 +224,12 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        if is_ours(ino.0) {
+            let emptied = size == Some(0) && mode.is_none() && uid.is_none() && gid.is_none();
+            return self.side.setattr(ino, emptied, reply);
+        }
         let set = SetAttr { mode, uid, gid, size, atime: atime.map(nanos), mtime: mtime.map(nanos) };
-        self.spawn(|fs| async move {
+        self.spawn(Call::Setattr, |fs| async move {
             match fs.setattr(ino.0, set).await {
                 Ok(a) => reply.attr(&TTL, &attr(&a)),
                 Err(e) => reply.error(errno(&e)),
@@ -197,7 +238,10 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        self.spawn(|fs| async move {
+        if is_ours(ino.0) {
+            return self.side.readlink(ino, reply);
+        }
+        self.spawn(Call::Read, |fs| async move {
             match fs.readlink(ino.0).await {
                 Ok(target) => reply.data(&target),
                 Err(e) => reply.error(errno(&e)),
@@ -206,41 +250,59 @@ impl Filesystem for Adapter {
     }
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+        if is_fixed(parent, name) {
+            return reply.error(Errno::EPERM);
+        }
         let (name, owner) = (name.as_bytes().to_vec(), (req.uid(), req.gid()));
         let Some(kind) = kind_of_mode(mode) else { return reply.error(Errno::EINVAL) };
-        self.spawn(|fs| async move {
+        self.spawn(Call::Make, |fs| async move {
             entry(reply, fs.make(parent.0, &name, kind, mode & !umask, owner, rdev, None).await);
         });
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        if is_fixed(parent, name) {
+            return reply.error(Errno::EPERM);
+        }
         let (name, owner) = (name.as_bytes().to_vec(), (req.uid(), req.gid()));
-        self.spawn(|fs| async move {
+        self.spawn(Call::Make, |fs| async move {
             entry(reply, fs.make(parent.0, &name, Kind::Directory, mode & !umask, owner, 0, None).await);
         });
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        if is_fixed(parent, name) {
+            return reply.error(Errno::EPERM);
+        }
         let (name, owner) = (name.as_bytes().to_vec(), (req.uid(), req.gid()));
         let target = target.as_os_str().to_owned().into_vec().into();
-        self.spawn(|fs| async move {
+        self.spawn(Call::Make, |fs| async move {
             entry(reply, fs.make(parent.0, &name, Kind::Symlink, 0o777, owner, 0, Some(target)).await);
         });
     }
 
     fn link(&self, _req: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if is_ours(ino.0) || is_fixed(parent, name) {
+            return reply.error(Errno::EPERM);
+        }
         let name = name.as_bytes().to_vec();
-        self.spawn(|fs| async move { entry(reply, fs.link(ino.0, parent.0, &name).await) });
+        self.spawn(Call::Make, |fs| async move { entry(reply, fs.link(ino.0, parent.0, &name).await) });
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        if is_fixed(parent, name) {
+            return reply.error(Errno::EPERM);
+        }
         let name = name.as_bytes().to_vec();
-        self.spawn(|fs| async move { empty(reply, fs.remove(parent.0, &name, false).await) });
+        self.spawn(Call::Remove, |fs| async move { empty(reply, fs.remove(parent.0, &name, false).await) });
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        if is_fixed(parent, name) {
+            return reply.error(Errno::EPERM);
+        }
         let name = name.as_bytes().to_vec();
-        self.spawn(|fs| async move { empty(reply, fs.remove(parent.0, &name, true).await) });
+        self.spawn(Call::Remove, |fs| async move { empty(reply, fs.remove(parent.0, &name, true).await) });
     }
 
     fn rename(
@@ -253,17 +315,23 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        if is_fixed(parent, name) || is_fixed(to, new) {
+            return reply.error(Errno::EPERM);
+        }
         let keep = flags == RenameFlags::RENAME_NOREPLACE;
         if !keep && !flags.is_empty() {
             return reply.error(Errno::EINVAL);
         }
         let (name, new) = (name.as_bytes().to_vec(), new.as_bytes().to_vec());
-        self.spawn(|fs| async move { empty(reply, fs.rename(parent.0, &name, to.0, &new, keep).await) });
+        self.spawn(Call::Rename, |fs| async move { empty(reply, fs.rename(parent.0, &name, to.0, &new, keep).await) });
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if is_ours(ino.0) {
+            return self.side.open(ino, reply);
+        }
         let append = flags.0 & O_APPEND != 0;
-        self.spawn(|fs| async move {
+        self.spawn(Call::Open, |fs| async move {
             match fs.open(ino.0, append).await {
                 Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
                 Err(e) => reply.error(errno(&e)),
@@ -281,9 +349,12 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        if is_fixed(parent, name) {
+            return reply.error(Errno::EPERM);
+        }
         let (name, owner) = (name.as_bytes().to_vec(), (req.uid(), req.gid()));
         let append = flags & O_APPEND != 0;
-        self.spawn(|fs| async move {
+        self.spawn(Call::Make, |fs| async move {
             match fs.make(parent.0, &name, Kind::File, mode & !umask, owner, 0, None).await {
                 Ok(a) => {
                     let handle = FileHandle(fs.open_known(a.ino, append));
@@ -305,7 +376,10 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.spawn(|fs| async move {
+        if is_ours(ino.0) {
+            return self.side.read(ino, (offset, size), reply);
+        }
+        self.spawn(Call::Read, |fs| async move {
             match fs.read(ino.0, offset, size).await {
                 Ok(data) => reply.data(&data),
                 Err(e) => reply.error(errno(&e)),
@@ -316,7 +390,7 @@ impl Filesystem for Adapter {
     fn write(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         data: &[u8],
@@ -325,8 +399,11 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        if is_ours(ino.0) {
+            return self.side.write(ino, offset, data, reply);
+        }
         let data = data.to_vec();
-        self.spawn(|fs| async move {
+        self.spawn(Call::Write, |fs| async move {
             match fs.write(fh.0, offset, &data).await {
                 Ok(()) => reply.written(data.len() as u32),
                 Err(e) => reply.error(errno(&e)),
@@ -334,36 +411,51 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        self.spawn(|fs| async move { empty(reply, fs.flush(fh.0).await) });
+    fn flush(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        if is_ours(ino.0) {
+            return reply.ok();
+        }
+        self.spawn(Call::Sync, |fs| async move { empty(reply, fs.flush(fh.0).await) });
     }
 
     fn release(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.spawn(|fs| async move {
+        if is_ours(ino.0) {
+            return reply.ok();
+        }
+        self.spawn(Call::Release, |fs| async move {
             fs.release(fh.0).await;
             reply.ok();
         });
     }
 
-    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.spawn(|fs| async move { empty(reply, fs.fsync(fh.0).await) });
+    fn fsync(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        if is_ours(ino.0) {
+            return reply.ok();
+        }
+        self.spawn(Call::Sync, |fs| async move { empty(reply, fs.fsync(fh.0).await) });
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        if is_ours(ino.0) {
+            return self.side.opendir(reply);
+        }
         reply.opened(FileHandle(self.fs.opendir(ino.0)), FopenFlags::empty());
     }
 
-    fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        self.spawn(|fs| async move {
+    fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        if is_ours(ino.0) {
+            return self.side.readdir(ino, fh, offset, reply);
+        }
+        self.spawn(Call::Readdir, |fs| async move {
             match fs.listing(fh.0, offset == 0).await {
                 Ok(listing) => {
                     for (i, e) in listing.iter().enumerate().skip(offset as usize) {
@@ -380,8 +472,11 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn readdirplus(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        self.spawn(|fs| async move {
+    fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        if is_ours(ino.0) {
+            return self.side.readdirplus(ino, fh, offset, reply);
+        }
+        self.spawn(Call::Readdir, |fs| async move {
             let listing = match fs.listing(fh.0, offset == 0).await {
                 Ok(listing) => listing,
                 Err(e) => return reply.error(errno(&e)),
@@ -405,15 +500,22 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        self.spawn(|fs| async move {
+    fn releasedir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        if is_ours(ino.0) {
+            self.side.releasedir(fh);
+            return reply.ok();
+        }
+        self.spawn(Call::Release, |fs| async move {
             fs.release(fh.0).await;
             reply.ok();
         });
     }
 
-    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.spawn(|fs| async move { empty(reply, fs.sync_names().await) });
+    fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        if is_ours(ino.0) {
+            return reply.ok();
+        }
+        self.spawn(Call::Sync, |fs| async move { empty(reply, fs.sync_names().await) });
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
@@ -433,22 +535,37 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        if is_ours(ino.0) {
+            return reply.error(Errno::EPERM);
+        }
         let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
         let (create, replace) = (flags & XATTR_CREATE != 0, flags & XATTR_REPLACE != 0);
-        self.spawn(|fs| async move { empty(reply, fs.setxattr(ino.0, &name, &value, create, replace).await) });
+        self.spawn(
+            Call::Xattr,
+            |fs| async move { empty(reply, fs.setxattr(ino.0, &name, &value, create, replace).await) },
+        );
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if is_ours(ino.0) {
+            return reply.error(Errno::ENODATA);
+        }
         let name = name.as_bytes().to_vec();
-        self.spawn(|fs| async move { xattr(reply, size, fs.getxattr(ino.0, &name).await.map(Vec::from)) });
+        self.spawn(Call::Xattr, |fs| async move { xattr(reply, size, fs.getxattr(ino.0, &name).await.map(Vec::from)) });
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.spawn(|fs| async move { xattr(reply, size, fs.listxattr(ino.0).await) });
+        if is_ours(ino.0) {
+            return xattr(reply, size, Ok(Vec::new()));
+        }
+        self.spawn(Call::Xattr, |fs| async move { xattr(reply, size, fs.listxattr(ino.0).await) });
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        if is_ours(ino.0) {
+            return reply.error(Errno::EPERM);
+        }
         let name = name.as_bytes().to_vec();
-        self.spawn(|fs| async move { empty(reply, fs.removexattr(ino.0, &name).await) });
+        self.spawn(Call::Xattr, |fs| async move { empty(reply, fs.removexattr(ino.0, &name).await) });
     }
 }

@@ -4,12 +4,17 @@
 //! (time to live 0): that needs pushed invalidations.
 
 mod adapter;
+mod side;
+mod tally;
 
 use adapter::Adapter;
-use fuser::{BackgroundSession, Config, MountOption, SessionACL};
+use fuser::{BackgroundSession, Config, Filesystem, MountOption, SessionACL};
+use procfs::Proc;
 use rustix::mount::{UnmountFlags, unmount};
+use side::Alone;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+pub use tally::Tally;
 use vfs::Fs;
 
 /// Threads that read requests of the kernel.
@@ -74,8 +79,30 @@ pub struct Mounted {
     path: PathBuf,
 }
 
-/// Mounts on a directory. A mount point whose process is gone is cleared first.
-pub fn mount(fs: Arc<Fs>, name: &str, path: &Path, options: &Options) -> Result<Mounted, MountError> {
+/// Mounts on a directory. A mount point whose process is gone is cleared first. The cluster itself is seen below `.tombolo`.
+pub fn mount(
+    fs: Arc<Fs>,
+    proc: Arc<Proc>,
+    name: &str,
+    path: &Path,
+    options: &Options,
+) -> Result<(Mounted, Arc<Tally>), MountError> {
+    let tally: Arc<Tally> = Arc::default();
+    let adapter = Adapter::new(fs, proc, tokio::runtime::Handle::current(), tally.clone());
+    Ok((begin(adapter, (name, "walkenfs"), path, options)?, tally))
+}
+
+/// Mounts the cluster itself, as files.
+pub fn mount_proc(proc: Arc<Proc>, path: &Path, options: &Options) -> Result<Mounted, MountError> {
+    begin(Alone::new(proc, tokio::runtime::Handle::current()), ("tombolo", "procfs"), path, options)
+}
+
+fn begin(
+    filesystem: impl Filesystem,
+    (name, kind): (&str, &str),
+    path: &Path,
+    options: &Options,
+) -> Result<Mounted, MountError> {
     clear_dead(path);
     if !path.is_dir() {
         return Err(MountError::NoDirectory { path: path.into() });
@@ -84,7 +111,7 @@ pub fn mount(fs: Arc<Fs>, name: &str, path: &Path, options: &Options) -> Result<
     let access = if options.ro { MountOption::RO } else { MountOption::RW };
     config.mount_options = vec![
         MountOption::FSName(name.into()),
-        MountOption::Subtype("walkenfs".into()),
+        MountOption::Subtype(kind.into()),
         MountOption::DefaultPermissions,
         access,
     ];
@@ -93,8 +120,7 @@ pub fn mount(fs: Arc<Fs>, name: &str, path: &Path, options: &Options) -> Result<
     }
     config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(THREADS);
-    let adapter = Adapter::new(fs, tokio::runtime::Handle::current());
-    let session = fuser::spawn_mount(adapter, path, &config);
+    let session = fuser::spawn_mount(filesystem, path, &config);
     let session = session.map_err(|source| MountError::Refused { path: path.into(), source })?;
     Ok(Mounted { session: Some(session), path: path.into() })
 }

@@ -1,6 +1,7 @@
 //! What is asked of every node in view: of its process, and what it leads.
 
 use crate::balance::Told;
+use crate::facts::{Fact, Subject};
 use crate::frame::Frame;
 use crate::gateway::OpReply;
 use crate::io::{Effect, LinkId, OpId};
@@ -39,6 +40,12 @@ pub enum Question {
     Events(BTreeMap<NodeId, Mark>, u32),
     /// What is to be counted there?
     Metrics,
+    /// What is known there of this?
+    Facts(Subject),
+    /// What did its log say since that line, by number; at most so many lines.
+    Log(u64, u32),
+    /// Set one of its knobs.
+    Set(String, String),
 }
 
 /// What a process says.
@@ -46,10 +53,14 @@ pub enum Question {
 pub enum Said {
     /// What it uses.
     Vitals(Vitals),
-    /// What happened, the oldest first.
+    /// What happened, or what the log said, the oldest first.
     Events(Vec<Happened>),
     /// What is counted there.
     Metrics(Vec<Sample>),
+    /// What is known there; nothing, if there is no such thing.
+    Facts(Vec<Fact>),
+    /// Whether it was set, or why not.
+    Set(Result<(), String>),
 }
 
 /// Which of a node's events: its how-manieth start, and a number that grows.
@@ -164,13 +175,34 @@ impl Node {
         (links, all)
     }
 
-    pub(crate) fn ask_processes(&mut self, now: Now, op: OpId, question: &Question, out: &mut Vec<Effect>) {
-        let (links, all) = self.reached();
+    /// Every node in view with a link, and this one; or that one alone, if it is among them.
+    fn asked(&self, alone: Option<NodeId>) -> (BTreeMap<NodeId, LinkId>, BTreeSet<NodeId>) {
+        let (mut links, mut all) = self.reached();
+        if let Some(node) = alone {
+            links.retain(|other, _| *other == node);
+            all.retain(|other| *other == node);
+        }
+        (links, all)
+    }
+
+    pub(crate) fn ask_processes(
+        &mut self,
+        now: Now,
+        op: OpId,
+        (question, alone): (&Question, Option<NodeId>),
+        out: &mut Vec<Effect>,
+    ) {
+        let (links, all) = self.asked(alone);
+        if all.is_empty() {
+            return self.reply(op, OpReply::Said(BTreeMap::new()), out);
+        }
         let Some(number) = self.asking.begin(now, op, all) else {
             return self.reply(op, OpReply::Error(crate::ClientError::Overloaded), out);
         };
         out.extend(links.values().map(|link| Effect::Frame(*link, Frame::Ask(number, question.clone()))));
-        out.push(Effect::Ask(None, number, question.clone()));
+        if alone.is_none_or(|node| node == self.config.me) {
+            out.push(Effect::Ask(None, number, question.clone()));
+        }
     }
 
     pub(crate) fn process_said(&mut self, from: NodeId, number: u64, said: Said, out: &mut Vec<Effect>) {

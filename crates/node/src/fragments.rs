@@ -62,7 +62,7 @@ impl Node {
             }
         }
         for (ticket, reply) in fx.replies {
-            self.replied(now, ticket, reply, out);
+            self.replied(now, fragment, (ticket, reply), out);
         }
         for notice in fx.notices {
             if notice == replica::Notice::Left {
@@ -75,8 +75,8 @@ impl Node {
         }
     }
 
-    fn replied(&mut self, now: Now, ticket: Ticket, reply: Reply, out: &mut Vec<Effect>) {
-        let Some(origin) = self.origins.remove(&ticket) else { return };
+    fn replied(&mut self, now: Now, fragment: FragmentId, (ticket, reply): (Ticket, Reply), out: &mut Vec<Effect>) {
+        let Some((origin, since)) = self.origins.remove(&ticket) else { return };
         let (node, number) = match origin {
             Origin::Local(number) => (None, number),
             Origin::Remote(node, number) => (Some(node), number),
@@ -91,6 +91,8 @@ impl Node {
             };
             return self.next(now, next, out);
         };
+        let what = if matches!(reply, Reply::Write(_)) { "write" } else { "read" };
+        self.tell_slow_answer((node, number), fragment, (what, now.mono - since), out);
         let Some(link) = self.peers.link(node) else { return };
         out.push(Effect::Frame(
             link,

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 /// The version of the conversation between nodes, the major one in the upper byte. Nodes of different major versions do not talk,
 /// and both say so; those of one pass over what they do not know of each other's (see [`wire::FORMAT`]).
-pub const PROTOCOL: u16 = 0x0600;
+pub const PROTOCOL: u16 = 0x0601;
 
 /// The first frame each way on a new link, inside the encrypted stream.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

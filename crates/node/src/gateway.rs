@@ -5,6 +5,8 @@ use crate::lifecycle::Word;
 use crate::map::Map;
 use crate::schema::{Alteration, BadTable, TableDef, TableOptions};
 use crate::status::{Status, TableInfo};
+use crate::trace::Traces;
+use crate::why::Object;
 use base::{BranchId, FragmentId, Instant, NAME_BYTES_MAX, NodeId, Span};
 use replica::{Answer, Batch, Changes, Outcome, Read, Refusal, Request, Rows, SessionId, Since};
 use serde::{Deserialize, Serialize};
@@ -44,8 +46,10 @@ pub enum Op {
     Status,
     /// One table, fragment by fragment.
     TableInfo(String),
-    /// What the processes of all nodes in view say to this.
-    Ask(Question),
+    /// What the processes of all nodes in view, or of this one alone, say to this.
+    Ask(Question, Option<NodeId>),
+    /// Why something is as it is, in a sentence or two.
+    Why(Object),
     /// What an operator says of a node, by its name or its id.
     Word(String, Word),
     /// What changed in a fragment.
@@ -80,6 +84,8 @@ pub enum OpReply {
     Said(BTreeMap<NodeId, (String, Said)>),
     /// To `Changes`; `None`: nobody in reach can tell now.
     Changes(Option<Changes>),
+    /// To `Why`.
+    Text(String),
     /// To `Map`.
     Map(Box<Map>),
     /// It cannot be done, or not now; nothing was changed.
@@ -126,6 +132,9 @@ pub enum ClientError {
     /// What was read is in other fragments by now.
     #[error("the fragments of table {0} changed while it was read: read it again")]
     Recut(String),
+    /// No such fragment.
+    #[error("table {0} has no fragment {1}; `tombolo table info {0}` shows those there are")]
+    NoFragment(String, u16),
     /// No such node.
     #[error("there is no node {0:?}; `tombolo nodes` shows those there are")]
     NoNode(String),
@@ -176,6 +185,10 @@ pub(crate) struct Pending {
     pub fragment: FragmentId,
     pub what: What,
     pub deadline: Instant,
+    /// When its client asked, when it was first sent, and how often.
+    pub asked: Instant,
+    pub sent: Option<Instant>,
+    pub attempts: u32,
     /// To whom, since when.
     pub attempt: Option<(NodeId, Instant)>,
     pub not_before: Instant,
@@ -209,6 +222,7 @@ pub(crate) struct Gateway {
     idle: BTreeSet<u64>,
     /// When all were last held against their time limits.
     looked: Instant,
+    pub traces: Traces,
 }
 
 /// What to do after an answer.
@@ -225,7 +239,14 @@ pub(crate) enum Next {
 
 impl Gateway {
     pub(crate) fn new(session: SessionId) -> Gateway {
-        Gateway { session, next: 1, pending: BTreeMap::new(), idle: BTreeSet::new(), looked: Instant(0) }
+        Gateway {
+            session,
+            next: 1,
+            pending: BTreeMap::new(),
+            idle: BTreeSet::new(),
+            looked: Instant(0),
+            traces: Traces::default(),
+        }
     }
 
     /// Takes an operation in; its number, or `None` when there are too many.
@@ -248,6 +269,9 @@ impl Gateway {
             fragment,
             what,
             deadline,
+            asked: now,
+            sent: None,
+            attempts: 0,
             attempt: None,
             not_before: now,
             pause: Span(0),
@@ -281,7 +305,7 @@ impl Gateway {
             {
                 self.renumber(now, number, refusal)
             }
-            Answer::Outcome(outcome, _) => self.end(number, OpReply::Outcome(outcome)),
+            Answer::Outcome(outcome, _) => self.end(now, number, OpReply::Outcome(outcome)),
             Answer::Moved(branch) => {
                 pending.attempt = None;
                 self.idle.insert(number);
@@ -313,7 +337,7 @@ impl Gateway {
     pub(crate) fn rows(&mut self, now: Instant, number: u64, rows: Option<Vec<Rows>>) -> Next {
         let Some(pending) = self.pending.get_mut(&number) else { return Next::Nothing };
         match rows {
-            Some(rows) => self.end(number, OpReply::Rows(rows)),
+            Some(rows) => self.end(now, number, OpReply::Rows(rows)),
             None => {
                 // The leader is asked at once for what the copy beside could not answer.
                 if pending.read_here {
@@ -340,8 +364,11 @@ impl Gateway {
         self.pending.get(&number).is_some_and(|p| matches!(p.what, What::Read(_)) && !p.read_here)
     }
 
-    /// It is on its way to somebody.
-    pub(crate) fn attempted(&mut self, number: u64) {
+    /// It is on its way to somebody, or to the copy beside it.
+    pub(crate) fn attempted(&mut self, now: Instant, number: u64, to: NodeId, here: bool) {
+        let Some(pending) = self.pending.get_mut(&number) else { return };
+        (pending.attempt, pending.read_here) = (Some((to, now)), here);
+        (pending.sent, pending.attempts) = (pending.sent.or(Some(now)), pending.attempts.saturating_add(1));
         self.idle.remove(&number);
     }
 
@@ -353,11 +380,10 @@ impl Gateway {
         }
     }
 
-    pub(crate) fn end(&mut self, number: u64, reply: OpReply) -> Next {
-        match self.pending.remove(&number) {
-            Some(pending) => Next::Done(pending.op, reply),
-            None => Next::Nothing,
-        }
+    pub(crate) fn end(&mut self, now: Instant, number: u64, reply: OpReply) -> Next {
+        let Some(pending) = self.pending.remove(&number) else { return Next::Nothing };
+        self.traces.end(now, number, &pending);
+        Next::Done(pending.op, reply)
     }
 
     /// Nobody waits any more. What was sent may still be done: it keeps its number, so that the session does not call it
@@ -391,8 +417,10 @@ impl Gateway {
     /// Those whose time is over: unknown if a write was ever sent, else not done.
     pub(crate) fn expired(&mut self, now: Instant) -> Vec<(OpId, FragmentId, Option<Outcome>)> {
         let late: Vec<u64> = self.pending.iter().filter(|(_, p)| now >= p.deadline).map(|(n, _)| *n).collect();
-        let late = late.into_iter().filter_map(|n| self.pending.remove(&n));
-        late.map(|p| {
+        let late = late.into_iter().filter_map(|n| Some((n, self.pending.remove(&n)?)));
+        let traces = &mut self.traces;
+        late.map(|(number, p)| {
+            traces.end(now, number, &p);
             let sent = matches!(&p.what, What::Write { branches, .. } if !branches.is_empty());
             (
                 p.op,

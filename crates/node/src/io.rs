@@ -2,7 +2,8 @@ use crate::asking::{Question, Said};
 use crate::frame::{Frame, Hello};
 use crate::gateway::{Op, OpReply};
 use crate::lifecycle::Burial;
-use base::{FragmentId, NodeId};
+use crate::trace::Slow;
+use base::{FragmentId, NodeId, Span};
 use bytes::Bytes;
 use membership::Place;
 use replica::Persist;
@@ -67,6 +68,10 @@ pub enum Input {
     Forget(OpId),
     /// The process is so short of memory, or of room on its disc.
     Shortage(replica::Shortage),
+    /// Somebody wants to know how long peers take to answer.
+    Probe,
+    /// Requests that take so long or longer are told of; 0: all.
+    SlowAfter(Span),
     /// Stop cleanly.
     Stop,
 }
@@ -151,6 +156,8 @@ pub enum Notice {
     Incredible(u16, usize, usize),
     /// A provider, by its number, fails (why), or works again.
     Provider(u16, Option<String>),
+    /// A request took long.
+    Slow(Slow),
     /// Another node has our node id: a data directory was copied.
     Twin(SocketAddr),
 }

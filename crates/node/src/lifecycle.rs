@@ -257,13 +257,13 @@ impl Node {
         Ok(Batch { checks, writes: vec![write], sync: true })
     }
 
-    fn buried_named(&self, named: &str) -> Option<&Burial> {
+    pub(crate) fn buried_named(&self, named: &str) -> Option<&Burial> {
         let is = |b: &&Burial| b.name == named || (named.len() >= 4 && b.node.to_string().starts_with(named));
         self.lives.buried.values().filter(|b| !self.roster.contains_key(&b.node)).find(is)
     }
 
     /// The one node of this name, or whose id begins so.
-    fn named(&self, named: &str) -> Result<NodeId, ClientError> {
+    pub(crate) fn named(&self, named: &str) -> Result<NodeId, ClientError> {
         let by_name: Vec<NodeId> = self.roster.keys().copied().filter(|n| self.name_of(*n) == named).collect();
         let by_id = || self.roster.keys().copied().filter(|n| n.to_string().starts_with(named)).collect();
         let found: Vec<NodeId> = if by_name.is_empty() && named.len() >= 4 { by_id() } else { by_name };

@@ -65,13 +65,17 @@ struct Sums {
     /// The fewest.
     in_sync: Option<u16>,
     uncommitted: u64,
+    /// The most that one of them lacks.
+    lag: u64,
+    /// Those with fewer copies in sync than wanted.
+    short: u64,
     tally: replica::Tally,
     /// By whoever led, as far as it was counted here.
     counted: replica::Tally,
 }
 
 impl Sums {
-    fn add(&mut self, copy: &Copy, now: Now, bounded: bool) {
+    fn add(&mut self, copy: &Copy, now: Now, (bounded, wanted): (bool, u16)) {
         self.copies += 1;
         self.counted = self.counted.and(copy.counted());
         let Some(lead) = copy.lead() else { return };
@@ -82,6 +86,8 @@ impl Sums {
         self.in_sync = Some(self.in_sync.map_or(lead.in_sync, |least| least.min(lead.in_sync)));
         let waits = |(last, commit): (u64, u64)| last.saturating_sub(commit);
         self.uncommitted += copy.positions().map_or(0, waits);
+        self.lag = self.lag.max(copy.lag().unwrap_or(0));
+        self.short += u64::from(lead.in_sync < wanted);
         if bounded {
             self.tally = self.tally.and(copy.tally(now));
         }
@@ -103,6 +109,8 @@ impl Sums {
         put("tombolo_table_records", self.records.into());
         put("tombolo_table_bytes", self.bytes.into());
         put("tombolo_table_uncommitted_entries", self.uncommitted.into());
+        put("tombolo_table_lag_entries_max", self.lag.into());
+        put("tombolo_table_fragments_short", self.short.into());
         if def.options.is_bounded() {
             put("tombolo_table_held_bytes", self.tally.held.into());
             put("tombolo_table_fullness_ratio", (f64::from(self.tally.full) / 10_000.0).into());
@@ -112,6 +120,17 @@ impl Sums {
 }
 
 impl Node {
+    fn count_peers(&self, now: Now, all: &mut Vec<Sample>) {
+        let mut states: BTreeMap<&'static str, u64> =
+            ["linked", "doubted", "unlinked", "refused", "gone"].map(|state| (state, 0)).into();
+        for (node, seen) in self.peers.seen(now.mono) {
+            *states.entry(seen.state).or_default() += 1;
+            let rtt = seen.rtt.map(|rtt| Sample::new("tombolo_peer_rtt_seconds", rtt.0 as f64 / 1e9));
+            all.extend(rtt.map(|sample| sample.of("peer", self.name_of(node))));
+        }
+        all.extend(states.into_iter().map(|(state, n)| Sample::new("tombolo_peers", n).of("state", state)));
+    }
+
     /// What is to be counted here now.
     pub fn metrics(&self, now: Now) -> Vec<Sample> {
         let (here, known) = (self.here().len(), self.roster.len());
@@ -123,10 +142,20 @@ impl Node {
             Sample::new("tombolo_tables", self.tables.len()),
             Sample::new("tombolo_shortage_level", f64::from(self.shortage.memory as u8)).of("of", "memory"),
             Sample::new("tombolo_shortage_level", f64::from(self.shortage.disc as u8)).of("of", "disc"),
+            Sample::new("tombolo_conflicts_kept", self.ledger_size().0),
             Sample::new("tombolo_conflicts_kept_bytes", self.ledger_size().1),
+            Sample::new("tombolo_swim_suspicions_total", self.peers.doubts),
+            Sample::new("tombolo_peers_given_up_total", self.peers.given_up),
+            Sample::new("tombolo_foreign_senders", self.discovery.foreign()),
+            Sample::new("tombolo_providers_failing", self.failing.len()),
+            Sample::new("tombolo_clock_ahead_seconds", self.clock_ahead(now).unwrap_or(0) as f64 / 1000.0),
         ];
-        let bounded: BTreeMap<TableId, bool> =
-            self.tables.values().map(|def| (def.id, def.options.is_bounded())).collect();
+        let (staged, of) = self.healing().unwrap_or((0, 0));
+        all.push(Sample::new("tombolo_heal_staged_records", staged));
+        all.push(Sample::new("tombolo_heal_records", of));
+        self.count_peers(now, &mut all);
+        let wants = |def: &TableDef| (def.id, (def.options.is_bounded(), self.copies_of(def)));
+        let bounded: BTreeMap<TableId, (bool, u16)> = self.tables.values().map(wants).collect();
         let mut sums: BTreeMap<TableId, Sums> = BTreeMap::new();
         // Whatever is here, and not all that there may be of a thousand tables.
         for fragment in self.copies.ids() {
@@ -135,6 +164,8 @@ impl Node {
             self.copies.with(fragment, |copy| of.add(copy, now, *bounded));
         }
         for def in self.tables.values() {
+            let unled = def.all().filter(|fragment| self.lead_of(*fragment).is_none()).count();
+            all.push(Sample::new("tombolo_table_fragments_unled", unled).of("table", def.name.clone()));
             if let Some(sums) = sums.remove(&def.id) {
                 sums.tell(def, &mut all);
             }

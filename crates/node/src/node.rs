@@ -114,7 +114,7 @@ pub struct Node {
     pub(crate) view_at: Instant,
     /// Who leads what in view, whether that is a copy or stands in for one, and since when it is known.
     pub(crate) routes: BTreeMap<FragmentId, BTreeMap<NodeId, (bool, Lead, Instant)>>,
-    pub(crate) origins: BTreeMap<Ticket, Origin>,
+    pub(crate) origins: BTreeMap<Ticket, (Origin, Instant)>,
     pub(crate) late: Vec<(FragmentId, replica::Effects)>,
     /// Copies that have become copies of other fragments.
     pub(crate) recutting: crate::recut::Recutting,
@@ -347,6 +347,8 @@ impl Node {
                 self.shortage = shortage;
                 self.feed_all(now, &replica::Input::Shortage(shortage), out);
             }
+            Input::Probe => self.probe_peers(now, out),
+            Input::SlowAfter(span) => self.gateway.traces.after = span,
             Input::Stop => self.stop(now, out),
         }
         self.deliver_late(now, out);
@@ -367,6 +369,7 @@ impl Node {
             }
         }
         self.part_with_left(now, out);
+        self.tell_slow(out);
         self.say_fates(out);
         if std::mem::take(&mut self.part_with_buried) {
             self.part_with_buried(now, out);
@@ -429,22 +432,6 @@ impl Node {
             self.gateway.lost(node);
             self.discover(now, discovery::Input::Unlinked(node), out);
         }
-    }
-
-    pub(crate) fn table_of(&self, fragment: FragmentId) -> String {
-        let def = self.tables.values().find(|def| def.id == fragment.table);
-        def.map_or_else(|| "sys".to_string(), |def| def.name.clone())
-    }
-
-    fn unavailable(&self, fragment: FragmentId) -> ClientError {
-        ClientError::Unavailable { table: self.table_of(fragment), index: fragment.place() }
-    }
-
-    /// A read that only copies could answer, which are elsewhere.
-    pub(crate) fn read_elsewhere(&mut self, number: u64) -> Next {
-        let Some(fragment) = self.gateway.pending.get(&number).map(|p| p.fragment) else { return Next::Nothing };
-        let error = ClientError::Elsewhere { table: self.table_of(fragment), index: fragment.place() };
-        self.gateway.end(number, OpReply::Error(error))
     }
 
     /// What is done about once a second.
@@ -567,14 +554,14 @@ impl Node {
                 }
             }
             Frame::Write(number, fragment, request) => {
-                let ticket = self.ticket(Origin::Remote(from, number));
+                let ticket = self.ticket(now, Origin::Remote(from, number));
                 if !self.copies.later(fragment, replica::Input::Write(ticket, request)) {
                     self.origins.remove(&ticket);
                     self.to(from, Frame::Answer(number, replica::Answer::NotLeading), out);
                 }
             }
             Frame::Read(number, fragment, read) => {
-                let ticket = self.ticket(Origin::Remote(from, number));
+                let ticket = self.ticket(now, Origin::Remote(from, number));
                 if !self.copies.later(fragment, replica::Input::Read(ticket, read)) {
                     self.origins.remove(&ticket);
                     self.to(from, Frame::Rows(number, None), out);
@@ -620,9 +607,9 @@ impl Node {
         out.extend(self.peers.link(node).map(|link| Effect::Frame(link, frame)));
     }
 
-    fn ticket(&mut self, origin: Origin) -> Ticket {
+    fn ticket(&mut self, now: Now, origin: Origin) -> Ticket {
         self.tickets += 1;
-        self.origins.insert(self.tickets, origin);
+        self.origins.insert(self.tickets, (origin, now.mono));
         self.tickets
     }
 
@@ -662,7 +649,8 @@ impl Node {
                 return self.reply(op, reply, out);
             }
             Op::Changes(fragment, since) => return self.ask_changes(now, op, fragment, since, out),
-            Op::Ask(question) => return self.ask_processes(now, op, &question, out),
+            Op::Ask(question, alone) => return self.ask_processes(now, op, (&question, alone), out),
+            Op::Why(object) => return self.tell_why(now, op, &object, out),
             Op::Map => return self.ask_leads(now, op, out),
             Op::PauseBalance(paused) => return self.set(now, op, schema::PAUSED_KEY, &paused, out),
             Op::CopyRate(rate) => return self.set(now, op, schema::RATE_KEY, &rate.unwrap_or(0), out),
@@ -733,17 +721,14 @@ impl Node {
             return self.gateway.nobody(now.mono, number);
         };
         let request = self.gateway.request(number, lead.branch);
-        let Some(pending) = self.gateway.pending.get_mut(&number) else { return };
-        pending.attempt = Some((leader, now.mono));
-        pending.read_here = here;
-        self.gateway.attempted(number);
+        self.gateway.attempted(now.mono, number, leader, here);
         let Some(pending) = self.gateway.pending.get(&number) else { return };
         let read = match &pending.what {
             What::Read(read) => Some(read.clone()),
             What::Write { .. } => None,
         };
         if leader == self.config.me {
-            let ticket = self.ticket(Origin::Local(number));
+            let ticket = self.ticket(now, Origin::Local(number));
             let input = match (request, read) {
                 (Some(request), _) => replica::Input::Write(ticket, request),
                 (None, Some(read)) => replica::Input::Read(ticket, read),

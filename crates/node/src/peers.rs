@@ -19,6 +19,8 @@ const FLAPS_MIN: u32 = 2;
 const BESIDE_MAX: usize = 16;
 /// That one is gone is no news any more for so long: in a large fleet all would tell all.
 const NEWS_FOR: Span = Span::ms(5_000);
+/// How often one is asked how long it takes to answer, at most.
+const PROBE_EVERY: Span = Span::ms(1_000);
 /// How often it is asked while it is said to be gone.
 const ASK_AGAIN: Span = Span::ms(2_000);
 
@@ -75,9 +77,34 @@ pub(crate) struct Peer {
     left: Instant,
     /// How far its wall clock was ahead of ours, in ms, when it last sent a datagram; the way is not counted.
     offset: Option<i64>,
+    /// How long it took to answer when it was last asked, and the question that is to tell next.
+    rtt: Option<Span>,
+    probe: Option<Question>,
+    probed_at: Instant,
+}
+
+/// What can be seen of a peer.
+pub(crate) struct Seen {
+    /// One word: linked, doubted, unlinked, refused or gone.
+    pub state: &'static str,
+    pub addr: SocketAddr,
+    pub incarnation: u64,
+    pub rtt: Option<Span>,
+    pub ahead_ms: Option<i64>,
+    pub flaps: u32,
 }
 
 impl Peer {
+    fn state(&self, now: Instant) -> &'static str {
+        match () {
+            () if self.bye => "gone",
+            () if self.refused && self.links.is_empty() => "refused",
+            () if !self.in_view(now) || self.links.is_empty() => "unlinked",
+            () if self.is_doubted() => "doubted",
+            () => "linked",
+        }
+    }
+
     fn in_view(&self, now: Instant) -> bool {
         let linked = !self.links.is_empty() || (!self.refused && now - self.unlinked < RELINK_WAIT);
         linked && !self.bye
@@ -97,6 +124,9 @@ pub(crate) struct Peers {
     /// Whom SWIM called up last, whether a link stood then or not.
     up: BTreeSet<NodeId>,
     questions: u64,
+    /// How often SWIM said that one is gone, and how many were given up because they did not answer.
+    pub doubts: u64,
+    pub given_up: u64,
     /// When waits were last looked after.
     ticked: Instant,
 }
@@ -121,6 +151,9 @@ impl Peers {
             flaps: 0,
             left: Instant(0),
             offset: None,
+            rtt: None,
+            probe: None,
+            probed_at: Instant(0),
         };
         let peer = self.all.entry(node).or_insert(fresh);
         let restarted = peer.hello.incarnation != hello.incarnation;
@@ -136,7 +169,7 @@ impl Peers {
         }
         let doubled = !peer.links.is_empty();
         (peer.hello, peer.refused, peer.bye) = (hello, false, false);
-        (peer.question, peer.beside) = (None, false);
+        (peer.question, peer.beside, peer.probe) = (None, false, None);
         peer.links.push(Link { id: link, dialled, addr });
         let keep = peer.links.iter().rfind(|l| l.dialled == (me < node)).or(peer.links.last());
         let (keep, addr) = keep.map_or((link, addr), |l| (l.id, l.addr));
@@ -205,6 +238,7 @@ impl Peers {
         self.up.remove(&node);
         let Some(peer) = self.all.get_mut(&node).filter(|p| p.swim == Some(true)) else { return false };
         let news = now - peer.doubted_at >= NEWS_FOR;
+        self.doubts += 1;
         (peer.swim, peer.ask_at, peer.doubted_at) = (Some(false), now, now);
         let (before, after): (Vec<_>, Vec<_>) = self.all.iter_mut().partition(|(other, _)| **other <= node);
         let others = after.into_iter().chain(before).filter(|(_, p)| p.swim == Some(true) && !p.links.is_empty());
@@ -223,8 +257,39 @@ impl Peers {
         }
     }
 
+    /// Whom to ask how long it takes to answer, on which link and by which number: nobody more often than once a second.
+    pub(crate) fn probe(&mut self, now: Instant) -> Vec<(LinkId, u64)> {
+        let mut ask = Vec::new();
+        for peer in self.all.values_mut().filter(|p| p.probed_at == Instant(0) || now - p.probed_at >= PROBE_EVERY) {
+            let Some(link) = peer.links.last() else { continue };
+            self.questions += 1;
+            peer.probed_at = now;
+            peer.probe = Some(Question { number: self.questions, asked: now });
+            ask.push((link.id, self.questions));
+        }
+        ask
+    }
+
+    /// Every peer that was ever met, as it is now.
+    pub(crate) fn seen(&self, now: Instant) -> impl Iterator<Item = (NodeId, Seen)> + '_ {
+        let seen = move |p: &Peer| Seen {
+            state: p.state(now),
+            addr: p.addr,
+            incarnation: p.hello.incarnation,
+            rtt: p.rtt,
+            ahead_ms: p.offset,
+            flaps: p.flaps,
+        };
+        self.all.iter().map(move |(node, peer)| (*node, seen(peer)))
+    }
+
     /// It has answered a question.
     pub(crate) fn answered(&mut self, now: Instant, node: NodeId, number: u64) {
+        let probed = |p: &&mut Peer| p.probe.as_ref().is_some_and(|q| q.number == number);
+        if let Some(peer) = self.all.get_mut(&node).filter(probed) {
+            peer.rtt = peer.probe.take().map(|q| now - q.asked);
+            return;
+        }
         let asked = |p: &&mut Peer| p.question.as_ref().is_some_and(|q| q.number == number);
         if let Some(peer) = self.all.get_mut(&node).filter(asked) {
             // SWIM says a thing once: as long as it does not take it back, the peer is asked again.
@@ -252,6 +317,7 @@ impl Peers {
                 _ => {}
             }
         }
+        self.given_up += gone.len() as u64;
         for link in gone.iter().flat_map(|(_, links)| links) {
             self.by_link.remove(link);
         }
@@ -291,6 +357,11 @@ impl Peers {
 
     pub(crate) fn link(&self, node: NodeId) -> Option<LinkId> {
         self.all.get(&node)?.links.last().map(|l| l.id)
+    }
+
+    /// Who is linked with, and by which link.
+    pub(crate) fn linked_by(&self) -> impl Iterator<Item = (NodeId, LinkId)> + '_ {
+        self.all.iter().filter_map(|(node, p)| Some((*node, p.links.last()?.id)))
     }
 
     pub(crate) fn links(&self) -> impl Iterator<Item = LinkId> + '_ {

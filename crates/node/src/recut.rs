@@ -399,7 +399,7 @@ impl Node {
             (_, What::Write { .. }) => OpReply::Error(ClientError::Parted(def.name.clone())),
             (_, What::Read(_)) => OpReply::Error(ClientError::Recut(def.name.clone())),
         };
-        self.recutting.over.extend(match self.gateway.end(number, reply) {
+        self.recutting.over.extend(match self.gateway.end(self.latest, number, reply) {
             crate::gateway::Next::Done(op, reply) => Some((op, reply)),
             _ => None,
         });

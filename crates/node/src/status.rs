@@ -230,7 +230,7 @@ impl Node {
         self.lives.buried.values().filter(|burial| !self.roster.contains_key(&burial.node)).map(line).collect()
     }
 
-    fn healing(&self) -> Option<(u64, u64)> {
+    pub(crate) fn healing(&self) -> Option<(u64, u64)> {
         let all = self.copies.ids().into_iter().filter_map(|f| self.copies.with(f, Copy::healing).flatten());
         all.reduce(|a, b| (a.0 + b.0, a.1 + b.1))
     }

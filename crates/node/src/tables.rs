@@ -1,16 +1,32 @@
 //! Tables are made, changed and dropped: records of the system table.
 
 use crate::frame::PROTOCOL;
-use crate::gateway::{ClientError, Op, OpReply, What};
+use crate::gateway::{ClientError, Next, Op, OpReply, What};
 use crate::io::{Effect, OpId};
 use crate::layout::BadCount;
 use crate::node::Node;
 use crate::schema::{self, Alteration, BadTable, TableDef, TableOptions, sys_fragment};
-use base::{NodeId, Now, Span, TableId};
+use base::{FragmentId, NodeId, Now, Span, TableId};
 use placement::{Aim, Fragment, Machine, Picture, Step, Table};
 use replica::{Batch, Check, Write};
 
 impl Node {
+    pub(crate) fn table_of(&self, fragment: FragmentId) -> String {
+        let def = self.tables.values().find(|def| def.id == fragment.table);
+        def.map_or_else(|| "sys".to_string(), |def| def.name.clone())
+    }
+
+    pub(crate) fn unavailable(&self, fragment: FragmentId) -> ClientError {
+        ClientError::Unavailable { table: self.table_of(fragment), index: fragment.place() }
+    }
+
+    /// A read that only copies could answer, which are elsewhere.
+    pub(crate) fn read_elsewhere(&mut self, number: u64) -> Next {
+        let Some(fragment) = self.gateway.pending.get(&number).map(|p| p.fragment) else { return Next::Nothing };
+        let error = ClientError::Elsewhere { table: self.table_of(fragment), index: fragment.place() };
+        self.gateway.end(self.latest, number, OpReply::Error(error))
+    }
+
     /// What a table is called, or was.
     pub fn table_name(&self, id: base::TableId) -> String {
         let dropped = || self.graves.get(&id).map(|(grave, _)| grave.name());

@@ -59,7 +59,7 @@ impl Node {
         }
         if restarted {
             // What its process before asked for is not answered to this one, which numbers anew.
-            self.origins.retain(|_, origin| !matches!(origin, Origin::Remote(asker, _) if *asker == node));
+            self.origins.retain(|_, (origin, _)| !matches!(origin, Origin::Remote(asker, _) if *asker == node));
         }
         if restarted && self.view.contains(&node) {
             // Whoever it was before is gone: its copies begin anew.
@@ -74,6 +74,12 @@ impl Node {
         if !self.ready {
             self.chores_at = now.mono;
         }
+    }
+
+    /// Asks peers how long they take to answer.
+    pub(crate) fn probe_peers(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let ask = self.peers.probe(now.mono);
+        out.extend(ask.into_iter().map(|(link, number)| Effect::Frame(link, Frame::AreYouThere(number))));
     }
 
     pub(crate) fn on_unlinked(&mut self, now: Now, link: LinkId, out: &mut Vec<Effect>) {

@@ -133,7 +133,8 @@ impl Copy {
         self.stagings.retain(|node, s| {
             let leads = statuses.get(node).and_then(|status| status.lead);
             let gone = left.get(node).is_some_and(|at| now.mono - *at > KEPT_FOR) && !statuses.contains_key(node);
-            let known = s.upto.as_ref().is_some_and(|upto| upto.within(heads));
+            // One that still leads and has nothing new is fetched, and stays so: else it would be asked for ever, and none merge.
+            let known = !rivals.contains_key(node) && s.upto.as_ref().is_some_and(|upto| upto.within(heads));
             // What was not complete when its source stopped leading never will be.
             let over = s.upto.is_none() && statuses.contains_key(node) && leads.is_none();
             leads.is_none_or(|lead| lead.ballot == s.ballot) && !gone && !known && !over

@@ -113,6 +113,8 @@ pub(crate) struct Leading {
     pub ready: bool,
     pub last: u64,
     self_acked: u64,
+    /// Who acknowledged last of those whom a commit waited for.
+    decided: Option<NodeId>,
     pub commit: u64,
     pub set: BTreeSet<NodeId>,
     sets: VecDeque<(u64, BTreeSet<NodeId>)>,
@@ -173,6 +175,7 @@ impl Leading {
             ready: false,
             last: 1,
             self_acked: 0,
+            decided: None,
             commit: 0,
             sets: [(1, set.clone())].into(),
             set,
@@ -358,6 +361,14 @@ impl Copy {
         self.hlc
     }
 
+    /// If it leads, how many entries of it the copy in sync lacks that has the fewest.
+    pub fn lag(&self) -> Option<u64> {
+        let Role::Leading(l) = &self.role else { return None };
+        let lacks =
+            l.followers.iter().filter(|(node, _)| l.set.contains(node)).map(|(_, f)| l.last.saturating_sub(f.acked));
+        Some(lacks.max().unwrap_or(0))
+    }
+
     /// Sends the gathered entries to every follower, and starts the clock on their answers.
     pub(crate) fn send_appends(&mut self, now: Now, fx: &mut Effects) {
         let Role::Leading(l) = &mut self.role else { return };
@@ -398,7 +409,7 @@ impl Copy {
         let Role::Leading(l) = &mut self.role else { return };
         if l.branch == branch {
             l.self_acked = l.self_acked.max(seq);
-            self.advance(now, fx);
+            self.acked(now, self.config.me, fx);
         }
     }
 
@@ -412,7 +423,22 @@ impl Copy {
         follower.owes = (follower.acked < follower.sent).then_some(now.mono);
         follower.spared = false;
         self.admit(now, fx);
+        self.acked(now, from, fx);
+    }
+
+    fn acked(&mut self, now: Now, by: NodeId, fx: &mut Effects) {
+        let before = self.positions().map(|(_, commit)| commit);
         self.advance(now, fx);
+        if let Role::Leading(l) = &mut self.role
+            && Some(l.commit) != before
+        {
+            l.decided = Some(by);
+        }
+    }
+
+    /// If it leads, who acknowledged last of those whom its last commit waited for.
+    pub fn decided(&self) -> Option<NodeId> {
+        if let Role::Leading(l) = &self.role { l.decided } else { None }
     }
 
     /// Moves the commit index as far as it goes, and answers what that decides.

@@ -92,7 +92,11 @@ impl Watch {
 
     /// Looks at the memory; what is in use, if that makes the shortage another.
     pub(crate) fn look_at_memory(&mut self) -> Option<u64> {
-        let max = self.ceilings.memory?;
+        let Some(max) = self.ceilings.memory else {
+            // It was lifted.
+            let was = std::mem::take(&mut self.shortage.memory);
+            return (was > Pressure::Low).then(|| (self.ceilings.used)());
+        };
         if self.looked.is_some_and(|at| at.elapsed() < MEMORY_LOOK) {
             return None;
         }

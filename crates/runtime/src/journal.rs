@@ -2,7 +2,7 @@
 
 use base::WallMs;
 use node::{EventMark, Grade, Happened};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// So many events are kept.
 const EVENTS_MAX: usize = 1000;
@@ -11,13 +11,13 @@ const EVENTS_MAX: usize = 1000;
 pub(crate) struct Journal {
     next: EventMark,
     latest: VecDeque<Happened>,
-    /// Of each grade, so many.
-    counts: [u64; 3],
+    /// Of each grade and kind, so many.
+    counts: BTreeMap<(&'static str, String), u64>,
 }
 
 impl Journal {
     pub(crate) fn new(incarnation: u64) -> Journal {
-        Journal { next: EventMark { incarnation, number: 1 }, latest: VecDeque::new(), counts: [0; 3] }
+        Journal { next: EventMark { incarnation, number: 1 }, latest: VecDeque::new(), counts: BTreeMap::new() }
     }
 
     pub(crate) fn note(&mut self, at: WallMs, (grade, kind, text): (Grade, &str, String)) {
@@ -26,12 +26,12 @@ impl Journal {
         }
         self.latest.push_back(Happened { mark: self.next, at, grade, kind: kind.into(), text });
         self.next.number += 1;
-        self.counts[grade as usize] += 1;
+        *self.counts.entry((grade.name(), kind.into())).or_default() += 1;
     }
 
-    /// How many there were of each grade since the start.
-    pub(crate) fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        [Grade::Info, Grade::Warn, Grade::Error].into_iter().map(Grade::name).zip(self.counts)
+    /// How many there were of each grade and kind since the start.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (&'static str, &str, u64)> {
+        self.counts.iter().map(|((grade, kind), n)| (*grade, kind.as_str(), *n))
     }
 
     /// The latest after that one, the oldest first.

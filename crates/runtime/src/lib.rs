@@ -4,10 +4,12 @@
 //! talk to it through channels: those of peers and clients are bounded, so that a busy node slows them down;
 //! that of the disc is not, since it only ever answers what was asked.
 
+mod answers;
 mod ceilings;
 mod clock;
 mod cookie;
 mod crew;
+mod host;
 mod journal;
 mod log;
 mod meter;
@@ -16,4 +18,5 @@ mod shell;
 pub use ceilings::{Ceilings, FREE_BYTES_MIN, available_memory, resident};
 pub use clock::Clock;
 pub use cookie::{Cookie, CookieError, default_cookie_path};
+pub use host::{Host, NoHost, Setting};
 pub use shell::{Event, Handle, Settings, StartError, start};

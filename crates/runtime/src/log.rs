@@ -43,6 +43,7 @@ pub(crate) fn describe(notice: &Notice, sources: &[String], table: impl Fn(Table
                 fragment.index
             ),
         ),
+        Notice::Slow(slow) => (Grade::Warn, "slow", slow_text(slow, &table(slow.fragment.table))),
         Notice::Unreadable(0) => return None,
         Notice::Unreadable(n) => (
             Grade::Error,
@@ -83,6 +84,17 @@ pub(crate) fn describe(notice: &Notice, sources: &[String], table: impl Fn(Table
         }
         _ => return None,
     })
+}
+
+fn slow_text(slow: &node::Slow, table: &str) -> String {
+    format!(
+        "slow {} {} in fragment {} of {table}: {} ms ({})",
+        slow.what,
+        slow.request,
+        slow.fragment.place(),
+        slow.took.as_ms(),
+        slow.spent
+    )
 }
 
 /// The same of what concerns nodes.

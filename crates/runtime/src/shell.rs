@@ -1,14 +1,13 @@
 use crate::Clock;
+use crate::answers::Load;
 use crate::ceilings::{Ceilings, FREE_BYTES_MIN, Watch, resident};
 use crate::crew::Crew;
+use crate::host::Host;
 use crate::journal::Journal;
 use crate::log::{self, Line, describe};
-use crate::meter::{self, Meter};
+use crate::meter::{self, Counts, Meter};
 use base::{FragmentId, NodeId, Span};
-use node::{
-    Config, Effect, Frame, Glance, Hello, Input, Node, Notice, Op, OpId, OpReply, Question, Said, Sample, TableDef,
-    Window,
-};
+use node::{Config, Effect, Frame, Glance, Hello, Input, Node, Notice, Op, OpId, OpReply, Said, TableDef, Window};
 use providers::{Asking, Provider};
 use replica::{Pressure, Read, Record, Rows};
 use std::collections::HashMap;
@@ -69,6 +68,8 @@ pub struct Settings {
     pub functions: replica::Functions,
     /// How much of the machine it may take.
     pub ceilings: Ceilings,
+    /// The program around it.
+    pub host: Arc<dyn Host>,
 }
 
 /// Why a node did not start.
@@ -94,13 +95,15 @@ pub enum Event {
     Ended(Option<String>),
 }
 
-enum Wake {
+pub(crate) enum Wake {
     Disc(storage::Event),
     Shortage(replica::Shortage),
     Op(OpId, Op, oneshot::Sender<OpReply>),
     Warm(FragmentId),
     Forget(OpId),
     Said(u64, Said),
+    Probe,
+    Input(Input),
     Advertise(SocketAddr),
     /// A provider's answer.
     Listed(u16, bool, Result<Vec<membership::Place>, String>),
@@ -110,7 +113,7 @@ enum Wake {
 /// A running node, for its local clients. Clones speak to the same node.
 #[derive(Clone)]
 pub struct Handle {
-    wake: mpsc::UnboundedSender<Wake>,
+    pub(crate) wake: mpsc::UnboundedSender<Wake>,
     permits: Arc<tokio::sync::Semaphore>,
     ops: Arc<AtomicU64>,
     events: broadcast::Sender<Event>,
@@ -244,7 +247,7 @@ fn random_u64() -> Result<u64, StartError> {
 }
 
 /// What this process uses.
-fn vitals(watch: &Watch) -> node::Vitals {
+pub(crate) fn vitals(watch: &Watch) -> node::Vitals {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     node::Vitals {
         cpu_us: used.tv_sec as u64 * 1_000_000 + used.tv_nsec as u64 / 1000,
@@ -298,10 +301,7 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
     let hello = wire::encode(&node.hello()).unwrap_or_default();
     // One thread carries the sockets and the node: a frame that arrives, what it causes, and what is sent for it, wake nobody.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::System)?;
-    let transport = {
-        let _inside = runtime.enter();
-        Transport::start(bound, keys, accept, hello, settings.multicast, packets).map_err(StartError::System)?
-    };
+    let transport = start_transport(&runtime, bound, (keys, accept), hello, (settings.multicast, packets))?;
     let crew = Crew::new(settings.threads.unwrap_or_else(Crew::usual)).map_err(StartError::System)?;
     let shell = Shell {
         clock,
@@ -311,6 +311,7 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
         transport,
         clients: HashMap::new(),
         meter: Meter::default(),
+        counts: Counts::default(),
         handle: handle.clone(),
         dir,
         watch: Watch::new(settings.ceilings),
@@ -319,6 +320,8 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
         crew,
         sources,
         asking,
+        host: settings.host,
+        load: Load::new(),
         failed: None,
         scratch: Vec::new(),
         roams: announce.ip().is_unspecified(),
@@ -326,6 +329,18 @@ pub fn start(settings: Settings) -> Result<Handle, StartError> {
     };
     run_on_thread(runtime, shell, woken, arrived)?;
     Ok(handle)
+}
+
+/// The sockets live in the node's own runtime.
+fn start_transport(
+    runtime: &tokio::runtime::Runtime,
+    bound: transport::Bound,
+    (keys, accept): (Keys, Vec<Keys>),
+    hello: bytes::Bytes,
+    (multicast, packets): (bool, mpsc::Sender<transport::Event>),
+) -> Result<Transport, StartError> {
+    let _inside = runtime.enter();
+    Transport::start(bound, keys, accept, hello, multicast, packets).map_err(StartError::System)
 }
 
 /// Each provider on a thread of its own, for as long as the node is there.
@@ -382,33 +397,38 @@ impl Drop for EndGuard {
 /// Whoever waits for an answer, for what kind of operation, since when.
 type Waiting = (oneshot::Sender<OpReply>, usize, base::Instant);
 
-struct Shell {
-    clock: Clock,
-    node: Node,
-    disc: Arc<Disc>,
-    writer: Writer,
-    transport: Transport,
-    clients: HashMap<OpId, Waiting>,
-    meter: Meter,
-    handle: Handle,
-    dir: DataDir,
+pub(crate) struct Shell {
+    pub(crate) clock: Clock,
+    pub(crate) node: Node,
+    pub(crate) disc: Arc<Disc>,
+    pub(crate) writer: Writer,
+    pub(crate) transport: Transport,
+    pub(crate) clients: HashMap<OpId, Waiting>,
+    pub(crate) meter: Meter,
+    pub(crate) counts: Counts,
+    pub(crate) handle: Handle,
+    pub(crate) dir: DataDir,
     /// Memory and room on the disc.
-    watch: Watch,
-    hush: Hush,
+    pub(crate) watch: Watch,
+    pub(crate) hush: Hush,
     /// What happened lately.
-    journal: Journal,
-    crew: Crew,
+    pub(crate) journal: Journal,
+    pub(crate) crew: Crew,
     /// Where lists of nodes come from, by number.
-    sources: Vec<String>,
+    pub(crate) sources: Vec<String>,
     /// The threads that ask them.
-    asking: Vec<Asking>,
+    pub(crate) asking: Vec<Asking>,
+    /// The program around it.
+    pub(crate) host: Arc<dyn Host>,
+    /// How much of a processor is used.
+    pub(crate) load: Load,
     /// Why the node must end.
-    failed: Option<String>,
+    pub(crate) failed: Option<String>,
     /// Frames are encoded here.
-    scratch: Vec<u8>,
+    pub(crate) scratch: Vec<u8>,
     /// Its address is whatever the machine has, and may change.
-    roams: bool,
-    advertised: SocketAddr,
+    pub(crate) roams: bool,
+    pub(crate) advertised: SocketAddr,
 }
 
 impl Shell {
@@ -482,6 +502,8 @@ impl Shell {
                 Wake::Said(number, said) => Input::Said(number, said),
                 Wake::Advertise(addr) => Input::Advertise(addr),
                 Wake::Listed(provider, authoritative, places) => Input::Listed { provider, authoritative, places },
+                Wake::Probe => Input::Probe,
+                Wake::Input(input) => input,
                 Wake::Stop => Input::Stop,
             };
             self.node.handle(now, input, out);
@@ -495,7 +517,8 @@ impl Shell {
     }
 
     /// Bytes from outside become inputs; what cannot be read costs its sender the link.
-    fn decode(&self, event: transport::Event) -> Option<Input> {
+    fn decode(&mut self, event: transport::Event) -> Option<Input> {
+        self.count(&event);
         Some(match event {
             transport::Event::Linked { link, dialled, addr, hello } => match wire::decode::<Hello>(&hello) {
                 Ok(hello) => Input::Linked { link, dialled, addr, hello },
@@ -526,6 +549,18 @@ impl Shell {
         })
     }
 
+    fn count(&mut self, event: &transport::Event) {
+        let counter = match event {
+            transport::Event::Linked { .. } => &mut self.counts.links,
+            transport::Event::Unlinked(_) => &mut self.counts.links_lost,
+            transport::Event::DialFailed { .. } => &mut self.counts.dials_failed,
+            transport::Event::Frame(..) => &mut self.counts.frames_in,
+            transport::Event::Datagram(..) => &mut self.counts.datagrams_in,
+            transport::Event::Beacon(..) => &mut self.counts.beacons_in,
+        };
+        *counter += 1;
+    }
+
     /// Performs effects; `true` when the node is done.
     fn perform(&mut self, out: &mut Vec<Effect>) -> bool {
         // All answers of a burst go out together.
@@ -537,12 +572,24 @@ impl Shell {
                     self.writer.write(fragment, persist);
                 }
                 Effect::Frame(link, frame) => match wire::encode_by(&mut self.scratch, &frame) {
-                    Ok(bytes) => self.transport.send(link, bytes),
+                    Ok(bytes) => {
+                        self.counts.frames_out += 1;
+                        self.transport.send(link, bytes);
+                    }
                     Err(e) => tracing::error!("a frame of our own cannot be sent: {e}"),
                 },
-                Effect::Datagram(to, bytes) => self.transport.datagram(to, &bytes),
-                Effect::Multicast(bytes) => self.transport.multicast(&bytes),
-                Effect::Dial(addr) => self.transport.dial(addr),
+                Effect::Datagram(to, bytes) => {
+                    self.counts.datagrams_out += 1;
+                    self.transport.datagram(to, &bytes);
+                }
+                Effect::Multicast(bytes) => {
+                    self.counts.beacons_out += 1;
+                    self.transport.multicast(&bytes);
+                }
+                Effect::Dial(addr) => {
+                    self.counts.dials += 1;
+                    self.transport.dial(addr);
+                }
                 Effect::Close(link) => self.transport.close(link),
                 Effect::Hello(hello) => {
                     let _ = wire::encode(&hello).map(|bytes| self.transport.set_hello(bytes));
@@ -556,7 +603,8 @@ impl Shell {
                 }
                 Effect::Ask(None, number, question) => {
                     // Its answer is an input of the next burst.
-                    let _ = self.handle.wake.send(Wake::Said(number, self.answer(&question)));
+                    let said = self.answer(&question);
+                    let _ = self.handle.wake.send(Wake::Said(number, said));
                 }
                 Effect::Ask(Some(link), number, question) => {
                     let frame = Frame::Said(number, self.answer(&question));
@@ -583,43 +631,16 @@ impl Shell {
         done
     }
 
-    fn answer(&self, question: &Question) -> Said {
-        match question {
-            Question::Vitals => Said::Vitals(vitals(&self.watch)),
-            Question::Events(since, most) => {
-                let after = since.get(&self.handle.me).copied().unwrap_or_default();
-                Said::Events(self.journal.since(after, *most))
-            }
-            Question::Metrics => Said::Metrics(self.metrics()),
-        }
-    }
-
-    fn metrics(&self) -> Vec<Sample> {
-        let vitals = vitals(&self.watch);
-        let mut all = self.node.metrics(self.clock.now());
-        all.push(Sample::new("tombolo_info", 1.0).of("version", env!("CARGO_PKG_VERSION")));
-        all.push(Sample::new("tombolo_cpu_seconds_total", vitals.cpu_us as f64 / 1e6));
-        all.push(Sample::new("tombolo_memory_resident_bytes", vitals.resident_bytes));
-        all.push(Sample::new("tombolo_memory_used_bytes", vitals.used_bytes));
-        all.extend(vitals.memory_max.map(|max| Sample::new("tombolo_memory_max_bytes", max)));
-        all.extend(self.dir.free_bytes().map(|free| Sample::new("tombolo_disc_free_bytes", free)));
-        all.push(Sample::new("tombolo_disc_used_bytes", self.disc.used_bytes()));
-        all.push(Sample::new("tombolo_starts_total", self.handle.incarnation));
-        all.push(Sample::new("tombolo_ops_waiting", self.clients.len()));
-        self.journal
-            .counts()
-            .for_each(|(grade, n)| all.push(Sample::new("tombolo_events_total", n).of("grade", grade)));
-        self.meter.tell(&mut all);
-        all
-    }
-
     /// Something happened: for the log, and for whoever asks later.
-    fn note(&mut self, line: Line) {
+    pub(crate) fn note(&mut self, line: Line) {
         log::log(&line);
         self.journal.note(self.clock.now().wall, line);
     }
 
     fn tell(&mut self, notice: Notice) {
+        if let Notice::Copy(_, replica::Notice::Merged(heal)) = &notice {
+            self.counts.heal(heal);
+        }
         let cause = match &notice {
             Notice::Foreign(..) => "foreign",
             Notice::WrongProtocol(..) => "protocol",
@@ -629,9 +650,16 @@ impl Shell {
         };
         // What others can cause again and again is said once a minute.
         if cause.is_empty() || self.hush.may_say(cause).is_some() {
-            let name = |id| self.node.table_name(id);
-            if let Some(line) = describe(&notice, &self.sources, name) {
-                self.note(line);
+            let line = describe(&notice, &self.sources, |id| self.node.table_name(id));
+            match (line, &notice) {
+                // There may be many: they are for the log alone, and drive no other event out.
+                (Some(line), Notice::Slow(_)) => {
+                    if self.counts.slow.may_say(self.clock.now().mono) {
+                        log::log(&line);
+                    }
+                }
+                (Some(line), _) => self.note(line),
+                (None, _) => {}
             }
         }
         let _ = self.handle.events.send(Event::Notice(notice));

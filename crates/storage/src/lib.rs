@@ -10,7 +10,7 @@ mod writer;
 
 pub use dir::{DataDir, Identity};
 pub use disc::{Disc, Loaded};
-pub use writer::{Event, Writer};
+pub use writer::{Event, Writer, Written};
 
 use dir::FORMAT_MAJOR;
 use std::path::PathBuf;

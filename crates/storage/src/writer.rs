@@ -4,6 +4,7 @@ use base::FragmentId;
 use replica::{Persist, Place, Stage};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -35,6 +36,7 @@ pub enum Event {
 pub struct Writer {
     queue: SyncSender<(FragmentId, Persist)>,
     queued: Arc<Queued>,
+    counts: Arc<Counts>,
     thread: JoinHandle<()>,
 }
 
@@ -43,10 +45,11 @@ impl Writer {
     pub fn start(disc: Arc<Disc>, tell: impl Fn(Event) + Send + 'static) -> std::io::Result<Writer> {
         let (queue, jobs) = sync_channel(QUEUE_MAX);
         let queued = Arc::new(Queued { bytes: Mutex::new(Some(0)), less: Condvar::new() });
-        let done = queued.clone();
+        let counts: Arc<Counts> = Arc::default();
+        let (done, counted) = (queued.clone(), counts.clone());
         let thread = std::thread::Builder::new().name("disc".into()).spawn(move || {
             let lines = VecDeque::new();
-            let work = Work { disc: &disc, queued: &done, tell: &tell, unflushed: None, lines };
+            let work = Work { disc: &disc, queued: &done, counts: &counted, tell: &tell, unflushed: None, lines };
             // The engine asserts on what it does not expect; then nothing more can be written either.
             let worked = catch_unwind(AssertUnwindSafe(|| work.run(&jobs)));
             if let Err(e) = worked.unwrap_or_else(|_| Err(disc.broken())) {
@@ -56,7 +59,7 @@ impl Writer {
                 while jobs.recv().is_ok() {}
             }
         })?;
-        Ok(Writer { queue, queued, thread })
+        Ok(Writer { queue, queued, counts, thread })
     }
 
     /// Queues a batch; waits while the queue is full.
@@ -66,10 +69,55 @@ impl Writer {
         let _ = self.queue.send((fragment, persist));
     }
 
+    /// What was written so far.
+    pub fn written(&self) -> Written {
+        let read = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        let c = &self.counts;
+        Written {
+            batches: read(&c.batches),
+            bytes: read(&c.bytes),
+            flushes: read(&c.flushes),
+            seconds: read(&c.nanos) as f64 / 1e9,
+            queued_bytes: self.queued.bytes.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(0) as u64,
+        }
+    }
+
     /// Writes and flushes everything, then ends.
     pub fn close(self) {
         drop(self.queue);
         let _ = self.thread.join();
+    }
+}
+
+/// What was written since the start, as batches came; those that take long are not counted.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Written {
+    /// How many batches.
+    pub batches: u64,
+    /// Of how many bytes.
+    pub bytes: u64,
+    /// How often it was flushed.
+    pub flushes: u64,
+    /// How long writing and flushing took.
+    pub seconds: f64,
+    /// How many bytes wait.
+    pub queued_bytes: u64,
+}
+
+#[derive(Default)]
+struct Counts {
+    batches: AtomicU64,
+    bytes: AtomicU64,
+    flushes: AtomicU64,
+    nanos: AtomicU64,
+}
+
+impl Counts {
+    fn add(&self, batches: usize, bytes: usize, flushed: bool, took: Duration) {
+        self.batches.fetch_add(batches as u64, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.flushes.fetch_add(u64::from(flushed), Ordering::Relaxed);
+        self.nanos.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
     }
 }
 
@@ -105,6 +153,7 @@ impl Queued {
 struct Work<'a, T> {
     disc: &'a Disc,
     queued: &'a Queued,
+    counts: &'a Counts,
     tell: &'a T,
     /// Since when there is something that was not flushed.
     unflushed: Option<Instant>,
@@ -174,8 +223,10 @@ impl<T: Fn(Event)> Work<'_, T> {
 
     fn write(&mut self, now: Vec<(FragmentId, Persist)>, sync: bool) -> Result<(), StorageError> {
         let sync = sync || now.iter().any(|(_, p)| p.sync);
+        let (begun, bytes) = (Instant::now(), now.iter().map(|(_, p)| p.batch.bytes()).sum());
         let written = self.disc.write(&now, sync);
-        self.queued.less(now.iter().map(|(_, p)| p.batch.bytes()).sum());
+        self.counts.add(now.len(), bytes, sync, begun.elapsed());
+        self.queued.less(bytes);
         written?;
         self.written(sync, now.iter().map(|(f, p)| (*f, p)));
         Ok(())
@@ -406,7 +457,14 @@ mod tests {
             Event::Failed(e) => panic!("{e}"),
         };
         let queued = Queued { bytes: Mutex::new(Some(0)), less: Condvar::new() };
-        let mut work = Work { disc: &disc, queued: &queued, tell: &tell, unflushed: None, lines: VecDeque::new() };
+        let mut work = Work {
+            disc: &disc,
+            queued: &queued,
+            counts: &Counts::default(),
+            tell: &tell,
+            unflushed: None,
+            lines: VecDeque::new(),
+        };
         let job = |index, mark, seq, keys, size| {
             (fragment(index), Persist { batch: batch(seq, keys, size), mark, sync: true })
         };
@@ -439,7 +497,14 @@ mod tests {
             }
         };
         let queued = Queued { bytes: Mutex::new(Some(0)), less: Condvar::new() };
-        let mut work = Work { disc: &disc, queued: &queued, tell: &tell, unflushed: None, lines: VecDeque::new() };
+        let mut work = Work {
+            disc: &disc,
+            queued: &queued,
+            counts: &Counts::default(),
+            tell: &tell,
+            unflushed: None,
+            lines: VecDeque::new(),
+        };
         let job =
             |index, mark, keys, size| (fragment(index), Persist { batch: batch(mark, keys, size), mark, sync: true });
         work.take(vec![job(0, 1, 600, 9000)]).expect("taken");
@@ -511,7 +576,14 @@ mod tests {
                 Event::Failed(e) => panic!("{e}"),
             };
             let queued = Queued { bytes: Mutex::new(Some(0)), less: Condvar::new() };
-            let mut work = Work { disc: &disc, queued: &queued, tell: &tell, unflushed: None, lines: VecDeque::new() };
+            let mut work = Work {
+                disc: &disc,
+                queued: &queued,
+                counts: &Counts::default(),
+                tell: &tell,
+                unflushed: None,
+                lines: VecDeque::new(),
+            };
             // Of each fragment the state before its first batch and after each.
             let mut states: [Vec<State>; 2] = [vec![State::default()], vec![State::default()]];
             let mut staged: [BTreeMap<Bytes, u64>; 2] = Default::default();

@@ -18,7 +18,7 @@ pub(crate) struct Cli {
     /// The data directory of the node to run or to talk to [default: ~/.local/share/tombolo].
     #[arg(long, global = true, env = "TOMBOLO_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// A TOML file with the options of `up`, named alike: name, group, cookie_file, accept_cookie_file, listen, advertise, join, find, truth, multicast, zone, weight, threads, memory_max, disc_max, node_timeout, stopped_timeout, replace_after.
+    /// A TOML file with the options of `up`, named alike: name, group, cookie_file, accept_cookie_file, listen, advertise, join, find, truth, multicast, zone, weight, threads, memory_max, disc_max, http, node_timeout, stopped_timeout, replace_after.
     #[arg(long, global = true, env = "TOMBOLO_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Say more; twice: everything.
@@ -97,6 +97,9 @@ pub(crate) struct Up {
     /// at it, and when less than 192 MiB are free, writes are refused that take more.
     #[arg(long, env = "TOMBOLO_DISC_MAX", value_name = "SIZE")]
     pub disc_max: Option<String>,
+    /// Answer Prometheus at http://IP:PORT/metrics [default: nowhere]. Whoever reaches that address sees what is counted.
+    #[arg(long, env = "TOMBOLO_HTTP", value_name = "IP:PORT")]
+    pub http: Option<SocketAddr>,
     /// A node that is out of reach for so long is given up by the side that has the majority: 4h, 7d, never [default: 4h]. If it comes
     /// back, it is taken in again, and what it took meanwhile is merged.
     #[arg(long, env = "TOMBOLO_NODE_TIMEOUT", value_name = "D")]
@@ -198,6 +201,21 @@ pub(crate) enum Command {
     },
     /// What is counted at all nodes in view, in the form that Prometheus reads.
     Metrics,
+    /// Why something is as it is, in a sentence or two: a node, a table, a fragment (TABLE/3), or a file of a filesystem that is mounted.
+    Why {
+        /// `node NAME`, `table NAME`, `TABLE/N` or a path; a bare name is a table's or a node's.
+        #[arg(required = true, num_args = 1..=2, value_name = "OBJECT")]
+        object: Vec<String>,
+    },
+    /// Nodes, islands, tables, rates and heals, live.
+    Top {
+        /// Print it once, and end.
+        #[arg(long)]
+        once: bool,
+        /// How often it is looked again.
+        #[arg(long, value_name = "D", default_value = "1s")]
+        every: String,
+    },
     /// Who there is: status, what is thought of each and why, when it was last seen, zone, load.
     Nodes {
         /// As one JSON object.
@@ -484,9 +502,14 @@ pub(crate) struct Rebalance {
 #[derive(Args)]
 pub(crate) struct Mount {
     /// The filesystem's name; it is made on first use.
-    pub fs: String,
+    #[arg(required_unless_present = "proc", conflicts_with = "proc")]
+    pub fs: Option<String>,
     /// The directory to mount on; made if it is not there.
-    pub dir: PathBuf,
+    #[arg(required_unless_present = "proc", conflicts_with = "proc")]
+    pub dir: Option<PathBuf>,
+    /// No filesystem, but the cluster itself: every node, table and fragment as files, on this directory.
+    #[arg(long, value_name = "DIR")]
+    pub proc: Option<PathBuf>,
     /// Options: ro, rw, allow_other.
     #[arg(short, value_name = "OPTS", default_value = "")]
     pub options: String,

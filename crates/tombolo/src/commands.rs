@@ -2,10 +2,10 @@
 
 use crate::cli::{BenchCommand, Cli, Command, FsCommand, Mount, SimulateCommand};
 use crate::control::{self, Ask, Told};
-use crate::server::Server;
+use crate::server::{Mountable, Server};
 use crate::{
     bench, bench_cache, bench_fs, conflicts, cookie, doctor, dump, events, map, metrics, nodes, settings, simulate,
-    tables, text, ttl,
+    tables, text, top, ttl, why,
 };
 use anyhow::{Context, Result, anyhow};
 use base64::Engine;
@@ -76,10 +76,7 @@ async fn command(cli: Cli, sources: &ArgMatches) -> Result<u8> {
     let data = settings::data_dir(cli.data)?;
     let data = std::path::absolute(&data).unwrap_or(data);
     match cli.command {
-        Command::Up(up) => {
-            let (settings, cookie) = settings::load(data, cli.config.as_deref(), up)?;
-            Server::start(settings, cookie, false)?.run().await
-        }
+        Command::Up(up) => Server::start(settings::load(data, cli.config.as_deref(), up)?, false)?.run().await,
         Command::Mount(mount) => mount_command(data, cli.config.as_deref(), mount).await,
         Command::Umount { dir } => umount(&data, &dir).await,
         Command::Fs(command) => fs_command(&data, command).await,
@@ -95,6 +92,8 @@ async fn command(cli: Cli, sources: &ArgMatches) -> Result<u8> {
             events::run(&data, events::Wanted { follow, json, node, limit }).await
         }
         Command::Metrics => metrics::run(&data).await,
+        Command::Why { object } => why::run(&data, object).await,
+        Command::Top { once, every } => top::run(&data, once, &every).await,
         Command::Nodes { json } => nodes::list(&data, json).await,
         Command::Condemn { node, force } => nodes::say(&data, node, Word::Condemn(force)).await,
         Command::Leave { node } => nodes::leave(&data, node).await,
@@ -428,7 +427,9 @@ async fn umount(data: &Path, dir: &Path) -> Result<u8> {
 }
 
 async fn mount_command(data: PathBuf, config: Option<&Path>, mount: Mount) -> Result<u8> {
-    let dir = std::path::absolute(&mount.dir)?;
+    let dir = mount.proc.as_ref().or(mount.dir.as_ref()).context("say where to mount")?;
+    let (dir, fs) = (std::path::absolute(dir)?, mount.fs.as_deref());
+    let name = fs.unwrap_or("The cluster");
     fuse::Options::parse(&mount.options).map_err(|e| Usage(e.to_string()))?;
     if !dir.exists() && std::fs::symlink_metadata(&dir).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
         std::fs::create_dir_all(&dir).with_context(|| format!("cannot make the mount point {}", dir.display()))?;
@@ -436,26 +437,26 @@ async fn mount_command(data: PathBuf, config: Option<&Path>, mount: Mount) -> Re
     if mount.background {
         return in_background(&data).await;
     }
-    let told = |fs: &str| println!("{fs}{MOUNTED}{}. It goes with Ctrl-C or: tombolo umount {0}", dir.display());
+    let told = || println!("{name}{MOUNTED}{}. It goes with Ctrl-C or: tombolo umount {0}", dir.display());
     let Ok(mut stream) = connect(&data).await else {
-        let (settings, cookie) = settings::load(data, config, mount.up)?;
-        let server = Server::start(settings, cookie, true)?;
+        let server = Server::start(settings::load(data, config, mount.up)?, true)?;
         println!("Looking for other nodes ...");
-        if let Err((code, text)) = server.mount(&mount.fs, &dir, &mount.options, mount.copies).await {
+        let what = fs.map_or(Mountable::Proc, |fs| Mountable::Fs(fs, mount.copies));
+        if let Err((code, text)) = server.mount(what, &dir, &mount.options).await {
             eprintln!("tombolo: {text}");
             // Without a mount it ends at once, and cleanly.
             server.run().await?;
             return Ok(code);
         }
-        told(&mount.fs);
+        told();
         return server.run().await;
     };
-    let ask = Ask::Mount { fs: mount.fs.clone(), dir: dir.clone(), options: mount.options, copies: mount.copies };
+    let ask = Ask::Mount { fs: fs.map(String::from), dir: dir.clone(), options: mount.options, copies: mount.copies };
     let answer = ask_on(&mut stream, &ask).await?;
     if !matches!(answer, Told::Done) {
-        return done(answer, Some(&mount.fs));
+        return done(answer, Some(name));
     }
-    told(&mount.fs);
+    told();
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let wait = Ask::WaitUnmounted(dir.clone());
     tokio::select! {

@@ -36,8 +36,9 @@ pub(crate) enum Ask {
         to: Option<Bytes>,
         limit: u32,
     },
+    /// No filesystem: the cluster itself.
     Mount {
-        fs: String,
+        fs: Option<String>,
         dir: PathBuf,
         options: String,
         copies: u16,
@@ -63,6 +64,15 @@ pub(crate) enum Ask {
     AlterTable(String, node::Alteration),
     Events(BTreeMap<base::NodeId, node::EventMark>, u32),
     Metrics,
+    Why(Object),
+}
+
+/// What is asked about.
+#[derive(Serialize, Deserialize, Debug)]
+pub(crate) enum Object {
+    Known(node::Object),
+    /// A file of a filesystem.
+    Path(PathBuf),
 }
 
 /// A value that lost a conflict, and what is under its key now.
@@ -94,6 +104,7 @@ pub(crate) enum Told {
     Map(Box<node::Map>),
     /// By node, with its name.
     Events(BTreeMap<base::NodeId, (String, Vec<node::Happened>)>),
+    Text(String),
     /// The same.
     Metrics(BTreeMap<base::NodeId, (String, Vec<node::Sample>)>),
 }

@@ -1,6 +1,7 @@
 //! The binary: command line, configuration, assembly. A library only so that what it reads from outside can be fuzzed.
 
 mod alloc;
+mod around;
 mod bench;
 mod bench_cache;
 mod bench_fs;
@@ -12,6 +13,8 @@ mod cookie;
 mod doctor;
 mod dump;
 mod events;
+mod http;
+mod logging;
 mod map;
 mod metrics;
 mod nodes;
@@ -21,8 +24,10 @@ mod settings;
 mod simulate;
 mod tables;
 mod text;
+mod top;
 mod ttl;
 mod walk;
+mod why;
 
 use clap::{CommandFactory, FromArgMatches};
 use std::process::ExitCode;
@@ -39,17 +44,11 @@ pub fn main() -> ExitCode {
         sigpipe::reset();
     }
     let level = match cli.verbose {
-        0 => "warn,fuser=error,runtime=info,transport=info,tombolo=info,vfs=info",
-        1 => "debug,fjall=warn,lsm_tree=warn,fuser=info",
+        0 => logging::of_level("info"),
+        1 => logging::of_level("debug"),
         _ => "trace",
     };
-    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let filter = tracing_subscriber::EnvFilter::try_from_env("TOMBOLO_LOG").unwrap_or_else(|_| level.into());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
-    match cli.log_format {
-        cli::LogFormat::Text => log.with_target(false).init(),
-        cli::LogFormat::Json => log.json().init(),
-    }
+    logging::begin(level, cli.log_format);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {

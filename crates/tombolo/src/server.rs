@@ -1,15 +1,18 @@
 //! A running node as commands see it: the control socket, the mounts, and the end of both.
 
+use crate::around::{Around, MountSeen};
 use crate::bench;
 use crate::commands::{FAILED, OTHER, UNAVAILABLE, USAGE};
-use crate::control::{self, Ask, Conflict, Told};
+use crate::control::{self, Ask, Conflict, Object, Told};
+use crate::http;
 use crate::service;
-use crate::settings::NewCookie;
+use crate::settings::{Loaded, NewCookie};
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use client::{Database, Error};
 use node::ClientError;
-use runtime::{Handle, Settings};
+use procfs::Proc;
+use runtime::Handle;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,9 +31,18 @@ const CONFLICTS_BYTES: usize = 2 * 1024 * 1024;
 const LOOK: Duration = Duration::from_millis(50);
 
 struct Mount {
-    fs: Arc<Fs>,
+    /// `None`: the cluster itself.
+    fs: Option<Arc<Fs>>,
     name: String,
     mounted: fuse::Mounted,
+}
+
+/// What is mounted.
+pub(crate) enum Mountable<'a> {
+    /// A filesystem, and how many copies it has if it is made.
+    Fs(&'a str, u16),
+    /// The cluster itself.
+    Proc,
 }
 
 /// A node that runs in this process.
@@ -38,13 +50,17 @@ pub(crate) struct Server {
     handle: Handle,
     data: PathBuf,
     mounts: Mutex<BTreeMap<PathBuf, Mount>>,
+    around: Arc<Around>,
+    /// The cluster as files, for all mounts.
+    proc: Arc<Proc>,
     /// `mount` became this node: it goes with its last mount.
     ends_with_mounts: bool,
 }
 
 impl Server {
     /// Starts the node and its control socket.
-    pub(crate) fn start(settings: Settings, cookie: Option<NewCookie>, ends_with_mounts: bool) -> Result<Arc<Server>> {
+    pub(crate) fn start(loaded: Loaded, ends_with_mounts: bool) -> Result<Arc<Server>> {
+        let Loaded { settings, fresh: cookie, around, http } = loaded;
         let (data, name, group) = (settings.data.clone(), settings.name.clone(), settings.group.clone());
         let handle = runtime::start(settings)?;
         if let Some(NewCookie(path)) = cookie {
@@ -53,13 +69,18 @@ impl Server {
             println!("  scp -p {0} OTHER:{0}", path.display());
         }
         println!("Node {name} of group {group} listens on {} and is reached at {}.", handle.listen, handle.advertise);
+        let db = Database::new(handle.clone(), LIMIT);
+        if let Some(addr) = http {
+            println!("Prometheus is answered at http://{}/metrics.", http::start(addr, db.clone())?);
+        }
         let path = control::socket_path(&data);
         // A crash leaves it behind; the directory is locked, so it is ours.
         let _ = std::fs::remove_file(&path);
         let listener =
             UnixListener::bind(&path).with_context(|| format!("cannot make the control socket {}", path.display()))?;
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-        let server = Arc::new(Server { handle, data, mounts: Mutex::default(), ends_with_mounts });
+        let proc = Proc::new(db);
+        let server = Arc::new(Server { handle, data, mounts: Mutex::default(), around, proc, ends_with_mounts });
         tokio::spawn(accept(listener, server.clone()));
         Ok(server)
     }
@@ -120,16 +141,19 @@ impl Server {
     /// `false`: it is not mounted here.
     async fn unmount(&self, dir: &Path) -> bool {
         let Some(Mount { fs, mounted, name }) = self.mounts().remove(dir) else { return false };
+        self.around.unmounted(dir);
         // The kernel asks for what is under way while it unmounts: not on a thread that would have to answer.
         let _ = tokio::task::spawn_blocking(move || mounted.unmount()).await;
-        if let Err(e) = fs.unmount().await {
+        if let Some(fs) = fs
+            && let Err(e) = fs.unmount().await
+        {
             eprintln!("tombolo: unmounting {name} from {}: {e}; what was written last may be lost", dir.display());
         }
         true
     }
 
-    /// Mounts a filesystem of this node.
-    pub(crate) async fn mount(&self, name: &str, dir: &Path, options: &str, copies: u16) -> Result<(), (u8, String)> {
+    /// Mounts a filesystem, or the cluster, on a directory of this machine.
+    pub(crate) async fn mount(&self, what: Mountable<'_>, dir: &Path, options: &str) -> Result<(), (u8, String)> {
         let usage = |e: &dyn std::fmt::Display| (USAGE, e.to_string());
         let fuse_options = fuse::Options::parse(options).map_err(|e| usage(&e))?;
         if self.data.starts_with(dir) {
@@ -141,6 +165,23 @@ impl Server {
                 format!("{} is a mount point already; unmount it first: tombolo umount {0}", dir.display()),
             ));
         }
+        match what {
+            Mountable::Fs(name, copies) => self.mount_fs((name, copies), dir, (options, &fuse_options)).await,
+            Mountable::Proc => {
+                let mounted = fuse::mount_proc(self.proc.clone(), dir, &fuse_options).map_err(refused)?;
+                self.around.mounted(dir, seen("procfs", "", options, None));
+                self.mounts().insert(dir.into(), Mount { fs: None, name: "procfs".into(), mounted });
+                Ok(())
+            }
+        }
+    }
+
+    async fn mount_fs(
+        &self,
+        (name, copies): (&str, u16),
+        dir: &Path,
+        (options, fuse_options): (&str, &fuse::Options),
+    ) -> Result<(), (u8, String)> {
         let db = Database::new(self.handle.clone(), FS_LIMIT);
         let fs_options = MountOptions { copies, ..MountOptions::default() };
         let deadline = tokio::time::Instant::now() + FS_LIMIT;
@@ -154,14 +195,15 @@ impl Server {
                 Err(e) => return Err(code(&e)),
             }
         };
-        match fuse::mount(fs.clone(), name, dir, &fuse_options) {
-            Ok(mounted) => {
-                self.mounts().insert(dir.into(), Mount { fs, name: name.into(), mounted });
+        match fuse::mount(fs.clone(), self.proc.clone(), name, dir, fuse_options) {
+            Ok((mounted, tally)) => {
+                self.around.mounted(dir, seen("walkenfs", name, options, Some(tally)));
+                self.mounts().insert(dir.into(), Mount { fs: Some(fs), name: name.into(), mounted });
                 Ok(())
             }
             Err(e) => {
                 let _ = fs.unmount().await;
-                Err((OTHER, format!("{:#}", anyhow::Error::from(e))))
+                Err(refused(e))
             }
         }
     }
@@ -193,9 +235,16 @@ impl Server {
                 let (rows, next) = db.table(&table).await?.scan(from, to, limit).await?;
                 Told::Rows(rows, next)
             }
-            Ask::Mount { fs, dir, options, copies } => match self.mount(&fs, &dir, &options, copies).await {
-                Ok(()) => Told::Done,
-                Err((code, text)) => Told::Failed(code, text),
+            Ask::Mount { fs, dir, options, copies } => {
+                let what = fs.as_deref().map_or(Mountable::Proc, |fs| Mountable::Fs(fs, copies));
+                match self.mount(what, &dir, &options).await {
+                    Ok(()) => Told::Done,
+                    Err((code, text)) => Told::Failed(code, text),
+                }
+            }
+            Ask::Why(object) => match object {
+                Object::Known(object) => Told::Text(db.why(object).await?),
+                Object::Path(path) => self.why_path(&db, &path).await?,
             },
             Ask::Conflicts { table, index, from, limit } => conflicts(&db, &table, index, from, limit).await?,
             Ask::Nodes => Told::Nodes(Box::new(db.status().await?), crate::nodes::loads(&db).await?),
@@ -223,6 +272,23 @@ impl Server {
         })
     }
 
+    /// Of a file: of its filesystem's tables, in this node's mount of it.
+    async fn why_path(&self, db: &Database, path: &Path) -> Result<Told, Error> {
+        let mount = self
+            .mounts()
+            .iter()
+            .rev()
+            .find(|(dir, m)| path.starts_with(dir) && m.fs.is_some())
+            .map(|(d, m)| (d.clone(), m.name.clone()));
+        let Some((dir, name)) = mount else {
+            return Ok(Told::Failed(
+                FAILED,
+                format!("{} is in no filesystem that this node has mounted", path.display()),
+            ));
+        };
+        crate::why::of_file(db, &name, &dir, path).await
+    }
+
     async fn drop_fs(&self, db: &Database, name: &str) -> Result<Told, Error> {
         if self.mounts().values().any(|m| m.name == name) {
             return Ok(Told::Failed(FAILED, format!("{name} is mounted here; unmount it first")));
@@ -237,6 +303,14 @@ impl Server {
     }
 }
 
+fn refused(e: fuse::MountError) -> (u8, String) {
+    (OTHER, format!("{:#}", anyhow::Error::from(e)))
+}
+
+fn seen(kind: &'static str, fs: &str, options: &str, tally: Option<Arc<fuse::Tally>>) -> MountSeen {
+    MountSeen { kind, fs: fs.into(), options: options.into(), tally }
+}
+
 fn is_dead(dir: &Path) -> bool {
     std::fs::metadata(dir).is_err()
 }
@@ -246,6 +320,7 @@ fn code(e: &Error) -> (u8, String) {
     let code = match e {
         Error::Node(
             ClientError::NoTable(_)
+            | ClientError::NoFragment(..)
             | ClientError::TableExists(_)
             | ClientError::NoNode(_)
             | ClientError::IsBuried(_)

@@ -1,17 +1,20 @@
 //! Settings: defaults, then the TOML file, then the environment, then flags (the last two are clap's).
 
+use crate::around::Around;
 use crate::cli::Up;
 use anyhow::{Context, Result, bail};
 use base::Span;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use membership::Patience;
+use node::Known;
 use providers::{Provider, Source};
 use runtime::{Ceilings, Settings};
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The least that a node's memory may be held to: it takes some itself.
@@ -43,6 +46,7 @@ struct File {
     threads: Option<NonZeroUsize>,
     memory_max: Option<String>,
     disc_max: Option<String>,
+    http: Option<SocketAddr>,
     node_timeout: Option<String>,
     stopped_timeout: Option<String>,
     replace_after: Option<String>,
@@ -83,6 +87,7 @@ struct Resolved {
     weight: Option<u16>,
     threads: Option<NonZeroUsize>,
     ceilings: Ceilings,
+    http: Option<SocketAddr>,
     patience: Patience,
 }
 
@@ -140,24 +145,33 @@ fn weight(weight: Option<u16>) -> Result<Option<u16>> {
     Ok(weight)
 }
 
+fn ceiling(what: &str, text: &str, least: u64) -> Result<Option<u64>> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let bytes = crate::text::size_bytes(text).map_err(|e| anyhow::anyhow!("{what}: {e}"))?;
+    if bytes < least {
+        bail!("{what} {text:?} is too little: at least {} MiB, or none", least >> 20)
+    }
+    Ok(Some(bytes))
+}
+
+/// What a node's memory may be held to: a size, or `none`.
+pub(crate) fn memory_max(text: &str) -> Result<Option<u64>> {
+    ceiling("memory_max", text, MEMORY_MAX_MIN)
+}
+
+/// What its data may be held to, said alike.
+pub(crate) fn disc_max(text: &str) -> Result<Option<u64>> {
+    ceiling("disc_max", text, DISC_MAX_MIN)
+}
+
 fn ceilings(memory: Option<String>, disc: Option<String>) -> Result<Ceilings> {
-    let size = |what: &str, text: &str, least: u64| {
-        let bytes = crate::text::size_bytes(text).map_err(|e| anyhow::anyhow!("{what}: {e}"))?;
-        if bytes < least {
-            bail!("{what} {text:?} is too little: at least {} MiB, or none", least >> 20)
-        }
-        Ok(bytes)
-    };
-    let read = |what: &str, text: Option<String>, least: u64, usual: Option<u64>| match text.as_deref() {
-        None => Ok(usual),
-        Some("none") => Ok(None),
-        Some(text) => size(what, text, least).map(Some),
-    };
     // The rest is for what the allocator cannot use, and for others.
-    let most = runtime::available_memory().map(|bytes| (bytes / 4 * 3).max(MEMORY_MAX_MIN));
+    let usual = || runtime::available_memory().map(|bytes| (bytes / 4 * 3).max(MEMORY_MAX_MIN));
     Ok(Ceilings {
-        memory: read("memory_max", memory, MEMORY_MAX_MIN, most)?,
-        disc: read("disc_max", disc, DISC_MAX_MIN, None)?,
+        memory: memory.map_or_else(|| Ok(usual()), |text| memory_max(&text))?,
+        disc: disc.map_or(Ok(None), |text| disc_max(&text))?,
         used: crate::alloc::in_use,
     })
 }
@@ -197,6 +211,7 @@ fn resolve(data: &Path, file: File, up: Up) -> Result<Resolved> {
         weight: weight(up.weight.or(file.weight))?,
         threads: up.threads.or(file.threads),
         ceilings: ceilings(up.memory_max.or(file.memory_max), up.disc_max.or(file.disc_max))?,
+        http: up.http.or(file.http),
         patience: patience(
             up.node_timeout.or(file.node_timeout),
             up.stopped_timeout.or(file.stopped_timeout),
@@ -211,8 +226,17 @@ pub(crate) fn places(data: &Path, config: Option<&Path>, up: Up) -> Result<(Path
     Ok((resolved.cookie_file, resolved.listen, resolved.multicast))
 }
 
+/// What a node is started with, and what this program is.
+pub(crate) struct Loaded {
+    pub settings: Settings,
+    /// There was no secret: one was made.
+    pub fresh: Option<NewCookie>,
+    pub around: Arc<Around>,
+    pub http: Option<SocketAddr>,
+}
+
 /// Puts together what a node is started with.
-pub(crate) fn load(data: PathBuf, config: Option<&Path>, up: Up) -> Result<(Settings, Option<NewCookie>)> {
+pub(crate) fn load(data: PathBuf, config: Option<&Path>, up: Up) -> Result<Loaded> {
     let resolved = resolve(&data, read(config)?, up)?;
     let kept = crate::cookie::beside(&resolved.cookie_file).into_iter().find(|path| path.exists());
     if let Some(kept) = kept.filter(|_| !resolved.cookie_file.exists()) {
@@ -223,6 +247,8 @@ pub(crate) fn load(data: PathBuf, config: Option<&Path>, up: Up) -> Result<(Sett
     let beside = crate::cookie::beside(&resolved.cookie_file).into_iter().filter(|path| path.exists());
     let accept = resolved.accept.iter().cloned().chain(beside).map(|path| Ok(runtime::Cookie::load(&path)?.bytes));
     let accept = accept.collect::<Result<Vec<_>>>()?;
+    let told = listed(&resolved).into_iter().map(|(name, value)| (name, known(value)));
+    let around = Around::new([("data", data.to_string_lossy().as_ref().into())].into_iter().chain(told).collect());
     let settings = Settings {
         data,
         name: resolved.name,
@@ -239,10 +265,12 @@ pub(crate) fn load(data: PathBuf, config: Option<&Path>, up: Up) -> Result<(Sett
         functions: Default::default(),
         threads: resolved.threads.map(NonZeroUsize::get),
         ceilings: resolved.ceilings,
+        host: around.clone(),
         discover_delay: Duration::from_secs(3),
         patience: resolved.patience,
     };
-    Ok((settings, cookie.fresh.then_some(NewCookie(resolved.cookie_file))))
+    let fresh = cookie.fresh.then_some(NewCookie(resolved.cookie_file));
+    Ok(Loaded { settings, fresh, around, http: resolved.http })
 }
 
 /// Prints the options as a config file that says the same, with where each comes from.
@@ -265,33 +293,15 @@ pub(crate) fn print(data: &Path, config: Option<&Path>, up: Up, sources: &ArgMat
         ("threads", file.threads.is_some()),
         ("memory_max", file.memory_max.is_some()),
         ("disc_max", file.disc_max.is_some()),
+        ("http", file.http.is_some()),
         ("node_timeout", file.node_timeout.is_some()),
         ("stopped_timeout", file.stopped_timeout.is_some()),
         ("replace_after", file.replace_after.is_some()),
     ];
-    let resolved = resolve(data, file, up)?;
-    let values = [
-        Some(toml_text(&resolved.name)),
-        Some(toml_text(&resolved.group)),
-        Some(toml_text(&resolved.cookie_file.to_string_lossy())),
-        Some(array(resolved.accept.iter().map(|p| p.to_string_lossy().into_owned()))),
-        resolved.listen.map(|addr| toml_text(&addr.to_string())),
-        resolved.advertise.map(|addr| toml_text(&addr.to_string())),
-        Some(array(resolved.join.iter().map(ToString::to_string))),
-        Some(array(sources_of(&resolved.providers, false))),
-        Some(array(sources_of(&resolved.providers, true))),
-        Some(resolved.multicast.to_string()),
-        resolved.zone.as_deref().map(toml_text),
-        resolved.weight.map(|n| n.to_string()),
-        resolved.threads.map(|n| n.to_string()),
-        Some(toml_text(&size_text(resolved.ceilings.memory))),
-        Some(toml_text(&size_text(resolved.ceilings.disc))),
-        Some(toml_text(&duration_text(resolved.patience.node))),
-        Some(toml_text(&duration_text(resolved.patience.stopped))),
-        Some(toml_text(&duration_text(Some(resolved.patience.replace)))),
-    ];
+    let values = listed(&resolve(data, file, up)?);
     println!("# The data directory is {}", data.display());
-    for ((name, in_file), value) in named.into_iter().zip(values) {
+    for (name, value) in values {
+        let in_file = named.iter().any(|(of, given)| *of == name && *given);
         let id = if name == "multicast" { "no_multicast" } else { name };
         let given = sources.and_then(|s| s.value_source(id));
         let from = match given {
@@ -308,16 +318,50 @@ pub(crate) fn print(data: &Path, config: Option<&Path>, up: Up, sources: &ArgMat
     Ok(0)
 }
 
+/// The options by name, as they came to be; `None`: not set.
+fn listed(resolved: &Resolved) -> Vec<(&'static str, Option<toml::Value>)> {
+    let text = |text: &str| Some(toml::Value::String(text.into()));
+    let number = |n: Option<usize>| n.map(|n| toml::Value::Integer(n as i64));
+    let array = |all: Vec<String>| Some(toml::Value::Array(all.into_iter().map(toml::Value::String).collect()));
+    let addr = |addr: Option<SocketAddr>| addr.map(|addr| toml::Value::String(addr.to_string()));
+    vec![
+        ("name", text(&resolved.name)),
+        ("group", text(&resolved.group)),
+        ("cookie_file", text(&resolved.cookie_file.to_string_lossy())),
+        ("accept_cookie_file", array(resolved.accept.iter().map(|p| p.to_string_lossy().into_owned()).collect())),
+        ("listen", addr(resolved.listen)),
+        ("advertise", addr(resolved.advertise)),
+        ("join", array(resolved.join.iter().map(ToString::to_string).collect())),
+        ("find", array(sources_of(&resolved.providers, false).collect())),
+        ("truth", array(sources_of(&resolved.providers, true).collect())),
+        ("multicast", Some(toml::Value::Boolean(resolved.multicast))),
+        ("zone", resolved.zone.as_deref().and_then(text)),
+        ("weight", number(resolved.weight.map(usize::from))),
+        ("threads", number(resolved.threads.map(NonZeroUsize::get))),
+        ("memory_max", text(&size_text(resolved.ceilings.memory))),
+        ("disc_max", text(&size_text(resolved.ceilings.disc))),
+        ("http", addr(resolved.http)),
+        ("node_timeout", text(&duration_text(resolved.patience.node))),
+        ("stopped_timeout", text(&duration_text(resolved.patience.stopped))),
+        ("replace_after", text(&duration_text(Some(resolved.patience.replace)))),
+    ]
+}
+
+/// The same, as it is told of.
+fn known(value: Option<toml::Value>) -> Known {
+    match value {
+        None => Known::Nothing,
+        Some(toml::Value::Boolean(flag)) => flag.into(),
+        Some(toml::Value::Integer(n)) => (n.max(0) as u64).into(),
+        Some(toml::Value::Array(all)) => {
+            Known::List(all.iter().filter_map(|item| item.as_str()).map(String::from).collect())
+        }
+        Some(other) => other.as_str().unwrap_or_default().into(),
+    }
+}
+
 fn sources_of(all: &[Provider], authoritative: bool) -> impl Iterator<Item = String> + '_ {
     all.iter().filter(move |p| p.authoritative == authoritative).map(|p| p.source.to_string())
-}
-
-fn array(items: impl Iterator<Item = String>) -> String {
-    toml::Value::Array(items.map(toml::Value::String).collect()).to_string()
-}
-
-fn toml_text(text: &str) -> String {
-    toml::Value::String(text.into()).to_string()
 }
 
 #[cfg(fuzzing)]

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Net, Node, Scratch, cluster, says, wait, wait_or};
+use common::{Net, Node, Scratch, cluster, says, three, wait, wait_or};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -423,4 +423,25 @@ fn what_is_written_to_a_table_that_the_other_side_drops_is_not_lost() {
     wait("the table that was changed has what it had", 20, || {
         nodes.iter().all(|n| n.ask(&["get", "kept", "before"]).stdout == b"b")
     });
+}
+
+/// A side on which nothing was written has nothing to give: it is merged as soon as any, and not asked for it again and again.
+#[test]
+fn a_node_that_slept_is_back_at_once_though_nothing_happened_meanwhile() {
+    need_namespaces!();
+    let (scratch, net) = (Scratch::new(), Net::new(3));
+    let nodes = three(&scratch, &net);
+    nodes[0].tell(&["table", "create", "t", "--fragments", "12", "--copies", "3"]);
+    nodes[0].in_sync(3, 40);
+    nodes[2].signal("STOP");
+    partitioned(&nodes[..2], 1);
+    // The others lead what it led.
+    nodes[0].in_sync(2, 30);
+    nodes[2].signal("CONT");
+    nodes.iter().for_each(|n| n.sees(3, 40));
+    // Far less than the longest that a heal that does not get on is waited for.
+    nodes.iter().for_each(|n| n.in_sync(3, 30));
+    for node in &nodes {
+        wait_or(|| node.status(), 30, || node.status().contains("\"healing\":null"));
+    }
 }

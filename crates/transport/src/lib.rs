@@ -191,6 +191,11 @@ impl Transport {
         }
     }
 
+    /// How many bytes of frames were sent through a link that stands, and how many were received.
+    pub fn traffic(&self, link: LinkId) -> Option<(u64, u64)> {
+        self.shared.links().get(&link).map(Link::traffic)
+    }
+
     /// Closes a link, after what is queued has been sent.
     pub fn close(&self, link: LinkId) {
         self.shared.links().remove(&link);

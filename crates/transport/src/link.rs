@@ -6,7 +6,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use snow::StatelessTransportState;
 use std::io::{Error, ErrorKind, Result};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -34,13 +34,27 @@ pub(crate) struct Link {
     queue: mpsc::UnboundedSender<Bytes>,
     /// Bytes queued and not yet handed to the system: what bounds the queue.
     queued: Arc<AtomicUsize>,
+    traffic: Arc<Traffic>,
+}
+
+/// How many bytes of frames went each way.
+#[derive(Default)]
+struct Traffic {
+    sent: AtomicU64,
+    received: AtomicU64,
 }
 
 impl Link {
     /// `false`: the queue is full.
     pub(crate) fn send(&self, frame: Bytes) -> bool {
         let queued = self.queued.fetch_add(frame.len() + 4, Ordering::Relaxed);
+        self.traffic.sent.fetch_add(frame.len() as u64, Ordering::Relaxed);
         queued < QUEUE_BYTES_MAX && self.queue.send(frame).is_ok()
+    }
+
+    /// How many bytes of frames were sent, and how many were received.
+    pub(crate) fn traffic(&self) -> (u64, u64) {
+        (self.traffic.sent.load(Ordering::Relaxed), self.traffic.received.load(Ordering::Relaxed))
     }
 
     pub(crate) fn idle(&self) -> bool {
@@ -60,13 +74,14 @@ pub(crate) async fn run(mut stream: TcpStream, addr: SocketAddr, dialled: bool, 
     let (queue, frames) = mpsc::unbounded_channel();
     let queued = Arc::new(AtomicUsize::new(0));
     let link = shared.next_link();
-    shared.links().insert(link, Link { queue, queued: queued.clone() });
+    let traffic: Arc<Traffic> = Arc::default();
+    shared.links().insert(link, Link { queue, queued: queued.clone(), traffic: traffic.clone() });
     if shared.events.send(Event::Linked { link, dialled, addr, hello }).await.is_err() {
         return true;
     }
     let sender = tokio::spawn(send_frames(write, noise.clone(), frames, queued));
     input.socket = Some(read);
-    let _ = receive_frames(input, &noise, link, shared, sender).await;
+    let _ = receive_frames(input, &noise, (link, &traffic), shared, sender).await;
     shared.links().remove(&link);
     let _ = shared.events.send(Event::Unlinked(link)).await;
     true
@@ -187,7 +202,7 @@ impl Input {
 async fn receive_frames(
     mut input: Input,
     noise: &StatelessTransportState,
-    link: LinkId,
+    (link, traffic): (LinkId, &Traffic),
     shared: &Shared,
     mut sender: tokio::task::JoinHandle<()>,
 ) -> Result<()> {
@@ -195,6 +210,7 @@ async fn receive_frames(
     let (mut socket, mut buffer) = (socket, BytesMut::with_capacity(RECEIVE_BYTES));
     loop {
         while let Some(frame) = input.frame()? {
+            traffic.received.fetch_add(frame.len() as u64, Ordering::Relaxed);
             if shared.events.send(Event::Frame(link, frame)).await.is_err() {
                 return Ok(());
             }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// The first byte of every frame and stored value of ours: the version of its form, the major one in the upper half. Of one major
 /// version, a higher minor one may have more fields at the end of what is encoded, and more kinds of frames; it reads what a
 /// lower one wrote with nothing (0, none, empty) in those fields.
-pub const FORMAT: u8 = 0x36;
+pub const FORMAT: u8 = 0x37;
 /// How many fields' worth of bytes a higher minor version may have added.
 const ADDED_BYTES_MAX: usize = 64;
 

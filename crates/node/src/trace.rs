@@ -1,0 +1,125 @@
+//! Where the time of a request went: what is told of those that took long, at every node that had a part in them.
+
+use crate::gateway::{Pending, What};
+use crate::io::{Effect, Notice};
+use crate::node::Node;
+use base::{FragmentId, Instant, NodeId, Span};
+
+/// From when on a request is slow, unless somebody says otherwise.
+pub const SLOW_AFTER: Span = Span::ms(500);
+
+/// A request that took long, as one node saw it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Slow {
+    /// The request: the first eight digits of the id of the node whose client asked, that node's how-manieth start, and a number.
+    /// Every node that has a part in it knows it by the same.
+    pub request: String,
+    /// `read` or `write`.
+    pub what: &'static str,
+    /// Of which fragment.
+    pub fragment: FragmentId,
+    /// How long it took at this node.
+    pub took: Span,
+    /// What with, for people.
+    pub spent: String,
+}
+
+/// Requests that ended and were slow, until they are told of.
+pub(crate) struct Traces {
+    pub after: Span,
+    ended: Vec<Ended>,
+}
+
+struct Ended {
+    number: u64,
+    what: &'static str,
+    fragment: FragmentId,
+    took: Span,
+    /// Until it was first sent.
+    waited: Span,
+    attempts: u32,
+    /// Who had it last, and for how long.
+    last: Option<(NodeId, Span)>,
+}
+
+impl Default for Traces {
+    fn default() -> Traces {
+        Traces { after: SLOW_AFTER, ended: Vec::new() }
+    }
+}
+
+impl Traces {
+    /// A request has ended, whatever became of it.
+    pub(crate) fn end(&mut self, now: Instant, number: u64, pending: &Pending) {
+        let took = now - pending.asked;
+        if took < self.after {
+            return;
+        }
+        self.ended.push(Ended {
+            number,
+            what: if matches!(pending.what, What::Read(_)) { "read" } else { "write" },
+            fragment: pending.fragment,
+            took,
+            waited: pending.sent.map_or(took, |sent| sent - pending.asked),
+            attempts: pending.attempts,
+            last: pending.attempt.map(|(node, since)| (node, now - since)),
+        });
+    }
+}
+
+impl Node {
+    fn request_name(&self, node: NodeId, number: u64) -> String {
+        let incarnation = match self.peers.get(node) {
+            Some(peer) => peer.hello.incarnation,
+            None => self.config.incarnation,
+        };
+        format!("{:08x}.{incarnation}.{number}", node.0 >> 32)
+    }
+
+    /// Tells of the slow requests of local clients.
+    pub(crate) fn tell_slow(&mut self, out: &mut Vec<Effect>) {
+        for ended in std::mem::take(&mut self.gateway.traces.ended) {
+            let spent = match ended.last {
+                None => format!("nobody who leads was found ({} tries)", ended.attempts),
+                Some((node, had)) => {
+                    let tries = if ended.attempts > 1 {
+                        format!(" at the last of {} tries", ended.attempts)
+                    } else {
+                        "".into()
+                    };
+                    let waited = ended.waited.as_ms();
+                    format!(
+                        "{waited} ms until it was first sent, {} ms with {}{tries}",
+                        had.as_ms(),
+                        self.name_of(node)
+                    )
+                }
+            };
+            let request = self.request_name(self.config.me, ended.number);
+            let (what, fragment, took) = (ended.what, ended.fragment, ended.took);
+            out.push(Effect::Notice(Notice::Slow(Slow { request, what, fragment, took, spent })));
+        }
+    }
+
+    /// Another node's request was answered by a copy here.
+    pub(crate) fn tell_slow_answer(
+        &self,
+        (from, number): (NodeId, u64),
+        fragment: FragmentId,
+        (what, took): (&'static str, Span),
+        out: &mut Vec<Effect>,
+    ) {
+        if took < self.gateway.traces.after {
+            return;
+        }
+        let decided = self.copies.with(fragment, replica::Copy::decided).flatten();
+        let last = match decided.filter(|_| what == "write") {
+            Some(node) if node == self.config.me => "; its own disc acknowledged last".to_string(),
+            Some(node) => format!("; {} acknowledged last", self.name_of(node)),
+            None => String::new(),
+        };
+        let spent = format!("answered here, for {}{last}", self.name_of(from));
+        let request = self.request_name(from, number);
+        out.push(Effect::Notice(Notice::Slow(Slow { request, what, fragment, took, spent })));
+    }
+}
