@@ -20,3 +20,23 @@ pub const FRAGMENTS_MAX: u16 = 1024;
 pub const ERA_MAX: u16 = 2047;
 /// Where a node listens unless it is told otherwise, TCP and UDP.
 pub const PORT: u16 = 7474;
+
+/// Cuts a text to at most so many bytes, between two characters.
+pub fn shorten(text: &mut String, bytes_max: usize) {
+    let end = (0..=bytes_max.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text.truncate(end.unwrap_or(0));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_cut_between_two_characters() {
+        for (most, expected) in [(0, ""), (1, "a"), (2, "a"), (3, "aü"), (9, "aü")] {
+            let mut text = "aü".to_string();
+            shorten(&mut text, most);
+            assert_eq!(text, expected);
+        }
+    }
+}

@@ -458,7 +458,8 @@ impl Filesystem for Adapter {
         self.spawn(Call::Readdir, |fs| async move {
             match fs.listing(fh.0, offset == 0).await {
                 Ok(listing) => {
-                    for (i, e) in listing.iter().enumerate().skip(offset as usize) {
+                    let hidden = |name: &[u8]| ino == INodeNo::ROOT && name == PROC.as_bytes();
+                    for (i, e) in listing.iter().enumerate().skip(offset as usize).filter(|(_, e)| !hidden(&e.name)) {
                         let full =
                             reply.add(INodeNo(e.ino), i as u64 + 1, file_type(e.kind), OsStr::from_bytes(&e.name));
                         if full {
@@ -489,8 +490,8 @@ impl Filesystem for Adapter {
                 Err(e) => return reply.error(errno(&e)),
             };
             for (i, (e, a)) in part.iter().zip(attrs).enumerate() {
-                // Gone since it was listed.
-                let Some(a) = a else { continue };
+                // Gone since it was listed, or where the cluster is.
+                let Some(a) = a.filter(|_| !(ino == INodeNo::ROOT && e.name[..] == *PROC.as_bytes())) else { continue };
                 let next = (from + i) as u64 + 1;
                 if reply.add(INodeNo(e.ino), next, OsStr::from_bytes(&e.name), &TTL, &attr(&a), Generation(0)) {
                     break;

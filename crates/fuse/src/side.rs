@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::Handle;
 
 /// For so long the kernel takes names to lead to what it was told: what is read is not older than this, and than what was asked for
@@ -34,7 +34,9 @@ fn errno(e: ProcError) -> Errno {
     }
 }
 
-type Listings = HashMap<u64, Arc<Vec<Entry>>>;
+/// Names, and when they were looked up.
+type Listing = (Vec<Entry>, Instant);
+type Listings = HashMap<u64, Arc<Listing>>;
 
 /// procfs, for the kernel.
 #[derive(Clone)]
@@ -195,12 +197,13 @@ impl Side {
     }
 
     /// What was in the directory when it was begun to be read.
-    async fn listing(&self, ino: u64, fh: u64, anew: bool) -> Result<Arc<Vec<Entry>>, ProcError> {
+    async fn listing(&self, ino: u64, fh: u64, anew: bool) -> Result<Arc<Listing>, ProcError> {
         let known = self.listings().get(&fh).filter(|_| !anew).cloned();
         if let Some(listing) = known {
             return Ok(listing);
         }
-        let listing = Arc::new(self.proc.list(ino).await?);
+        let at = Instant::now();
+        let listing = Arc::new((self.proc.list(ino).await?, at));
         self.listings().insert(fh, listing.clone());
         Ok(listing)
     }
@@ -210,7 +213,7 @@ impl Side {
         self.run(async move {
             match side.listing(ino, fh.0, offset == 0).await {
                 Ok(listing) => {
-                    for (i, e) in listing.iter().enumerate().skip(offset as usize) {
+                    for (i, e) in listing.0.iter().enumerate().skip(offset as usize) {
                         let a = side.attr(&e.attr);
                         if reply.add(a.ino, i as u64 + 1, a.kind, &e.name) {
                             break;
@@ -228,9 +231,12 @@ impl Side {
         self.run(async move {
             match side.listing(ino, fh.0, offset == 0).await {
                 Ok(listing) => {
-                    for (i, e) in listing.iter().enumerate().skip(offset as usize) {
+                    // Whoever reads a directory slowly is told names that are old by now: they are looked up again.
+                    let is_old = listing.1.elapsed() > TTL;
+                    for (i, e) in listing.0.iter().enumerate().skip(offset as usize) {
                         let a = side.attr(&e.attr);
-                        if reply.add(a.ino, i as u64 + 1, &e.name, &ttl(&e.attr), &a, Generation(0)) {
+                        let ttl = if is_old { Duration::ZERO } else { ttl(&e.attr) };
+                        if reply.add(a.ino, i as u64 + 1, &e.name, &ttl, &a, Generation(0)) {
                             break;
                         }
                         side.proc.told(e);

@@ -42,8 +42,8 @@ pub enum Question {
     Metrics,
     /// What is known there of this?
     Facts(Subject),
-    /// What did its log say since that line, by number; at most so many lines.
-    Log(u64, u32),
+    /// What did its log say since that line; at most so many lines.
+    Log(Mark, u32),
     /// Set one of its knobs.
     Set(String, String),
 }

@@ -21,6 +21,8 @@ pub enum Subject {
     Node,
     /// A table, by its name, as that node sees it.
     Table(String),
+    /// When islands met, in fragments that are led there.
+    Heals,
 }
 
 /// What is known at a path.
@@ -149,6 +151,7 @@ impl Node {
         let mut all = Facts::default();
         match subject {
             Subject::Node => self.facts_of_node(now, &mut all),
+            Subject::Heals => all.put("heals", self.heal_lines()),
             Subject::Table(name) => {
                 if let Some(def) = self.tables().get(name) {
                     self.facts_of_table(now, def, &mut all);
@@ -180,7 +183,6 @@ impl Node {
         all.put("foreign", s.foreign);
         all.put("conflicts", s.conflicts);
         all.put("conflicts_bytes", s.conflict_bytes);
-        all.put("heals", self.heal_lines());
         ["buried", "peers", "tasks"].into_iter().for_each(|dir| all.dir(dir));
         all.below(&["roster"], |all| s.nodes.iter().for_each(|line| self.facts_of_roster(&s, line, all)));
         all.below(&["buried"], |all| s.buried.iter().for_each(|b| all.put(&segment(&b.name), b.why.as_str())));

@@ -189,6 +189,8 @@ pub(crate) struct Pending {
     pub asked: Instant,
     pub sent: Option<Instant>,
     pub attempts: u32,
+    /// Who had it last, since when.
+    pub last: Option<(NodeId, Instant)>,
     /// To whom, since when.
     pub attempt: Option<(NodeId, Instant)>,
     pub not_before: Instant,
@@ -272,6 +274,7 @@ impl Gateway {
             asked: now,
             sent: None,
             attempts: 0,
+            last: None,
             attempt: None,
             not_before: now,
             pause: Span(0),
@@ -367,7 +370,7 @@ impl Gateway {
     /// It is on its way to somebody, or to the copy beside it.
     pub(crate) fn attempted(&mut self, now: Instant, number: u64, to: NodeId, here: bool) {
         let Some(pending) = self.pending.get_mut(&number) else { return };
-        (pending.attempt, pending.read_here) = (Some((to, now)), here);
+        (pending.attempt, pending.last, pending.read_here) = (Some((to, now)), Some((to, now)), here);
         (pending.sent, pending.attempts) = (pending.sent.or(Some(now)), pending.attempts.saturating_add(1));
         self.idle.remove(&number);
     }

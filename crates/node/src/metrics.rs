@@ -93,7 +93,7 @@ impl Sums {
         }
     }
 
-    fn tell(self, def: &TableDef, all: &mut Vec<Sample>) {
+    fn tell(self, def: &TableDef, wanted: u16, all: &mut Vec<Sample>) {
         let mut put = |name, value: Value| all.push(Sample::new(name, value.0).of("table", def.name.clone()));
         put("tombolo_table_copies", self.copies.into());
         put("tombolo_table_fragments_led", self.led.into());
@@ -105,7 +105,7 @@ impl Sums {
         }
         let Some(in_sync) = self.in_sync else { return };
         put("tombolo_table_in_sync_min", u64::from(in_sync).into());
-        put("tombolo_table_copies_wanted", u64::from(def.options.copies).into());
+        put("tombolo_table_copies_wanted", u64::from(wanted).into());
         put("tombolo_table_records", self.records.into());
         put("tombolo_table_bytes", self.bytes.into());
         put("tombolo_table_uncommitted_entries", self.uncommitted.into());
@@ -144,6 +144,7 @@ impl Node {
             Sample::new("tombolo_shortage_level", f64::from(self.shortage.disc as u8)).of("of", "disc"),
             Sample::new("tombolo_conflicts_kept", self.ledger_size().0),
             Sample::new("tombolo_conflicts_kept_bytes", self.ledger_size().1),
+            Sample::new("tombolo_slow_requests_total", self.gateway.traces.count),
             Sample::new("tombolo_swim_suspicions_total", self.peers.doubts),
             Sample::new("tombolo_peers_given_up_total", self.peers.given_up),
             Sample::new("tombolo_foreign_senders", self.discovery.foreign()),
@@ -167,7 +168,7 @@ impl Node {
             let unled = def.all().filter(|fragment| self.lead_of(*fragment).is_none()).count();
             all.push(Sample::new("tombolo_table_fragments_unled", unled).of("table", def.name.clone()));
             if let Some(sums) = sums.remove(&def.id) {
-                sums.tell(def, &mut all);
+                sums.tell(def, self.copies_of(def), &mut all);
             }
         }
         all

@@ -10,7 +10,7 @@ use crate::graves::Grave;
 use crate::io::{Effect, Input, LinkId, Notice, OpId};
 use crate::lifecycle::Lives;
 use crate::peers::Peers;
-use crate::schema::{self, BadTable, TableDef, TableOptions, sys_fragment, sys_table};
+use crate::schema::{self, TableDef, TableOptions, sys_fragment, sys_table};
 use base::{FragmentId, Instant, NodeId, Now, Span, TableId, Version};
 use bytes::Bytes;
 use discovery::Discovery;
@@ -623,10 +623,6 @@ impl Node {
             Op::Write(fragment, batch, wait) => {
                 if let Err(refusal) = batch.validate() {
                     return self.reply(op, OpReply::Outcome(Outcome::Failed(refusal)), out);
-                }
-                if let Some(older) = self.older_than(&batch) {
-                    let bad = BadTable::OlderNode(self.table_of(fragment), older);
-                    return self.reply(op, OpReply::Error(bad.into()), out);
                 }
                 (fragment, What::Write { batch, branches: Vec::new() }, wait)
             }

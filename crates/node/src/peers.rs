@@ -162,7 +162,7 @@ impl Peers {
             // What still comes through them is of the process before.
             close.extend(peer.links.drain(..).map(|l| l.id));
             self.by_link.retain(|link, _| !close.contains(link));
-            peer.swim = None;
+            (peer.swim, peer.rtt) = (None, None);
         }
         if self.up.contains(&node) {
             peer.swim = Some(true);
@@ -276,7 +276,7 @@ impl Peers {
             state: p.state(now),
             addr: p.addr,
             incarnation: p.hello.incarnation,
-            rtt: p.rtt,
+            rtt: p.rtt.filter(|_| !p.links.is_empty()),
             ahead_ms: p.offset,
             flaps: p.flaps,
         };

@@ -81,11 +81,6 @@ pub struct TableOptions {
 }
 
 impl TableOptions {
-    /// Is there something that nodes of form 3.2 and earlier take no notice of?
-    pub(crate) fn is_new(&self) -> bool {
-        self.ttl_ms.is_some() || self.is_bounded() || self.evict != Evict::Reject || self.per != Per::Cluster
-    }
-
     /// Has it a bound?
     pub fn is_bounded(&self) -> bool {
         self.max_records.is_some() || self.max_bytes.is_some()
@@ -155,13 +150,6 @@ pub struct Alteration {
 }
 
 impl Alteration {
-    /// Is it of something that nodes of form 3.2 and earlier take no notice of?
-    pub(crate) fn is_new(&self) -> bool {
-        let bound = self.max_records.is_some() || self.max_bytes.is_some();
-        let bound = bound || self.per.is_some() || self.evict.is_some();
-        self.storage.is_some() || self.ttl_ms.is_some() || bound || self.fragments.is_some()
-    }
-
     pub(crate) fn apply(self, options: &mut TableOptions) {
         options.copies = self.copies.unwrap_or(options.copies);
         options.durability = self.durability.unwrap_or(options.durability);
@@ -367,9 +355,6 @@ pub enum BadTable {
     /// Somebody is missing.
     #[error("table {0}: the number of fragments is changed only while no node is missing; see `tombolo status`")]
     NotWhole(String),
-    /// A node runs a program that does not know how to do it.
-    #[error("table {0}: the node {1} runs an older version, which would not take notice: update it first")]
-    OlderNode(String, String),
     /// It has as many copies as the table that it lies beside.
     #[error("table {0} lies beside another, and has as many copies: change those of that one")]
     CopiesBeside(String),

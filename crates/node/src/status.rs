@@ -317,17 +317,16 @@ impl Node {
 
     /// A node's name; two of one name are told apart by the larger id's `~XXXX`.
     pub(crate) fn name_of(&self, node: NodeId) -> String {
-        let named = |node: NodeId| {
-            let listed = self.roster().get(&node).map(|e| e.name.clone());
-            let own = || (node == self.config.me).then(|| self.config.name.clone());
-            let given = self.lives.names.get(&node).cloned().or_else(own).or(listed);
-            given.or_else(|| self.peers.get(node).map(|p| p.hello.name.clone()))
+        let named = |node: NodeId| -> Option<&str> {
+            let listed = self.roster().get(&node).map(|e| e.name.as_str());
+            let own = || (node == self.config.me).then_some(self.config.name.as_str());
+            let given = self.lives.names.get(&node).map(String::as_str).or_else(own).or(listed);
+            given.or_else(|| self.peers.get(node).map(|p| p.hello.name.as_str()))
         };
-        let name = named(node);
-        let Some(name) = name else { return node.to_string() };
+        let Some(name) = named(node) else { return node.to_string() };
         let known = self.roster().keys().chain([&self.config.me]);
-        let twin = known.filter(|other| **other < node).any(|other| named(*other).as_ref() == Some(&name));
-        if twin { format!("{name}~{:04x}", node.0 >> 48) } else { name }
+        let twin = known.filter(|other| **other < node).any(|other| named(*other) == Some(name));
+        if twin { format!("{name}~{:04x}", node.0 >> 48) } else { name.into() }
     }
 }
 

@@ -1,6 +1,5 @@
 //! Tables are made, changed and dropped: records of the system table.
 
-use crate::frame::PROTOCOL;
 use crate::gateway::{ClientError, Next, Op, OpReply, What};
 use crate::io::{Effect, OpId};
 use crate::layout::BadCount;
@@ -49,9 +48,6 @@ impl Node {
             return self.reply(op, if may_exist { OpReply::Table(def) } else { error }, out);
         }
         options.once_on_disc = false;
-        if let Some(older) = self.older().filter(|_| options.is_new()) {
-            return self.reply(op, OpReply::Error(BadTable::OlderNode(name, older).into()), out);
-        }
         let beside = match self.check_beside(&name, None, &mut options) {
             Ok(beside) => beside,
             Err(bad) => return self.reply(op, OpReply::Error(bad.into()), out),
@@ -68,7 +64,7 @@ impl Node {
         let dropped = dropped.and_then(|r| r.value);
         let generation = dropped.and_then(|v| Some(u64::from_be_bytes(v[..].try_into().ok()?))).unwrap_or(0);
         let mut def = TableDef::new(&name, options.clone(), generation, nodes.clone());
-        def.layout.lined = self.older().is_none();
+        def.layout.lined = true;
         self.lay_out(&mut def, nodes);
         if let Some(rows) = beside.map(|other| other.founders).filter(|rows| rows.iter().all(|row| !row.is_empty())) {
             def.founders = rows;
@@ -143,17 +139,6 @@ impl Node {
         self.on_op(now, op, Op::Write(sys_fragment(), batch, Span::ms(10_000)), out);
     }
 
-    /// A node in view that speaks an older form of what nodes say.
-    fn older(&self) -> Option<String> {
-        let older = |node: &&NodeId| self.peers.get(**node).is_some_and(|peer| peer.hello.protocol < PROTOCOL);
-        self.view.iter().find(older).map(|node| self.name_of(*node))
-    }
-
-    /// A node in view that would pass over such a batch.
-    pub(crate) fn older_than(&self, batch: &Batch) -> Option<String> {
-        batch.writes.iter().any(|w| matches!(w, Write::Expire { .. })).then(|| self.older())?
-    }
-
     /// The table is to have so many fragments, if that can be.
     fn recut_to(&self, def: &mut TableDef, count: u16) -> Result<(), BadTable> {
         let (name, now) = (def.name.clone(), def.options.fragments);
@@ -187,9 +172,6 @@ impl Node {
         let (Some(record), Some(mut def)) = (record, def) else {
             return self.reply(op, OpReply::Error(ClientError::NoTable(name)), out);
         };
-        if let Some(older) = self.older().filter(|_| change.is_new()) {
-            return self.reply(op, OpReply::Error(BadTable::OlderNode(name, older).into()), out);
-        }
         let copies = change.copies;
         if self.beside(&def).is_none() {
             // That one is gone, and whoever changes this one need not say so.

@@ -27,8 +27,13 @@ pub struct Slow {
 /// Requests that ended and were slow, until they are told of.
 pub(crate) struct Traces {
     pub after: Span,
+    /// How many there were.
+    pub count: u64,
     ended: Vec<Ended>,
 }
+
+/// So many are told of in one burst: the rest would say the same.
+const TOLD_MAX: usize = 100;
 
 struct Ended {
     number: u64,
@@ -38,13 +43,16 @@ struct Ended {
     /// Until it was first sent.
     waited: Span,
     attempts: u32,
-    /// Who had it last, and for how long.
+    /// Who had it last, for how long, and whether it was given back undone.
     last: Option<(NodeId, Span)>,
+    is_undone: bool,
+    /// Too few copies were in sync.
+    too_few: bool,
 }
 
 impl Default for Traces {
     fn default() -> Traces {
-        Traces { after: SLOW_AFTER, ended: Vec::new() }
+        Traces { after: SLOW_AFTER, count: 0, ended: Vec::new() }
     }
 }
 
@@ -55,6 +63,10 @@ impl Traces {
         if took < self.after {
             return;
         }
+        self.count += 1;
+        if self.ended.len() >= TOLD_MAX {
+            return;
+        }
         self.ended.push(Ended {
             number,
             what: if matches!(pending.what, What::Read(_)) { "read" } else { "write" },
@@ -62,7 +74,9 @@ impl Traces {
             took,
             waited: pending.sent.map_or(took, |sent| sent - pending.asked),
             attempts: pending.attempts,
-            last: pending.attempt.map(|(node, since)| (node, now - since)),
+            last: pending.last.map(|(node, since)| (node, now - since)),
+            is_undone: pending.attempt.is_none(),
+            too_few: pending.too_few.is_some(),
         });
     }
 }
@@ -80,7 +94,11 @@ impl Node {
     pub(crate) fn tell_slow(&mut self, out: &mut Vec<Effect>) {
         for ended in std::mem::take(&mut self.gateway.traces.ended) {
             let spent = match ended.last {
-                None => format!("nobody who leads was found ({} tries)", ended.attempts),
+                None => "nobody who leads was found".to_string(),
+                Some((node, _)) if ended.is_undone => {
+                    let why = if ended.too_few { "too few copies were in sync" } else { "it could not do it then" };
+                    format!("{} tries, the last with {}: {why}", ended.attempts, self.name_of(node))
+                }
                 Some((node, had)) => {
                     let tries = if ended.attempts > 1 {
                         format!(" at the last of {} tries", ended.attempts)

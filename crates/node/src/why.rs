@@ -107,8 +107,8 @@ impl Node {
             return format!("{} is {}: {}.{datagrams}", line.name, line.verdict, line.why);
         }
         let away = line.away_s.map_or(String::new(), |s| format!(" for {s} s"));
-        let node = self.roster().keys().find(|node| node.to_string() == line.id);
-        let told = match node.and_then(|node| self.peers.get(*node).map(|_| self.peers.dead().contains(node))) {
+        let node = u64::from_str_radix(&line.id, 16).map_or(NodeId(0), NodeId);
+        let told = match self.peers.get(node).map(|_| self.peers.dead().contains(&node)) {
             None => "It has not been met since this node started.",
             Some(true) => "Its process is gone: nobody listens there, or it said goodbye.",
             Some(false) => "It does not answer: its machine, its process or the network between is down.",
@@ -185,7 +185,11 @@ impl Node {
                 text += &format!(" Catching up: {}.", self.names_of(&behind));
             }
             if here.len() < wanted {
-                text += &format!(" {wanted} copies are wanted, and {} nodes are in view.", here.len());
+                let nodes = match here.len() {
+                    1 => "1 node is".to_string(),
+                    n => format!("{n} nodes are"),
+                };
+                text += &format!(" {wanted} copies are wanted, and {nodes} in view.");
             } else if away.is_empty() && behind.is_empty() {
                 text += &format!(" {wanted} are wanted: another copy is about to be made.");
             }

@@ -13,16 +13,18 @@ use std::time::{Duration, Instant, SystemTime};
 const FRESH: Duration = Duration::from_millis(100);
 /// Where a node does not answer, what it told so recently may be looked at.
 const STALE: Duration = Duration::from_secs(2);
-/// So long another node has to answer, besides four times the way there and back.
+/// So long another node has to answer, besides four times the way there and back,
 const WAIT: Duration = Duration::from_millis(80);
+/// which is taken to be no more than this together.
+const WAY_MAX: Duration = Duration::from_millis(320);
 /// One that did not is left alone for so long, unless it answers late.
 const QUIET: Duration = Duration::from_secs(2);
 /// So long this node has to answer.
 const OWN_WAIT: Duration = Duration::from_secs(2);
 /// What was not looked at for so long is forgotten.
 const FORGET: Duration = Duration::from_secs(60);
-/// How many subjects are remembered before those are looked for.
-const REMEMBERED: usize = 1024;
+/// How many subjects are remembered.
+const REMEMBERED: usize = 8192;
 
 /// What a node told of a subject.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ pub(crate) struct Asker {
     told: Mutex<Remembered>,
     /// Those that did not answer, and until when they are not asked.
     quiet: Mutex<HashMap<NodeId, Instant>>,
+    /// When something was changed at a node: what was asked before then is old.
+    changed: Mutex<HashMap<NodeId, Instant>>,
 }
 
 fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -47,7 +51,7 @@ fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Asker {
     pub(crate) fn new(db: Database) -> Arc<Asker> {
-        Arc::new(Asker { db, told: Mutex::default(), quiet: Mutex::default() })
+        Arc::new(Asker { db, told: Mutex::default(), quiet: Mutex::default(), changed: Mutex::default() })
     }
 
     pub(crate) fn me(&self) -> NodeId {
@@ -79,7 +83,7 @@ impl Asker {
         let rtt = name.and_then(|name| own.tree.at(["peers", &name, "rtt"]).map(|tree| tree.what.clone()));
         match rtt {
             Some(What::Leaf(Known::Real(ms))) if ms.is_finite() && ms > 0.0 => {
-                WAIT + Duration::from_micros((ms.min(1e4) * 4000.0) as u64)
+                WAIT + Duration::from_micros((ms.min(1e4) * 4000.0) as u64).min(WAY_MAX)
             }
             _ => WAIT,
         }
@@ -91,19 +95,20 @@ impl Asker {
             return Err(ProcError::Unavailable);
         }
         let wait = self.wait(node).await;
-        let asker = self.clone();
+        let (asker, asked) = (self.clone(), Instant::now());
         let answer = tokio::spawn(async move {
             let said = asker.db.ask_one(node, question.clone()).await.ok().flatten();
             if let Some(said) = &said {
                 lock(&asker.quiet).remove(&node);
-                asker.keep(node, &question, said);
+                asker.keep(node, (&question, asked), said);
             }
             said
         });
         match tokio::time::timeout(wait, answer).await {
             Ok(Ok(Some(said))) => Ok(said),
-            Ok(_) => Err(ProcError::Unavailable),
-            Err(_) => {
+            // One that is not in view is known not to answer at once.
+            Ok(_) if asked.elapsed() < WAIT => Err(ProcError::Unavailable),
+            _ => {
                 lock(&self.quiet).insert(node, Instant::now() + QUIET);
                 Err(ProcError::Unavailable)
             }
@@ -111,9 +116,14 @@ impl Asker {
     }
 
     /// However late it comes, whoever asks next has it.
-    fn keep(&self, node: NodeId, question: &Question, said: &Said) {
+    fn keep(&self, node: NodeId, (question, asked): (&Question, Instant), said: &Said) {
         let (Question::Facts(subject), Said::Facts(facts)) = (question, said) else { return };
         let key = (node, subject.clone());
+        if facts.is_empty() {
+            // There is no such thing, and nothing to be remembered of it.
+            lock(&self.told).remove(&key);
+            return;
+        }
         let mut tree = Tree::of(facts.clone(), SystemTime::now());
         let before = lock(&self.told).get(&key).cloned();
         if let Some(before) = &before {
@@ -123,7 +133,11 @@ impl Asker {
         if told.len() >= REMEMBERED {
             told.retain(|_, told| told.at.elapsed() < FORGET);
         }
-        told.insert(key, Arc::new(Told { tree, at: Instant::now() }));
+        if told.len() >= REMEMBERED {
+            let oldest = told.iter().min_by_key(|(_, told)| told.at).map(|(key, _)| key.clone());
+            oldest.map(|key| told.remove(&key));
+        }
+        told.insert(key, Arc::new(Told { tree, at: asked }));
     }
 
     fn kept(&self, key: &(NodeId, Subject), most: Duration) -> Option<Arc<Told>> {
@@ -133,24 +147,18 @@ impl Asker {
     /// What a node knows of a subject, as it was at most a tenth of a second ago.
     pub(crate) async fn facts(self: &Arc<Asker>, node: NodeId, subject: Subject) -> Result<Arc<Told>, ProcError> {
         let key = (node, subject);
-        if let Some(told) = self.kept(&key, FRESH) {
+        let changed = lock(&self.changed).get(&node).copied();
+        if let Some(told) = self.kept(&key, FRESH).filter(|told| changed.is_none_or(|at| told.at > at)) {
             return Ok(told);
         }
-        let asked = self.ask(node, Question::Facts(key.1.clone())).await;
-        let most = if asked.is_ok() { FORGET } else { STALE };
-        self.kept(&key, most).ok_or(asked.err().unwrap_or(ProcError::Unavailable))
+        match self.ask(node, Question::Facts(key.1.clone())).await {
+            Ok(_) => self.kept(&key, FORGET).ok_or(ProcError::NotFound),
+            Err(e) => self.kept(&key, STALE).ok_or(e),
+        }
     }
 
     /// Something was changed there: it is asked anew.
     pub(crate) fn forget(&self, node: NodeId) {
-        lock(&self.told).retain(|(of, _), told| {
-            // Since when the rest is as it is shall not be lost.
-            if *of == node
-                && let Some(at) = Instant::now().checked_sub(STALE)
-            {
-                *told = Arc::new(Told { tree: told.tree.clone(), at });
-            }
-            true
-        });
+        lock(&self.changed).insert(node, Instant::now());
     }
 }

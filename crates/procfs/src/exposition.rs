@@ -83,7 +83,7 @@ pub const FAMILIES: &[(&str, &str, &str)] = &[
     ("tombolo_dials_failed_total", "counter", "And failed."),
     ("tombolo_links_total", "counter", "Links that came to stand."),
     ("tombolo_links_lost_total", "counter", "Links that went."),
-    ("tombolo_slow_requests_total", "counter", "Requests that took sys/slow_ms or longer, at this node."),
+    ("tombolo_slow_requests_total", "counter", "Requests of this node's clients that took sys/slow_ms or longer."),
     ("tombolo_disc_batches_total", "counter", "Batches written to disc."),
     ("tombolo_disc_written_bytes_total", "counter", "Their bytes."),
     ("tombolo_disc_flushes_total", "counter", "Flushes."),

@@ -6,7 +6,7 @@ use crate::exposition;
 use crate::follow::{Growing, Text, Texts};
 use crate::inodes::{Ino, Inodes, Known, Value};
 use crate::knobs;
-use crate::tree::{Tree, What, file, json_file};
+use crate::tree::{Tree, What, file, json_file, name_of};
 use base::NodeId;
 use bytes::Bytes;
 use client::Database;
@@ -72,6 +72,8 @@ enum Place {
     Dir(Arc<Told>, Vec<String>),
     /// A value of what a node told; `true`: one that can be written.
     Value(NodeId, Arc<Told>, Vec<String>),
+    /// When islands met, in what a node leads.
+    Heals(NodeId),
     /// A text that grows.
     Text(NodeId, Text),
     Metrics(NodeId),
@@ -82,8 +84,9 @@ enum Place {
 /// The running cluster as files, seen from one node.
 pub struct Proc {
     asker: Arc<Asker>,
+    texts: Arc<Texts>,
+    /// What the kernel knows of this mount.
     inodes: Inodes,
-    texts: Texts,
     begun: SystemTime,
     /// How often a knob was written.
     writes: AtomicU64,
@@ -103,8 +106,19 @@ impl Proc {
         Arc::new(Proc {
             asker: Asker::new(db),
             inodes: Inodes::default(),
-            texts: Texts::default(),
+            texts: Arc::default(),
             begun: SystemTime::now(),
+            writes: AtomicU64::new(1),
+        })
+    }
+
+    /// The same files for another mount: what the kernel knows of one it does not know of the other.
+    pub fn another(&self) -> Arc<Proc> {
+        Arc::new(Proc {
+            asker: self.asker.clone(),
+            texts: self.texts.clone(),
+            inodes: Inodes::default(),
+            begun: self.begun,
             writes: AtomicU64::new(1),
         })
     }
@@ -121,7 +135,9 @@ impl Proc {
             _ => path.strip_suffix(".json").filter(|dir| !dir.ends_with('/')).ok_or(ProcError::NotFound)?,
         };
         match self.exactly(dir).await? {
-            Place::Value(..) | Place::Text(..) | Place::Metrics(_) | Place::Myself => Err(ProcError::NotFound),
+            Place::Value(..) | Place::Text(..) | Place::Metrics(_) | Place::Heals(_) | Place::Myself => {
+                Err(ProcError::NotFound)
+            }
             place => Ok(Place::Json(Box::new(place))),
         }
     }
@@ -139,10 +155,18 @@ impl Proc {
         match strs(rest).collect::<Vec<_>>()[..] {
             [] => Ok(Place::Node(node)),
             ["metrics"] => Ok(Place::Metrics(node)),
+            ["heals"] => Ok(Place::Heals(node)),
             ["log"] => Ok(Place::Text(node, Text::Log)),
             ["events"] => Ok(Place::Text(node, Text::Events)),
             ["tables"] => Ok(Place::Tables(node)),
-            ["tables", table, ..] => self.within(node, Subject::Table(table.into()), rest[2..].to_vec()).await,
+            ["tables", table, ..] => {
+                let table = name_of(table);
+                // Nobody is asked for what there is not.
+                if !self.tables(node).await?.contains(&table) {
+                    return Err(ProcError::NotFound);
+                }
+                self.within(node, Subject::Table(table), rest[2..].to_vec()).await
+            }
             _ => self.within(node, Subject::Node, rest.to_vec()).await,
         }
     }
@@ -158,8 +182,6 @@ impl Proc {
         let told = self.asker.facts(node, subject).await?;
         let found = told.tree.at(strs(&path)).ok_or(ProcError::NotFound)?;
         match &found.what {
-            // A table of which nothing is known is none.
-            What::Dir(children) if path.is_empty() && children.is_empty() => Err(ProcError::NotFound),
             What::Dir(_) => Ok(Place::Dir(told, path)),
             What::Leaf(_) => Ok(Place::Value(node, told, path)),
         }
@@ -170,6 +192,10 @@ impl Proc {
         match place {
             Place::Value(_, told, path) => match told.tree.at(strs(path)).map(|tree| &tree.what) {
                 Some(What::Leaf(known)) => Ok(file(known)),
+                _ => Err(ProcError::NotFound),
+            },
+            Place::Heals(node) => match self.asker.facts(*node, Subject::Heals).await?.tree.at(["heals"]) {
+                Some(Tree { what: What::Leaf(known), .. }) => Ok(file(known)),
                 _ => Err(ProcError::NotFound),
             },
             Place::Metrics(node) => match self.asker.ask(*node, Question::Metrics).await? {
@@ -199,28 +225,33 @@ impl Proc {
             Place::Table(node, table) => self.asker.facts(*node, Subject::Table(table.clone())).await?.tree.json(),
             Place::Node(node) => self.asker.facts(*node, Subject::Node).await?.tree.json(),
             Place::Tables(node) => {
-                let mut all = Map::new();
-                for table in self.tables(*node).await? {
-                    if let Ok(told) = self.asker.facts(*node, Subject::Table(table.clone())).await {
-                        all.insert(table, told.tree.json());
-                    }
-                }
-                Json::Object(all)
+                let tables = self.tables(*node).await?;
+                self.each(tables.into_iter().map(|table| (table.clone(), *node, Subject::Table(table)))).await
             }
             Place::Nodes => {
-                let mut all = Map::new();
+                let mut nodes = Vec::new();
                 for name in self.asker.own().await?.tree.list("roster") {
-                    let told = match self.node(&name).await {
-                        Ok(node) => self.asker.facts(node, Subject::Node).await,
-                        Err(e) => Err(e),
-                    };
-                    // One that does not answer is there all the same.
-                    all.insert(crate::tree::name_of(&name), told.map_or(Json::Null, |told| told.tree.json()));
+                    nodes.push((name_of(&name), self.node(&name).await?, Subject::Node));
                 }
-                Json::Object(all)
+                self.each(nodes.into_iter()).await
             }
             _ => return Err(ProcError::NotDirectory),
         })
+    }
+
+    /// What is told of each of these, who are asked together; one that does not answer is there all the same.
+    async fn each(&self, all: impl Iterator<Item = (String, NodeId, Subject)>) -> Json {
+        let ask = |(name, node, subject)| {
+            let asker = self.asker.clone();
+            (name, tokio::spawn(async move { asker.facts(node, subject).await }))
+        };
+        let asked: Vec<_> = all.map(ask).collect();
+        let mut told = Map::new();
+        for (name, answer) in asked {
+            let tree = answer.await.ok().and_then(Result::ok);
+            told.insert(name, tree.map_or(Json::Null, |told| told.tree.json()));
+        }
+        Json::Object(told)
     }
 
     async fn tables(&self, node: NodeId) -> Result<Vec<String>, ProcError> {
@@ -315,6 +346,7 @@ impl Proc {
                 all.extend(top.then(|| ("nodes".into(), Place::Nodes)));
                 let mut all = with_json(all);
                 all.push(("metrics".into(), Place::Metrics(node)));
+                all.push(("heals".into(), Place::Heals(node)));
                 all.push(("log".into(), Place::Text(node, Text::Log)));
                 all.push(("events".into(), Place::Text(node, Text::Events)));
                 all.extend(top.then(|| (".json".into(), Place::Json(Box::new(Place::Node(node))))));
@@ -337,7 +369,7 @@ impl Proc {
         for (name, place) in names {
             let path = joined(&dir, &name);
             let later = match &place {
-                Place::Text(..) | Place::Metrics(_) => true,
+                Place::Text(..) | Place::Metrics(_) | Place::Heals(_) => true,
                 Place::Json(dir) => !matches!(**dir, Place::Dir(..)),
                 _ => false,
             };
@@ -388,9 +420,13 @@ impl Proc {
 
     /// Writes a knob: all of its value at once.
     pub async fn write(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<(), ProcError> {
-        match self.place(&self.known(ino)?.path).await? {
+        let known = self.known(ino)?;
+        match self.place(&known.path).await? {
             Place::Value(node, _, path) if path.len() == 2 && path[0] == "sys" => {
-                if offset != 0 {
+                let end = known.value.map_or(0, |value| value.content.len() as u64);
+                // Whoever appends means all of it, too; nobody means a part.
+                if offset != 0 && offset != end {
+                    tracing::warn!("{} was not set: it is written as a whole", path[1]);
                     return Err(ProcError::Invalid);
                 }
                 // What the kernel has of it is what was written, whatever that came to be.

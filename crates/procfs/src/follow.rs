@@ -8,10 +8,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// A text that is longer begins anew with the latest half, as a log that is rotated does.
+/// A text that is longer begins anew with what came last, as a log that is rotated does.
 const BYTES_MAX: usize = 1 << 20;
 /// So many lines are asked for at once.
 const LINES_MAX: u32 = 2000;
+/// One that nobody looked at for so long is forgotten, and begins anew when somebody does.
+const FORGET: Duration = Duration::from_secs(600);
+/// The last moment that can be written as a time.
+const TIME_MAX_MS: u64 = 253_402_300_799_999;
 /// It is asked for more after so long.
 const FRESH: Duration = Duration::from_millis(100);
 
@@ -34,8 +38,12 @@ pub(crate) struct Growing {
 #[derive(Default)]
 pub(crate) struct Texts(Mutex<HashMap<(NodeId, Text), Growing>>);
 
+fn moment(event: &Happened) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(event.at.0.min(TIME_MAX_MS))
+}
+
 fn line(event: &Happened) -> String {
-    let time = humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(event.at.0));
+    let time = humantime::format_rfc3339_millis(moment(event));
     let line = format!("{time} {} {} {}", event.grade.name(), event.kind, event.text);
     // Names and reasons come from anywhere.
     line.chars().map(|c| if c.is_control() { ' ' } else { c }).chain(['\n']).collect()
@@ -47,16 +55,16 @@ impl Growing {
     }
 
     fn grow(&mut self, more: &[Happened]) {
+        let before = self.lines.len();
         // Two who looked at once may have been told the same.
         for event in more.iter().filter(|event| event.mark > self.mark).collect::<Vec<_>>() {
             self.mark = event.mark;
             self.lines.extend_from_slice(line(event).as_bytes());
-            self.since = UNIX_EPOCH + Duration::from_millis(event.at.0);
+            self.since = moment(event);
         }
         if self.lines.len() > BYTES_MAX {
-            let half = self.lines.len() - BYTES_MAX / 2;
-            let from = self.lines[half..].iter().position(|b| *b == b'\n').map_or(half, |at| half + at + 1);
-            self.lines.drain(..from);
+            // Not a part of what was there: whoever follows it would be told the same again.
+            self.lines.drain(..before);
         }
     }
 }
@@ -64,6 +72,9 @@ impl Growing {
 impl Texts {
     fn with<R>(&self, node: NodeId, text: Text, look: impl FnOnce(&mut Growing) -> R) -> R {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !all.contains_key(&(node, text)) {
+            all.retain(|_, growing| growing.asked.is_some_and(|asked| asked.elapsed() < FORGET));
+        }
         look(all.entry((node, text)).or_insert_with(Growing::new))
     }
 
@@ -77,7 +88,7 @@ impl Texts {
         let (mark, fresh) = self.with(node, text, |t| (t.mark, t.asked.is_some_and(|asked| asked.elapsed() < FRESH)));
         if !fresh {
             let question = match text {
-                Text::Log => Question::Log(mark.number, LINES_MAX),
+                Text::Log => Question::Log(mark, LINES_MAX),
                 Text::Events => Question::Events(BTreeMap::from([(node, mark)]), LINES_MAX),
             };
             let asked = Instant::now();
@@ -114,7 +125,7 @@ mod tests {
         assert_eq!((lines.as_str(), text.since), (expected, UNIX_EPOCH + Duration::from_secs(3)));
         for n in 4..40 {
             text.grow(&[event(n, &"x".repeat(60_000))]);
-            assert!(text.lines.len() <= BYTES_MAX + 60_100);
+            assert!(text.lines.len() <= BYTES_MAX);
             assert!(text.lines.starts_with(b"1970-"), "it begins with a whole line");
         }
     }

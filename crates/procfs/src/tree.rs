@@ -27,7 +27,7 @@ impl Tree {
     /// What these facts make, at this moment. Where one is at a directory's place, the directory counts.
     pub(crate) fn of(facts: Vec<Fact>, now: SystemTime) -> Tree {
         let mut root = Tree::dir(now);
-        for Fact { at, is } in facts {
+        for Fact { at, is } in facts.into_iter().filter(|fact| is_sane(&fact.at)) {
             let mut place = &mut root;
             let mut segments = at.split('/').peekable();
             while let Some(segment) = segments.next().filter(|segment| !segment.is_empty()) {
@@ -97,6 +97,16 @@ impl Tree {
     }
 }
 
+/// So deep do facts lie at most, and so long is a name of one.
+const SEGMENTS_MAX: usize = 8;
+const NAME_BYTES_MAX: usize = 512;
+
+/// Other nodes tell what they like: a path that no name can be is passed over.
+fn is_sane(at: &str) -> bool {
+    let names = |segment: &str| segment.len() <= NAME_BYTES_MAX && !matches!(segment, "." | "..");
+    at.split('/').count() <= SEGMENTS_MAX && at.split('/').all(names)
+}
+
 /// What a segment of a path stands for (see [`node::segment`]).
 pub(crate) fn name_of(segment: &str) -> String {
     segment.replace("%2E", ".").replace("%2F", "/").replace("%00", "\0").replace("%25", "%")
@@ -151,6 +161,16 @@ mod tests {
         assert_eq!((text("fragments/3/copies"), text("fragments")), ("a\nb\n".into(), "3".into()));
         let expected = r#"{"fragments":{"3":{"copies":["a","b"],"lag":null}},"peers":{"a/b":{"up":true}},"tasks":{},"why":"it is\nwell"}"#;
         assert_eq!(tree.json().to_string(), expected);
+    }
+
+    #[test]
+    fn what_no_node_would_tell_is_passed_over() {
+        let deep = "a/".repeat(100_000);
+        let tree = Tree::of(
+            vec![fact(&deep, 1u64), fact("a/../b", 1u64), fact(&"x".repeat(600), 1u64), fact("c", 1u64)],
+            UNIX_EPOCH,
+        );
+        assert_eq!(tree.json().to_string(), r#"{"c":1}"#);
     }
 
     #[test]

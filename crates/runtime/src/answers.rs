@@ -3,11 +3,14 @@
 use crate::host::Setting;
 use crate::shell::{Shell, Wake, vitals};
 use base::Span;
-use node::{Fact, Facts, Grade, Input, Question, Said, Sample, Subject, Vitals};
+use node::{EventMark, Fact, Facts, Grade, Happened, Input, Question, Said, Sample, Subject, Vitals};
 use std::time::{Duration, Instant};
 
 /// The load is that of at least so long.
 const LOAD_OVER: Duration = Duration::from_secs(1);
+
+/// More than any knob takes, its name included.
+const SET_BYTES_MAX: usize = 4096;
 
 /// The process' load, measured from one look to another.
 pub(crate) struct Load {
@@ -45,9 +48,18 @@ impl Shell {
                 Said::Metrics(self.metrics())
             }
             Question::Facts(subject) => Said::Facts(self.facts(subject)),
-            Question::Log(after, most) => Said::Events(self.host.log(*after, *most)),
+            Question::Log(after, most) => Said::Events(self.log_since(*after, *most)),
             Question::Set(knob, value) => Said::Set(self.set(knob, value)),
         }
+    }
+
+    /// Lines of this start of the node: the program does not know which it is.
+    fn log_since(&self, after: EventMark, most: u32) -> Vec<Happened> {
+        let incarnation = self.handle.incarnation;
+        let number = if after.incarnation == incarnation { after.number } else { 0 };
+        let mut lines = self.host.log(number, most);
+        lines.iter_mut().for_each(|line| line.mark.incarnation = incarnation);
+        lines
     }
 
     /// What is told of peers' answers is measured for whoever asks next.
@@ -110,7 +122,6 @@ impl Shell {
         all.push(Sample::new("tombolo_disc_used_bytes", self.disc.used_bytes()));
         all.push(Sample::new("tombolo_starts_total", self.handle.incarnation));
         all.push(Sample::new("tombolo_ops_waiting", self.clients.len()));
-        all.push(Sample::new("tombolo_slow_requests_total", self.counts.slow.count));
         self.journal.counts().for_each(|(grade, kind, n)| {
             all.push(Sample::new("tombolo_events_total", n).of("grade", grade).of("kind", kind))
         });
@@ -134,6 +145,9 @@ impl Shell {
 
     /// Turns a knob of this node, and says so.
     fn set(&mut self, knob: &str, value: &str) -> Result<(), String> {
+        if knob.len() + value.len() > SET_BYTES_MAX {
+            return Err("no knob takes so much".into());
+        }
         let set = self.host.set(knob, value);
         let line = match &set {
             Ok(_) => (Grade::Info, "set", format!("{knob} was set to {value}")),

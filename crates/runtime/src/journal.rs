@@ -7,6 +7,9 @@ use std::collections::{BTreeMap, VecDeque};
 /// So many events are kept.
 const EVENTS_MAX: usize = 1000;
 
+/// And so much of each.
+const TEXT_BYTES_MAX: usize = 4000;
+
 /// The latest events of a node, numbered.
 pub(crate) struct Journal {
     next: EventMark,
@@ -20,7 +23,9 @@ impl Journal {
         Journal { next: EventMark { incarnation, number: 1 }, latest: VecDeque::new(), counts: BTreeMap::new() }
     }
 
-    pub(crate) fn note(&mut self, at: WallMs, (grade, kind, text): (Grade, &str, String)) {
+    pub(crate) fn note(&mut self, at: WallMs, (grade, kind, mut text): (Grade, &str, String)) {
+        // Reasons come from anywhere.
+        base::shorten(&mut text, TEXT_BYTES_MAX);
         if self.latest.len() >= EVENTS_MAX {
             self.latest.pop_front();
         }

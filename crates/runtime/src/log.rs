@@ -43,7 +43,6 @@ pub(crate) fn describe(notice: &Notice, sources: &[String], table: impl Fn(Table
                 fragment.index
             ),
         ),
-        Notice::Slow(slow) => (Grade::Warn, "slow", slow_text(slow, &table(slow.fragment.table))),
         Notice::Unreadable(0) => return None,
         Notice::Unreadable(n) => (
             Grade::Error,
@@ -86,15 +85,17 @@ pub(crate) fn describe(notice: &Notice, sources: &[String], table: impl Fn(Table
     })
 }
 
-fn slow_text(slow: &node::Slow, table: &str) -> String {
-    format!(
+/// A slow request.
+pub(crate) fn slow(slow: &node::Slow, table: &str) -> Line {
+    let text = format!(
         "slow {} {} in fragment {} of {table}: {} ms ({})",
         slow.what,
         slow.request,
         slow.fragment.place(),
         slow.took.as_ms(),
         slow.spent
-    )
+    );
+    (Grade::Warn, "slow", text)
 }
 
 /// The same of what concerns nodes.

@@ -63,15 +63,13 @@ const SLOW_LINES_PER: Span = Span::ms(1_000);
 pub(crate) struct SlowLines {
     /// From when on a request is slow.
     pub after: Span,
-    /// How many there were.
-    pub count: u64,
     since: Instant,
     said: u32,
 }
 
 impl Default for SlowLines {
     fn default() -> SlowLines {
-        SlowLines { after: node::SLOW_AFTER, count: 0, since: Instant(0), said: 0 }
+        SlowLines { after: node::SLOW_AFTER, since: Instant(0), said: 0 }
     }
 }
 
@@ -80,7 +78,7 @@ impl SlowLines {
         if now - self.since >= SLOW_LINES_PER {
             (self.since, self.said) = (now, 0);
         }
-        (self.said, self.count) = (self.said + 1, self.count + 1);
+        self.said += 1;
         self.said <= SLOW_LINES_MAX
     }
 }

@@ -638,6 +638,13 @@ impl Shell {
     }
 
     fn tell(&mut self, notice: Notice) {
+        if let Notice::Slow(slow) = &notice {
+            // There may be many: they are for the log alone, and drive no other event out.
+            if self.counts.slow.may_say(self.clock.now().mono) {
+                log::log(&log::slow(slow, &self.node.table_name(slow.fragment.table)));
+            }
+            return;
+        }
         if let Notice::Copy(_, replica::Notice::Merged(heal)) = &notice {
             self.counts.heal(heal);
         }
@@ -651,15 +658,8 @@ impl Shell {
         // What others can cause again and again is said once a minute.
         if cause.is_empty() || self.hush.may_say(cause).is_some() {
             let line = describe(&notice, &self.sources, |id| self.node.table_name(id));
-            match (line, &notice) {
-                // There may be many: they are for the log alone, and drive no other event out.
-                (Some(line), Notice::Slow(_)) => {
-                    if self.counts.slow.may_say(self.clock.now().mono) {
-                        log::log(&line);
-                    }
-                }
-                (Some(line), _) => self.note(line),
-                (None, _) => {}
+            if let Some(line) = line {
+                self.note(line);
             }
         }
         let _ = self.handle.events.send(Event::Notice(notice));
@@ -710,8 +710,10 @@ impl Shell {
 
     fn look_at_memory(&mut self, wakes: &mut Vec<Wake>) {
         if let Some(used) = self.watch.look_at_memory() {
-            let max = self.watch.ceilings.memory.unwrap_or(0);
-            let what = format!("{} MiB of {} MiB (memory-max) are in use", used >> 20, max >> 20);
+            let what = match self.watch.ceilings.memory {
+                Some(max) => format!("{} MiB of {} MiB (memory-max) are in use", used >> 20, max >> 20),
+                None => "there is no ceiling any more".into(),
+            };
             let now = self.watch.shortage.memory;
             self.watch.said.memory = self.note_shortage("memory", &what, self.watch.said.memory, now);
             wakes.push(Wake::Shortage(self.watch.shortage));

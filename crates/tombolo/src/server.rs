@@ -62,6 +62,8 @@ impl Server {
     pub(crate) fn start(loaded: Loaded, ends_with_mounts: bool) -> Result<Arc<Server>> {
         let Loaded { settings, fresh: cookie, around, http } = loaded;
         let (data, name, group) = (settings.data.clone(), settings.name.clone(), settings.group.clone());
+        // A node that is not to be started is not to be met first.
+        let listener = http.map(http::listen).transpose()?;
         let handle = runtime::start(settings)?;
         if let Some(NewCookie(path)) = cookie {
             println!("A new secret was made in {}.", path.display());
@@ -70,8 +72,9 @@ impl Server {
         }
         println!("Node {name} of group {group} listens on {} and is reached at {}.", handle.listen, handle.advertise);
         let db = Database::new(handle.clone(), LIMIT);
-        if let Some(addr) = http {
-            println!("Prometheus is answered at http://{}/metrics.", http::start(addr, db.clone())?);
+        if let Some(listener) = listener {
+            println!("Prometheus is answered at http://{}/metrics.", listener.local_addr()?);
+            http::start(listener, db.clone());
         }
         let path = control::socket_path(&data);
         // A crash leaves it behind; the directory is locked, so it is ours.
@@ -168,7 +171,7 @@ impl Server {
         match what {
             Mountable::Fs(name, copies) => self.mount_fs((name, copies), dir, (options, &fuse_options)).await,
             Mountable::Proc => {
-                let mounted = fuse::mount_proc(self.proc.clone(), dir, &fuse_options).map_err(refused)?;
+                let mounted = fuse::mount_proc(self.proc.another(), dir, &fuse_options).map_err(refused)?;
                 self.around.mounted(dir, seen("procfs", "", options, None));
                 self.mounts().insert(dir.into(), Mount { fs: None, name: "procfs".into(), mounted });
                 Ok(())
@@ -195,7 +198,7 @@ impl Server {
                 Err(e) => return Err(code(&e)),
             }
         };
-        match fuse::mount(fs.clone(), self.proc.clone(), name, dir, fuse_options) {
+        match fuse::mount(fs.clone(), self.proc.another(), name, dir, fuse_options) {
             Ok((mounted, tally)) => {
                 self.around.mounted(dir, seen("walkenfs", name, options, Some(tally)));
                 self.mounts().insert(dir.into(), Mount { fs: Some(fs), name: name.into(), mounted });
@@ -290,7 +293,7 @@ impl Server {
     }
 
     async fn drop_fs(&self, db: &Database, name: &str) -> Result<Told, Error> {
-        if self.mounts().values().any(|m| m.name == name) {
+        if self.mounts().values().any(|m| m.fs.is_some() && m.name == name) {
             return Ok(Told::Failed(FAILED, format!("{name} is mounted here; unmount it first")));
         }
         let (meta, blocks) = vfs::table_names(name);

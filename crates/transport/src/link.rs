@@ -48,8 +48,10 @@ impl Link {
     /// `false`: the queue is full.
     pub(crate) fn send(&self, frame: Bytes) -> bool {
         let queued = self.queued.fetch_add(frame.len() + 4, Ordering::Relaxed);
-        self.traffic.sent.fetch_add(frame.len() as u64, Ordering::Relaxed);
-        queued < QUEUE_BYTES_MAX && self.queue.send(frame).is_ok()
+        let bytes = frame.len() as u64;
+        let taken = queued < QUEUE_BYTES_MAX && self.queue.send(frame).is_ok();
+        self.traffic.sent.fetch_add(if taken { bytes } else { 0 }, Ordering::Relaxed);
+        taken
     }
 
     /// How many bytes of frames were sent, and how many were received.
