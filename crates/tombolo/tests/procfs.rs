@@ -94,7 +94,7 @@ fn every_recipe_of_the_manual_works() {
         &["nodes/n2/load:"],
         &["nothing"],
         &["is in view"],
-        &[" warn set slow_ms was not set"],
+        &["slow_ms was not set"],
         &["forgotten"],
         &[""],
         &["50000000\n"],
