@@ -9,7 +9,9 @@ fuzz_target!(|data: &[u8]| {
     for kind in [Kind::Swim, Kind::Beacon] {
         let _ = wire::open(&keys, kind, data);
     }
-    let _ = wire::decode::<node::Frame>(data);
+    if let Ok(node::Frame::Said(_, node::Said::Facts(facts))) = wire::decode(data) {
+        procfs::fuzz(facts);
+    }
     let _ = wire::decode::<node::Hello>(data);
     transport::fuzz(data);
     tombolo::fuzz(data);

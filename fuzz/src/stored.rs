@@ -4,7 +4,9 @@
 use base::{FragmentId, Heads, Instant, NodeId, Now, Span, TableId, Version, WallMs};
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use replica::{Config, Copy, Effects, Input, Meta, MinInSync, Msg, Place, Record, Space, Storage, Store, Timing, Values};
+use replica::{
+    Config, Copy, Effects, Input, Meta, MinInSync, Msg, Place, Record, Space, Storage, Store, Timing, Values,
+};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -24,7 +26,11 @@ fn feed(copy: &mut Copy, engine: &Engine, ms: u64, input: Input) {
         let Some(mark) = fx.persists.iter().map(|p| p.mark).max() else { return };
         for batch in fx.persists.drain(..).map(|p| p.batch) {
             let value = |(k, r): (Bytes, Record)| Some((k, (r.version, r.value?)));
-            engine.0.lock().into_iter().for_each(|mut all| all.extend(batch.puts.clone().into_iter().filter_map(value)));
+            engine
+                .0
+                .lock()
+                .into_iter()
+                .for_each(|mut all| all.extend(batch.puts.clone().into_iter().filter_map(value)));
             batch.apart.iter().for_each(Place::written);
         }
         copy.handle(at(ms), Input::Durable(mark), &mut fx);
@@ -44,7 +50,8 @@ impl Values for Engine {
 fuzz_target!(|data: &[u8]| {
     let Ok((meta, heads, records, messages)) = postcard::from_bytes::<Stored>(data) else { return };
     // The storage layer never hands over a key without a space.
-    let records = records.into_iter().filter(|(key, _)| !key.is_empty()).map(|(key, record)| (Bytes::from(key), record.into()));
+    let records =
+        records.into_iter().filter(|(key, _)| !key.is_empty()).map(|(key, record)| (Bytes::from(key), record.into()));
     let store = Store::load(1, heads, records);
     let engine = Arc::new(Engine::default());
     let config = Config {
@@ -74,7 +81,12 @@ fuzz_target!(|data: &[u8]| {
     };
     let mut copy = Copy::new(at(0), config, meta, store);
     let view = [NodeId(2)].into();
-    feed(&mut copy, &engine, 1, Input::View { view, dead: [].into(), gone: [].into(), flapping: [].into(), whole: false });
+    feed(
+        &mut copy,
+        &engine,
+        1,
+        Input::View { view, dead: [].into(), gone: [].into(), flapping: [].into(), whole: false },
+    );
     for ms in 1..10 {
         feed(&mut copy, &engine, ms * 300, Input::Tick);
         if ms % 3 == 0 {

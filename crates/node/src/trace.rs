@@ -100,22 +100,29 @@ impl Node {
                     format!("{} tries, the last with {}: {why}", ended.attempts, self.name_of(node))
                 }
                 Some((node, had)) => {
-                    let tries = if ended.attempts > 1 {
-                        format!(" at the last of {} tries", ended.attempts)
-                    } else {
-                        "".into()
+                    let tries = match ended.attempts {
+                        ..2 => String::new(),
+                        n => format!(" at the last of {n} tries"),
                     };
-                    let waited = ended.waited.as_ms();
-                    format!(
-                        "{waited} ms until it was first sent, {} ms with {}{tries}",
-                        had.as_ms(),
-                        self.name_of(node)
-                    )
+                    let here = node == self.config.me;
+                    let last = if here { self.acknowledged_last(ended.fragment, ended.what) } else { String::new() };
+                    let (waited, had, name) = (ended.waited.as_ms(), had.as_ms(), self.name_of(node));
+                    format!("{waited} ms until it was first sent, {had} ms with {name}{tries}{last}")
                 }
             };
             let request = self.request_name(self.config.me, ended.number);
             let (what, fragment, took) = (ended.what, ended.fragment, ended.took);
             out.push(Effect::Notice(Notice::Slow(Slow { request, what, fragment, took, spent })));
+        }
+    }
+
+    /// Whom a write waited for last, if it was led here.
+    fn acknowledged_last(&self, fragment: FragmentId, what: &str) -> String {
+        let decided = self.copies.with(fragment, replica::Copy::decided).flatten();
+        match decided.filter(|_| what == "write") {
+            Some(node) if node == self.config.me => "; its own disc acknowledged last".to_string(),
+            Some(node) => format!("; {} acknowledged last", self.name_of(node)),
+            None => String::new(),
         }
     }
 
@@ -130,12 +137,7 @@ impl Node {
         if took < self.gateway.traces.after {
             return;
         }
-        let decided = self.copies.with(fragment, replica::Copy::decided).flatten();
-        let last = match decided.filter(|_| what == "write") {
-            Some(node) if node == self.config.me => "; its own disc acknowledged last".to_string(),
-            Some(node) => format!("; {} acknowledged last", self.name_of(node)),
-            None => String::new(),
-        };
+        let last = self.acknowledged_last(fragment, what);
         let spent = format!("answered here, for {}{last}", self.name_of(from));
         let request = self.request_name(from, number);
         out.push(Effect::Notice(Notice::Slow(Slow { request, what, fragment, took, spent })));

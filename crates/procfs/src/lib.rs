@@ -39,3 +39,13 @@ pub enum ProcError {
     #[error("the node that would have to tell does not answer")]
     Unavailable,
 }
+
+/// What another node tells, as files and as JSON.
+#[cfg(fuzzing)]
+pub fn fuzz(facts: Vec<node::Fact>) {
+    let now = std::time::SystemTime::UNIX_EPOCH;
+    let mut tree = tree::Tree::of(facts, now);
+    let before = tree.clone();
+    tree.since(&before);
+    let _ = tree::json_file(&tree.json());
+}
