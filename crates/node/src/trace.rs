@@ -120,8 +120,9 @@ impl Node {
     fn acknowledged_last(&self, fragment: FragmentId, what: &str) -> String {
         let decided = self.copies.with(fragment, replica::Copy::decided).flatten();
         match decided.filter(|_| what == "write") {
-            Some(node) if node == self.config.me => "; its own disc acknowledged last".to_string(),
-            Some(node) => format!("; {} acknowledged last", self.name_of(node)),
+            Some((node, true)) if node == self.config.me => "; its own disc acknowledged last".to_string(),
+            Some((node, true)) => format!("; {} acknowledged last", self.name_of(node)),
+            Some((node, false)) => format!("; {} did not acknowledge, and was dropped", self.name_of(node)),
             None => String::new(),
         }
     }

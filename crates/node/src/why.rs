@@ -47,6 +47,8 @@ impl Node {
         match object {
             Object::Node(name) => {
                 let node = match self.named(name) {
+                    // Before it is in the roster.
+                    _ if *name == self.name_of(self.config.me) => self.config.me,
                     Err(ClientError::IsBuried(_)) => return Ok(self.why_buried(name)),
                     found => found?,
                 };

@@ -212,7 +212,8 @@ impl Copy {
             return;
         };
         s.asked = None;
-        self.stage_parts += 1;
+        // What is gone over anew is no news: others would wait for more of it, while nothing else moves.
+        self.stage_parts += u64::from(s.upto.is_none());
         let floors = records.iter().filter(|(key, _)| crate::key::space_of(key) == Some(crate::Space::Floor));
         let line = self.config.line;
         let mut floors = floors.map(|(key, record)| crate::Floor::seen_from(line, key, record));
@@ -317,5 +318,57 @@ impl Copy {
         };
         let others = self.statuses.values().map(|s| count(s.heal));
         others.fold(count(self.progress()), u64::saturating_add)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Input;
+    use crate::lease::tests::{feed, leading};
+    use crate::msg::Status;
+
+    /// Another leader is in view: node 3, under a ballot and a branch of its own.
+    fn meet(copy: &mut Copy, ms: u64) -> Lead {
+        let (near, far) = (NodeId(2), NodeId(3));
+        let view = Input::View {
+            view: [near, far].into(),
+            dead: [].into(),
+            gone: [].into(),
+            flapping: [].into(),
+            whole: true,
+        };
+        feed(copy, ms, view);
+        let lead = Lead { branch: BranchId { node: far, n: 1 }, ballot: Ballot { counter: 1, node: far }, in_sync: 1 };
+        let status = Status { lead: Some(lead), was_in_sync: true, ..Status::default() };
+        feed(copy, ms, Input::Msg(far, Msg::Status(status)));
+        lead
+    }
+
+    /// It answers at once what it is asked, with nothing that is new.
+    #[test]
+    fn one_that_has_nothing_new_is_fetched_and_stays_so() {
+        let (mut copy, ms) = leading();
+        meet(&mut copy, ms);
+        let (mut asked, mut unstaged) = (0, 0);
+        for ms in (ms..ms + 1_500).step_by(10) {
+            let mut said = feed(&mut copy, ms, Input::Tick);
+            while let Some(nonce) =
+                said.iter().find_map(|m| if let Msg::Stage { nonce, .. } = m { Some(*nonce) } else { None })
+            {
+                asked += 1;
+                assert!(asked <= 7, "it is asked again and again");
+                let upto = copy.store().heads().clone();
+                let staged = Msg::Staged { nonce, records: Vec::new(), upto, after: None, left: 0 };
+                said = feed(&mut copy, ms, Input::Msg(NodeId(3), staged));
+            }
+            if copy.lead().is_none() {
+                // It opens, to merge.
+                break;
+            }
+            unstaged += u32::from(asked > 0 && copy.progress() != Progress::Staged);
+        }
+        assert_eq!(unstaged, 0, "what is fetched stays fetched");
+        assert!(asked > 0 && copy.lead().is_none(), "within a moment they are merged");
     }
 }

@@ -113,8 +113,9 @@ pub(crate) struct Leading {
     pub ready: bool,
     pub last: u64,
     self_acked: u64,
-    /// Who acknowledged last of those whom a commit waited for.
-    decided: Option<NodeId>,
+    /// For people: whom the last commit waited for, and whether that one acknowledged; who was dropped, and what waited for it.
+    decided: Option<(NodeId, bool)>,
+    dropped: Option<(u64, NodeId)>,
     pub commit: u64,
     pub set: BTreeSet<NodeId>,
     sets: VecDeque<(u64, BTreeSet<NodeId>)>,
@@ -176,6 +177,7 @@ impl Leading {
             last: 1,
             self_acked: 0,
             decided: None,
+            dropped: None,
             commit: 0,
             sets: [(1, set.clone())].into(),
             set,
@@ -361,7 +363,7 @@ impl Copy {
         self.hlc
     }
 
-    /// If it leads, how many entries of it the copy in sync lacks that has the fewest.
+    /// If it leads, how many entries of it the copy in sync lacks that has the fewest, its own left out.
     pub fn lag(&self) -> Option<u64> {
         let Role::Leading(l) = &self.role else { return None };
         let lacks =
@@ -409,7 +411,9 @@ impl Copy {
         let Role::Leading(l) = &mut self.role else { return };
         if l.branch == branch {
             l.self_acked = l.self_acked.max(seq);
-            self.acked(now, self.config.me, fx);
+            let before = self.positions();
+            self.advance(now, fx);
+            self.note_decided(before, self.config.me);
         }
     }
 
@@ -422,22 +426,23 @@ impl Copy {
         follower.acked = follower.acked.max(seq.min(l.last));
         follower.owes = (follower.acked < follower.sent).then_some(now.mono);
         follower.spared = false;
+        let before = self.positions();
         self.admit(now, fx);
-        self.acked(now, from, fx);
-    }
-
-    fn acked(&mut self, now: Now, by: NodeId, fx: &mut Effects) {
-        let before = self.positions().map(|(_, commit)| commit);
         self.advance(now, fx);
-        if let Role::Leading(l) = &mut self.role
-            && Some(l.commit) != before
-        {
-            l.decided = Some(by);
-        }
+        self.note_decided(before, from);
     }
 
-    /// If it leads, who acknowledged last of those whom its last commit waited for.
-    pub fn decided(&self) -> Option<NodeId> {
+    /// For people: whom the commit waited for that has just been made, if one was.
+    fn note_decided(&mut self, before: Option<(u64, u64)>, by: NodeId) {
+        let Role::Leading(l) = &mut self.role else { return };
+        let Some((_, before)) = before.filter(|(_, before)| l.commit > *before) else { return };
+        // What waited for one that was let go was decided by whoever was left, and not because of that.
+        let dropped = l.dropped.take_if(|(seq, _)| l.commit >= *seq).filter(|(seq, _)| before < *seq);
+        l.decided = Some(dropped.map_or((by, true), |(_, node)| (node, false)));
+    }
+
+    /// If it leads, whom its last commit waited for: who acknowledged last, or (`false`) did not, and was dropped.
+    pub fn decided(&self) -> Option<(NodeId, bool)> {
         if let Role::Leading(l) = &self.role { l.decided } else { None }
     }
 
@@ -486,6 +491,9 @@ impl Copy {
     pub(crate) fn drop_members(&mut self, now: Now, gone: BTreeSet<NodeId>, fx: &mut Effects) {
         let most = self.config.timing.return_wait_max;
         let Role::Leading(l) = &mut self.role else { return };
+        let acked = |node: &NodeId| l.followers.get(node).map_or(0, |f| f.acked);
+        let slowest = gone.iter().filter(|node| l.set.contains(node)).min_by_key(|node| acked(node));
+        l.dropped = slowest.filter(|node| acked(node) < l.last).map(|node| (l.last, *node)).or(l.dropped);
         for node in &gone {
             l.end_session(*node, fx);
             let wait = l.returns.get(node).map_or(Span::ms(50), |(_, wait)| Span(wait.0 * 2).min(most));

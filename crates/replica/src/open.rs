@@ -238,7 +238,9 @@ impl Copy {
             Some((*node, self.staged_of(*node, &p.heads, &p.floor)?)).filter(|_| !stale)
         };
         let stale: BTreeMap<NodeId, Heads> = o.answers.iter().filter_map(fresh).collect();
-        let absent = self.staged_of_others(|node| o.answers.contains_key(node));
+        let mut absent = self.staged_of_others(|node| o.answers.contains_key(node));
+        // One that had nothing new has nothing to be merged.
+        absent.retain(|(_, heads)| !heads.within(self.store.heads()));
         let Role::Opening(o) = &mut self.role else { return };
         (o.begun, o.stale) = (true, stale);
         for (node, heads) in absent {

@@ -7,7 +7,9 @@ use crate::journal::Journal;
 use crate::log::{self, Line, describe};
 use crate::meter::{self, Counts, Meter};
 use base::{FragmentId, NodeId, Span};
-use node::{Config, Effect, Frame, Glance, Hello, Input, Node, Notice, Op, OpId, OpReply, Said, TableDef, Window};
+use node::{
+    Config, Effect, Frame, Glance, Grade, Hello, Input, Node, Notice, Op, OpId, OpReply, Said, TableDef, Window,
+};
 use providers::{Asking, Provider};
 use replica::{Pressure, Read, Record, Rows};
 use std::collections::HashMap;
@@ -489,6 +491,10 @@ impl Shell {
             let input = match wake {
                 Wake::Disc(storage::Event::Durable(fragment, mark)) => Input::Durable(fragment, mark),
                 Wake::Disc(storage::Event::Failed(e)) => return Some(e),
+                Wake::Disc(storage::Event::Slow(batches, bytes, took)) => {
+                    self.tell_slow_disc(batches, bytes, took);
+                    continue;
+                }
                 Wake::Shortage(shortage) => Input::Shortage(shortage),
                 Wake::Op(id, op, reply) => {
                     self.clients.insert(id, (reply, meter::kind(&op), now.mono));
@@ -635,6 +641,19 @@ impl Shell {
     pub(crate) fn note(&mut self, line: Line) {
         log::log(&line);
         self.journal.note(self.clock.now().wall, line);
+    }
+
+    /// Whoever waits for this node finds here why.
+    fn tell_slow_disc(&mut self, batches: usize, bytes: usize, took: Duration) {
+        let now = self.clock.now().mono;
+        if Span::ms(took.as_millis() as u64) >= self.counts.slow.after && self.counts.slow.may_say(now) {
+            let kib = bytes.div_ceil(1024);
+            log::log(&(
+                Grade::Warn,
+                "slow",
+                format!("slow disc: {batches} batches, {kib} KiB, took {} ms", took.as_millis()),
+            ));
+        }
     }
 
     fn tell(&mut self, notice: Notice) {

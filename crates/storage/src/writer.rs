@@ -22,11 +22,16 @@ const FEW_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// `sync_interval`: what was acknowledged without a flush is flushed within this.
 const SYNC_INTERVAL: Duration = Duration::from_millis(100);
 
+/// What takes no longer than this is not worth a word.
+const SLOW_MIN: Duration = Duration::from_millis(50);
+
 /// What the disc has to say.
 #[derive(Debug)]
 pub enum Event {
     /// All batches of the fragment up to the mark are on disc.
     Durable(FragmentId, u64),
+    /// So many batches of so many bytes took so long.
+    Slow(usize, usize, Duration),
     /// Nothing more can be written.
     Failed(StorageError),
 }
@@ -225,7 +230,11 @@ impl<T: Fn(Event)> Work<'_, T> {
         let sync = sync || now.iter().any(|(_, p)| p.sync);
         let (begun, bytes) = (Instant::now(), now.iter().map(|(_, p)| p.batch.bytes()).sum());
         let written = self.disc.write(&now, sync);
-        self.counts.add(now.len(), bytes, sync, begun.elapsed());
+        let took = begun.elapsed();
+        self.counts.add(now.len(), bytes, sync, took);
+        if took >= SLOW_MIN {
+            (self.tell)(Event::Slow(now.len(), bytes, took));
+        }
         self.queued.less(bytes);
         written?;
         self.written(sync, now.iter().map(|(f, p)| (*f, p)));
@@ -331,6 +340,7 @@ mod tests {
         while durable.get(&fragment(0)) != Some(&2) || !durable.contains_key(&fragment(1)) {
             match rx.recv_timeout(Duration::from_secs(10)).expect("durable in time") {
                 Event::Durable(f, mark) => durable.insert(f, mark),
+                Event::Slow(..) => None,
                 Event::Failed(e) => panic!("{e}"),
             };
         }
@@ -454,6 +464,7 @@ mod tests {
         let told = Mutex::new(Vec::new());
         let tell = |event| match event {
             Event::Durable(f, mark) => told.lock().expect("whole").push((f.index, mark)),
+            Event::Slow(..) => {}
             Event::Failed(e) => panic!("{e}"),
         };
         let queued = Queued { bytes: Mutex::new(Some(0)), less: Condvar::new() };
@@ -573,6 +584,7 @@ mod tests {
             let told = Mutex::new([0u64; 2]);
             let tell = |event| match event {
                 Event::Durable(f, mark) => told.lock().expect("whole")[f.index as usize] = mark,
+                Event::Slow(..) => {}
                 Event::Failed(e) => panic!("{e}"),
             };
             let queued = Queued { bytes: Mutex::new(Some(0)), less: Condvar::new() };
