@@ -113,5 +113,5 @@ fn what_is_counted_is_told_in_a_form_that_others_read() {
         of("tombolo_op_seconds_bucket{node=\"n1\",op=\"write\",le=\"+Inf\"}"),
         of("tombolo_op_seconds_count{node=\"n1\",op=\"write\"}")
     );
-    assert!(of("tombolo_events_total{node=\"n1\",grade=\"info\"}") >= 1.0);
+    assert!(of("tombolo_events_total{node=\"n1\",grade=\"info\",kind=\"ready\"}") >= 1.0);
 }
