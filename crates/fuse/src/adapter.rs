@@ -225,8 +225,7 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         if is_ours(ino.0) {
-            let emptied = size == Some(0) && mode.is_none() && uid.is_none() && gid.is_none();
-            return self.side.setattr(ino, emptied, reply);
+            return self.side.setattr(ino, (size, mode.or(uid).or(gid)), reply);
         }
         let set = SetAttr { mode, uid, gid, size, atime: atime.map(nanos), mtime: mtime.map(nanos) };
         self.spawn(Call::Setattr, |fs| async move {
@@ -458,8 +457,12 @@ impl Filesystem for Adapter {
         self.spawn(Call::Readdir, |fs| async move {
             match fs.listing(fh.0, offset == 0).await {
                 Ok(listing) => {
-                    let hidden = |name: &[u8]| ino == INodeNo::ROOT && name == PROC.as_bytes();
-                    for (i, e) in listing.iter().enumerate().skip(offset as usize).filter(|(_, e)| !hidden(&e.name)) {
+                    for (i, e) in listing
+                        .iter()
+                        .enumerate()
+                        .skip(offset as usize)
+                        .filter(|(_, e)| !is_proc(ino, OsStr::from_bytes(&e.name)))
+                    {
                         let full =
                             reply.add(INodeNo(e.ino), i as u64 + 1, file_type(e.kind), OsStr::from_bytes(&e.name));
                         if full {
@@ -491,7 +494,7 @@ impl Filesystem for Adapter {
             };
             for (i, (e, a)) in part.iter().zip(attrs).enumerate() {
                 // Gone since it was listed, or where the cluster is.
-                let Some(a) = a.filter(|_| !(ino == INodeNo::ROOT && e.name[..] == *PROC.as_bytes())) else { continue };
+                let Some(a) = a.filter(|_| !is_proc(ino, OsStr::from_bytes(&e.name))) else { continue };
                 let next = (from + i) as u64 + 1;
                 if reply.add(INodeNo(e.ino), next, OsStr::from_bytes(&e.name), &TTL, &attr(&a), Generation(0)) {
                     break;

@@ -134,9 +134,9 @@ impl Side {
     }
 
     /// A knob may be emptied, on its way to be written; nothing else may be changed.
-    pub(crate) fn setattr(&self, ino: INodeNo, emptied: bool, reply: ReplyAttr) {
+    pub(crate) fn setattr(&self, ino: INodeNo, (size, other): (Option<u64>, Option<u32>), reply: ReplyAttr) {
         let (side, ino) = (self.clone(), self.ino(ino));
-        if !emptied {
+        if size != Some(0) || other.is_some() {
             return reply.error(Errno::EPERM);
         }
         self.run(async move { side.answer_attr(reply, side.proc.empty(ino).await) });
@@ -301,8 +301,7 @@ impl Filesystem for Alone {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let emptied = size == Some(0) && mode.is_none() && uid.is_none() && gid.is_none();
-        self.0.setattr(ino, emptied, reply);
+        self.0.setattr(ino, (size, mode.or(uid).or(gid)), reply);
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {

@@ -89,7 +89,7 @@ impl Asker {
         }
     }
 
-    /// One question to one node. `None` from a task that goes on: it did not answer in time.
+    /// One question to one node, on a task that goes on if the answer is late.
     pub(crate) async fn ask(self: &Arc<Asker>, node: NodeId, question: Question) -> Result<Said, ProcError> {
         if lock(&self.quiet).get(&node).is_some_and(|until| Instant::now() < *until) {
             return Err(ProcError::Unavailable);

@@ -70,7 +70,7 @@ enum Place {
     Table(NodeId, String),
     /// A directory of what a node told.
     Dir(Arc<Told>, Vec<String>),
-    /// A value of what a node told; `true`: one that can be written.
+    /// A value of what a node told.
     Value(NodeId, Arc<Told>, Vec<String>),
     /// When islands met, in what a node leads.
     Heals(NodeId),

@@ -329,7 +329,7 @@ mod tests {
     use crate::msg::Status;
 
     /// Another leader is in view: node 3, under a ballot and a branch of its own.
-    fn meet(copy: &mut Copy, ms: u64) -> Lead {
+    fn meet(copy: &mut Copy, ms: u64) {
         let (near, far) = (NodeId(2), NodeId(3));
         let view = Input::View {
             view: [near, far].into(),
@@ -342,7 +342,6 @@ mod tests {
         let lead = Lead { branch: BranchId { node: far, n: 1 }, ballot: Ballot { counter: 1, node: far }, in_sync: 1 };
         let status = Status { lead: Some(lead), was_in_sync: true, ..Status::default() };
         feed(copy, ms, Input::Msg(far, Msg::Status(status)));
-        lead
     }
 
     /// It answers at once what it is asked, with nothing that is new.

@@ -64,7 +64,7 @@ impl Shell {
 
     /// What is told of peers' answers is measured for whoever asks next.
     fn probe(&self) {
-        let _ = self.handle.wake.send(Wake::Probe);
+        let _ = self.handle.wake.send(Wake::Input(Input::Probe));
     }
 
     fn facts(&mut self, subject: &Subject) -> Vec<Fact> {

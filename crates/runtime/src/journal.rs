@@ -10,28 +10,52 @@ const EVENTS_MAX: usize = 1000;
 /// And so much of each.
 const TEXT_BYTES_MAX: usize = 4000;
 
-/// The latest events of a node, numbered.
+/// The latest lines of something, numbered within one start.
+pub struct Latest {
+    most: usize,
+    last: EventMark,
+    lines: VecDeque<Happened>,
+}
+
+impl Latest {
+    /// Keeps so many at most.
+    pub const fn new(incarnation: u64, most: usize) -> Latest {
+        Latest { most, last: EventMark { incarnation, number: 0 }, lines: VecDeque::new() }
+    }
+
+    /// One more; of a text not more than 4000 bytes.
+    pub fn keep(&mut self, at: WallMs, (grade, kind, mut text): (Grade, &str, String)) {
+        // Reasons come from anywhere.
+        base::shorten(&mut text, TEXT_BYTES_MAX);
+        if self.lines.len() >= self.most {
+            self.lines.pop_front();
+        }
+        self.last.number += 1;
+        self.lines.push_back(Happened { mark: self.last, at, grade, kind: kind.into(), text });
+    }
+
+    /// Those after that one, the oldest first; of more than so many the latest.
+    pub fn since(&self, after: EventMark, most: u32) -> Vec<Happened> {
+        let from = self.lines.partition_point(|line| line.mark <= after);
+        let from = from.max(self.lines.len().saturating_sub(most as usize));
+        self.lines.range(from..).cloned().collect()
+    }
+}
+
+/// The latest events of a node, and how many there were of each grade and kind.
 pub(crate) struct Journal {
-    next: EventMark,
-    latest: VecDeque<Happened>,
-    /// Of each grade and kind, so many.
+    latest: Latest,
     counts: BTreeMap<(&'static str, String), u64>,
 }
 
 impl Journal {
     pub(crate) fn new(incarnation: u64) -> Journal {
-        Journal { next: EventMark { incarnation, number: 1 }, latest: VecDeque::new(), counts: BTreeMap::new() }
+        Journal { latest: Latest::new(incarnation, EVENTS_MAX), counts: BTreeMap::new() }
     }
 
-    pub(crate) fn note(&mut self, at: WallMs, (grade, kind, mut text): (Grade, &str, String)) {
-        // Reasons come from anywhere.
-        base::shorten(&mut text, TEXT_BYTES_MAX);
-        if self.latest.len() >= EVENTS_MAX {
-            self.latest.pop_front();
-        }
-        self.latest.push_back(Happened { mark: self.next, at, grade, kind: kind.into(), text });
-        self.next.number += 1;
-        *self.counts.entry((grade.name(), kind.into())).or_default() += 1;
+    pub(crate) fn note(&mut self, at: WallMs, line: (Grade, &str, String)) {
+        *self.counts.entry((line.0.name(), line.1.into())).or_default() += 1;
+        self.latest.keep(at, line);
     }
 
     /// How many there were of each grade and kind since the start.
@@ -41,9 +65,7 @@ impl Journal {
 
     /// The latest after that one, the oldest first.
     pub(crate) fn since(&self, after: EventMark, most: u32) -> Vec<Happened> {
-        let from = self.latest.partition_point(|event| event.mark <= after);
-        let from = from.max(self.latest.len().saturating_sub(most as usize));
-        self.latest.range(from..).cloned().collect()
+        self.latest.since(after, most)
     }
 }
 

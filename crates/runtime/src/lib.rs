@@ -19,4 +19,5 @@ pub use ceilings::{Ceilings, FREE_BYTES_MIN, available_memory, resident};
 pub use clock::Clock;
 pub use cookie::{Cookie, CookieError, default_cookie_path};
 pub use host::{Host, NoHost, Setting};
+pub use journal::Latest;
 pub use shell::{Event, Handle, Settings, StartError, start};

@@ -104,7 +104,6 @@ pub(crate) enum Wake {
     Warm(FragmentId),
     Forget(OpId),
     Said(u64, Said),
-    Probe,
     Input(Input),
     Advertise(SocketAddr),
     /// A provider's answer.
@@ -412,25 +411,25 @@ pub(crate) struct Shell {
     pub(crate) dir: DataDir,
     /// Memory and room on the disc.
     pub(crate) watch: Watch,
-    pub(crate) hush: Hush,
+    hush: Hush,
     /// What happened lately.
     pub(crate) journal: Journal,
-    pub(crate) crew: Crew,
+    crew: Crew,
     /// Where lists of nodes come from, by number.
-    pub(crate) sources: Vec<String>,
+    sources: Vec<String>,
     /// The threads that ask them.
-    pub(crate) asking: Vec<Asking>,
+    asking: Vec<Asking>,
     /// The program around it.
     pub(crate) host: Arc<dyn Host>,
     /// How much of a processor is used.
     pub(crate) load: Load,
     /// Why the node must end.
-    pub(crate) failed: Option<String>,
+    failed: Option<String>,
     /// Frames are encoded here.
-    pub(crate) scratch: Vec<u8>,
+    scratch: Vec<u8>,
     /// Its address is whatever the machine has, and may change.
-    pub(crate) roams: bool,
-    pub(crate) advertised: SocketAddr,
+    roams: bool,
+    advertised: SocketAddr,
 }
 
 impl Shell {
@@ -508,7 +507,6 @@ impl Shell {
                 Wake::Said(number, said) => Input::Said(number, said),
                 Wake::Advertise(addr) => Input::Advertise(addr),
                 Wake::Listed(provider, authoritative, places) => Input::Listed { provider, authoritative, places },
-                Wake::Probe => Input::Probe,
                 Wake::Input(input) => input,
                 Wake::Stop => Input::Stop,
             };

@@ -53,8 +53,7 @@ impl Writer {
         let counts: Arc<Counts> = Arc::default();
         let (done, counted) = (queued.clone(), counts.clone());
         let thread = std::thread::Builder::new().name("disc".into()).spawn(move || {
-            let lines = VecDeque::new();
-            let work = Work { disc: &disc, queued: &done, counts: &counted, tell: &tell, unflushed: None, lines };
+            let work = Work::new(&disc, &done, &counted, &tell);
             // The engine asserts on what it does not expect; then nothing more can be written either.
             let worked = catch_unwind(AssertUnwindSafe(|| work.run(&jobs)));
             if let Err(e) = worked.unwrap_or_else(|_| Err(disc.broken())) {
@@ -173,7 +172,11 @@ struct Line {
     behind: VecDeque<Persist>,
 }
 
-impl<T: Fn(Event)> Work<'_, T> {
+impl<'a, T: Fn(Event)> Work<'a, T> {
+    fn new(disc: &'a Disc, queued: &'a Queued, counts: &'a Counts, tell: &'a T) -> Work<'a, T> {
+        Work { disc, queued, counts, tell, unflushed: None, lines: VecDeque::new() }
+    }
+
     fn run(mut self, jobs: &Receiver<(FragmentId, Persist)>) -> Result<(), StorageError> {
         loop {
             let (first, ended) = self.wait(jobs);
@@ -468,14 +471,8 @@ mod tests {
             Event::Failed(e) => panic!("{e}"),
         };
         let queued = Queued { bytes: Mutex::new(Some(0)), less: Condvar::new() };
-        let mut work = Work {
-            disc: &disc,
-            queued: &queued,
-            counts: &Counts::default(),
-            tell: &tell,
-            unflushed: None,
-            lines: VecDeque::new(),
-        };
+        let counts = Counts::default();
+        let mut work = Work::new(&disc, &queued, &counts, &tell);
         let job = |index, mark, seq, keys, size| {
             (fragment(index), Persist { batch: batch(seq, keys, size), mark, sync: true })
         };
@@ -508,14 +505,8 @@ mod tests {
             }
         };
         let queued = Queued { bytes: Mutex::new(Some(0)), less: Condvar::new() };
-        let mut work = Work {
-            disc: &disc,
-            queued: &queued,
-            counts: &Counts::default(),
-            tell: &tell,
-            unflushed: None,
-            lines: VecDeque::new(),
-        };
+        let counts = Counts::default();
+        let mut work = Work::new(&disc, &queued, &counts, &tell);
         let job =
             |index, mark, keys, size| (fragment(index), Persist { batch: batch(mark, keys, size), mark, sync: true });
         work.take(vec![job(0, 1, 600, 9000)]).expect("taken");
@@ -588,14 +579,8 @@ mod tests {
                 Event::Failed(e) => panic!("{e}"),
             };
             let queued = Queued { bytes: Mutex::new(Some(0)), less: Condvar::new() };
-            let mut work = Work {
-                disc: &disc,
-                queued: &queued,
-                counts: &Counts::default(),
-                tell: &tell,
-                unflushed: None,
-                lines: VecDeque::new(),
-            };
+            let counts = Counts::default();
+            let mut work = Work::new(&disc, &queued, &counts, &tell);
             // Of each fragment the state before its first batch and after each.
             let mut states: [Vec<State>; 2] = [vec![State::default()], vec![State::default()]];
             let mut staged: [BTreeMap<Bytes, u64>; 2] = Default::default();

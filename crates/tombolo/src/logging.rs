@@ -4,7 +4,7 @@
 use crate::cli::LogFormat;
 use base::WallMs;
 use node::{EventMark, Grade, Happened};
-use std::collections::VecDeque;
+use runtime::Latest;
 use std::fmt::Write;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,13 +14,11 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
-/// So many lines are kept,
+/// So many lines are kept.
 const LINES_MAX: usize = 2000;
-/// and so many bytes of each.
-const LINE_BYTES_MAX: usize = 2000;
 
 /// The latest lines. A process has one log.
-static LATEST: Mutex<Latest> = Mutex::new(Latest { next: 0, lines: VecDeque::new() });
+static LATEST: Mutex<Latest> = Mutex::new(Latest::new(0, LINES_MAX));
 static FILTER: OnceLock<Filter> = OnceLock::new();
 
 struct Filter {
@@ -28,33 +26,10 @@ struct Filter {
     text: Mutex<String>,
 }
 
-struct Latest {
-    next: u64,
-    lines: VecDeque<Happened>,
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
-}
-
-impl Latest {
-    fn keep(&mut self, grade: Grade, kind: &str, text: String) {
-        let now = now_ms();
-        self.next += 1;
-        if self.lines.len() >= LINES_MAX {
-            self.lines.pop_front();
-        }
-        let mark = EventMark { incarnation: 0, number: self.next };
-        self.lines.push_back(Happened { mark, at: WallMs(now), grade, kind: kind.into(), text });
-    }
-}
-
-/// The lines after that one, at most so many: the latest.
+/// The lines after that one, by number, at most so many: the latest.
 pub(crate) fn since(after: u64, most: u32) -> Vec<Happened> {
-    let latest = LATEST.lock().unwrap_or_else(PoisonError::into_inner);
-    let from = latest.lines.partition_point(|line| line.mark.number <= after);
-    let from = from.max(latest.lines.len().saturating_sub(most as usize));
-    latest.lines.range(from..).cloned().collect()
+    let after = EventMark { incarnation: 0, number: after };
+    LATEST.lock().unwrap_or_else(PoisonError::into_inner).since(after, most)
 }
 
 /// What is logged, as `TOMBOLO_LOG` says it.
@@ -107,9 +82,9 @@ impl<S: Subscriber> Layer<S> for Keeper {
         };
         let mut line = Line(String::new());
         event.record(&mut line);
-        base::shorten(&mut line.0, LINE_BYTES_MAX);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
         let mut latest = LATEST.lock().unwrap_or_else(PoisonError::into_inner);
-        latest.keep(grade, event.metadata().target(), line.0);
+        latest.keep(WallMs(now), (grade, event.metadata().target(), line.0));
     }
 }
 
@@ -126,19 +101,4 @@ pub(crate) fn begin(usual: &str, format: LogFormat) {
         LogFormat::Json => lines.json().boxed(),
     };
     tracing_subscriber::registry().with(filter).with(Keeper).with(lines).init();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_latest_lines_are_kept_and_their_numbers_grow() {
-        let mut latest = Latest { next: 0, lines: VecDeque::new() };
-        for n in 0..LINES_MAX + 5 {
-            latest.keep(Grade::Info, "test", n.to_string());
-        }
-        assert_eq!((latest.lines.len(), latest.lines[0].text.as_str()), (LINES_MAX, "5"));
-        assert!(latest.lines.iter().zip(latest.lines.iter().skip(1)).all(|(a, b)| a.mark < b.mark));
-    }
 }
