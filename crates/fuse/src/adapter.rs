@@ -3,8 +3,8 @@ use crate::tally::{Call, Tally};
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 use procfs::{Proc, is_ours};
 use std::ffi::OsStr;
@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
-use vfs::{Attr, Fs, FsError, Kind, SetAttr};
+use vfs::{Allocate, Attr, Caller, Fs, FsError, Kind, New, Over, SetAttr, SetXattr};
 
 /// Nothing is kept by the kernel between calls.
 const TTL: Duration = Duration::ZERO;
@@ -25,6 +25,14 @@ const PLUS_MAX: usize = 128;
 const XATTR_CREATE: i32 = 1;
 const XATTR_REPLACE: i32 = 2;
 const O_APPEND: i32 = 0o2000;
+const O_TRUNC: i32 = 0o1000;
+const SEEK_DATA: i32 = 3;
+const SEEK_HOLE: i32 = 4;
+/// `fallocate(2)`: bits of its mode.
+const KEEP_SIZE: i32 = 0x01;
+const PUNCH_HOLE: i32 = 0x02;
+const ZERO_RANGE: i32 = 0x10;
+const UNSHARE_RANGE: i32 = 0x40;
 
 /// In the top directory, hidden from listings: the cluster itself.
 const PROC: &str = ".tombolo";
@@ -49,6 +57,29 @@ impl Adapter {
             tally.note(call, begun.elapsed());
         });
     }
+
+    fn make(&self, parent: INodeNo, name: &OsStr, new: New, reply: ReplyEntry) {
+        let name = name.as_bytes().to_vec();
+        self.spawn(Call::Make, |fs| async move { entry(reply, fs.make(parent.0, &name, new).await) });
+    }
+}
+
+/// An inode that this caller makes.
+fn new(req: &Request, kind: Kind, mode: u32, umask: u32) -> New {
+    New { kind, mode, umask, uid: req.uid(), gid: req.gid(), rdev: 0, target: None }
+}
+
+/// The kernel puts what is appended where it thinks the end is; so it keeps none of it.
+fn open_flags(append: bool) -> FopenFlags {
+    if append { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::empty() }
+}
+
+/// Who asks, with all its groups. One that has ended since has the group that the kernel names.
+fn caller(req: &Request) -> Caller {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", req.pid())).unwrap_or_default();
+    let groups = status.lines().find_map(|l| l.strip_prefix("Groups:")).unwrap_or_default();
+    let more = groups.split_ascii_whitespace().filter_map(|g| g.parse().ok());
+    Caller { uid: req.uid(), gids: [req.gid()].into_iter().chain(more).collect() }
 }
 
 fn is_proc(parent: INodeNo, name: &OsStr) -> bool {
@@ -77,6 +108,8 @@ fn errno(e: &FsError) -> Errno {
         FsError::TooLarge => Errno::EFBIG,
         FsError::NoSpace => Errno::ENOSPC,
         FsError::TooManyLinks => Errno::EMLINK,
+        FsError::Beyond => Errno::ENXIO,
+        FsError::Unsupported => Errno::EOPNOTSUPP,
         FsError::Unavailable | FsError::Damaged(_) => Errno::EIO,
     }
 }
@@ -171,6 +204,12 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_MAX_PAGES,
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            // The kernel decides by access control lists, and leaves it to us what a new inode inherits.
+            InitFlags::FUSE_POSIX_ACL,
+            InitFlags::FUSE_DONT_MASK,
+            // Without it the kernel asks for an attribute before each write.
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
         ] {
             let _ = config.add_capabilities(flag);
         }
@@ -208,7 +247,7 @@ impl Filesystem for Adapter {
 
     fn setattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -227,7 +266,8 @@ impl Filesystem for Adapter {
         if is_ours(ino.0) {
             return self.side.setattr(ino, (size, mode.or(uid).or(gid)), reply);
         }
-        let set = SetAttr { mode, uid, gid, size, atime: atime.map(nanos), mtime: mtime.map(nanos) };
+        let kill = req.uid() != 0;
+        let set = SetAttr { mode, uid, gid, size, atime: atime.map(nanos), mtime: mtime.map(nanos), kill };
         self.spawn(Call::Setattr, |fs| async move {
             match fs.setattr(ino.0, set).await {
                 Ok(a) => reply.attr(&TTL, &attr(&a)),
@@ -252,32 +292,23 @@ impl Filesystem for Adapter {
         if is_fixed(parent, name) {
             return reply.error(Errno::EPERM);
         }
-        let (name, owner) = (name.as_bytes().to_vec(), (req.uid(), req.gid()));
         let Some(kind) = kind_of_mode(mode) else { return reply.error(Errno::EINVAL) };
-        self.spawn(Call::Make, |fs| async move {
-            entry(reply, fs.make(parent.0, &name, kind, mode & !umask, owner, rdev, None).await);
-        });
+        self.make(parent, name, New { rdev, ..new(req, kind, mode, umask) }, reply);
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         if is_fixed(parent, name) {
             return reply.error(Errno::EPERM);
         }
-        let (name, owner) = (name.as_bytes().to_vec(), (req.uid(), req.gid()));
-        self.spawn(Call::Make, |fs| async move {
-            entry(reply, fs.make(parent.0, &name, Kind::Directory, mode & !umask, owner, 0, None).await);
-        });
+        self.make(parent, name, new(req, Kind::Directory, mode, umask), reply);
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         if is_fixed(parent, name) {
             return reply.error(Errno::EPERM);
         }
-        let (name, owner) = (name.as_bytes().to_vec(), (req.uid(), req.gid()));
-        let target = target.as_os_str().to_owned().into_vec().into();
-        self.spawn(Call::Make, |fs| async move {
-            entry(reply, fs.make(parent.0, &name, Kind::Symlink, 0o777, owner, 0, Some(target)).await);
-        });
+        let target = Some(target.as_os_str().to_owned().into_vec().into());
+        self.make(parent, name, New { target, ..new(req, Kind::Symlink, 0o777, 0) }, reply);
     }
 
     fn link(&self, _req: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
@@ -317,22 +348,35 @@ impl Filesystem for Adapter {
         if is_fixed(parent, name) || is_fixed(to, new) {
             return reply.error(Errno::EPERM);
         }
-        let keep = flags == RenameFlags::RENAME_NOREPLACE;
-        if !keep && !flags.is_empty() {
-            return reply.error(Errno::EINVAL);
-        }
+        let over = match flags {
+            _ if flags.is_empty() => Over::Replace,
+            RenameFlags::RENAME_NOREPLACE => Over::Keep,
+            RenameFlags::RENAME_EXCHANGE => Over::Exchange,
+            _ => return reply.error(Errno::EINVAL),
+        };
         let (name, new) = (name.as_bytes().to_vec(), new.as_bytes().to_vec());
-        self.spawn(Call::Rename, |fs| async move { empty(reply, fs.rename(parent.0, &name, to.0, &new, keep).await) });
+        self.spawn(Call::Rename, |fs| async move { empty(reply, fs.rename(parent.0, &name, to.0, &new, over).await) });
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         if is_ours(ino.0) {
             return self.side.open(ino, reply);
         }
-        let append = flags.0 & O_APPEND != 0;
+        let (append, kill) = (flags.0 & O_APPEND != 0, req.uid() != 0);
+        let cut = (flags.0 & O_TRUNC != 0).then(|| SetAttr { size: Some(0), kill, ..SetAttr::default() });
         self.spawn(Call::Open, |fs| async move {
-            match fs.open(ino.0, append).await {
-                Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            let opened = async {
+                let handle = fs.open(ino.0, append).await?;
+                if let Some(cut) = cut
+                    && let Err(e) = fs.setattr(ino.0, cut).await
+                {
+                    fs.release(handle).await;
+                    return Err(e);
+                }
+                Ok(handle)
+            };
+            match opened.await {
+                Ok(handle) => reply.opened(FileHandle(handle), open_flags(append)),
                 Err(e) => reply.error(errno(&e)),
             }
         });
@@ -351,13 +395,13 @@ impl Filesystem for Adapter {
         if is_fixed(parent, name) {
             return reply.error(Errno::EPERM);
         }
-        let (name, owner) = (name.as_bytes().to_vec(), (req.uid(), req.gid()));
-        let append = flags & O_APPEND != 0;
+        let (name, append) = (name.as_bytes().to_vec(), flags & O_APPEND != 0);
+        let new = new(req, Kind::File, mode, umask);
         self.spawn(Call::Make, |fs| async move {
-            match fs.make(parent.0, &name, Kind::File, mode & !umask, owner, 0, None).await {
+            match fs.make(parent.0, &name, new).await {
                 Ok(a) => {
                     let handle = FileHandle(fs.open_known(a.ino, append));
-                    reply.created(&TTL, &attr(&a), Generation(0), handle, FopenFlags::empty());
+                    reply.created(&TTL, &attr(&a), Generation(0), handle, open_flags(append));
                 }
                 Err(e) => reply.error(errno(&e)),
             }
@@ -393,7 +437,7 @@ impl Filesystem for Adapter {
         fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
@@ -401,9 +445,9 @@ impl Filesystem for Adapter {
         if is_ours(ino.0) {
             return self.side.write(ino, offset, data, reply);
         }
-        let data = data.to_vec();
+        let (data, kill) = (data.to_vec(), write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID));
         self.spawn(Call::Write, |fs| async move {
-            match fs.write(fh.0, offset, &data).await {
+            match fs.write(fh.0, offset, &data, kill).await {
                 Ok(()) => reply.written(data.len() as u32),
                 Err(e) => reply.error(errno(&e)),
             }
@@ -522,6 +566,47 @@ impl Filesystem for Adapter {
         self.spawn(Call::Sync, |fs| async move { empty(reply, fs.sync_names().await) });
     }
 
+    fn fallocate(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let how = match mode & !UNSHARE_RANGE {
+            _ if is_ours(ino.0) => return reply.error(Errno::EPERM),
+            0 => Allocate::Extend,
+            KEEP_SIZE => Allocate::KeepSize,
+            m if m == PUNCH_HOLE | KEEP_SIZE => Allocate::Punch,
+            ZERO_RANGE => Allocate::Zero,
+            m if m == ZERO_RANGE | KEEP_SIZE => Allocate::Punch,
+            _ => return reply.error(Errno::EOPNOTSUPP),
+        };
+        let kill = req.uid() != 0;
+        self.spawn(Call::Write, |fs| async move {
+            let done = fs.allocate(ino.0, offset, length, how).await;
+            empty(reply, if done.is_ok() && kill { fs.kill_privileges(ino.0, true).await } else { done });
+        });
+    }
+
+    fn lseek(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        if is_ours(ino.0) {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
+        let (Ok(at), SEEK_DATA | SEEK_HOLE) = (u64::try_from(offset), whence) else {
+            return reply.error(Errno::EINVAL);
+        };
+        self.spawn(Call::Read, |fs| async move {
+            match fs.seek(ino.0, at, whence == SEEK_DATA).await {
+                Ok(found) => reply.offset(found as i64),
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
+    }
+
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         const BLOCK: u64 = 4096;
         let usage = self.fs.usage();
@@ -531,7 +616,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -542,12 +627,15 @@ impl Filesystem for Adapter {
         if is_ours(ino.0) {
             return reply.error(Errno::EPERM);
         }
-        let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
-        let (create, replace) = (flags & XATTR_CREATE != 0, flags & XATTR_REPLACE != 0);
-        self.spawn(
-            Call::Xattr,
-            |fs| async move { empty(reply, fs.setxattr(ino.0, &name, &value, create, replace).await) },
-        );
+        let (name, value, caller) = (name.as_bytes().to_vec(), value.to_vec(), caller(req));
+        let how = match flags {
+            XATTR_CREATE => SetXattr::Create,
+            XATTR_REPLACE => SetXattr::Replace,
+            _ => SetXattr::Any,
+        };
+        self.spawn(Call::Xattr, |fs| async move {
+            empty(reply, fs.setxattr(ino.0, &name, &value, how, &caller).await);
+        });
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -558,11 +646,12 @@ impl Filesystem for Adapter {
         self.spawn(Call::Xattr, |fs| async move { xattr(reply, size, fs.getxattr(ino.0, &name).await.map(Vec::from)) });
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         if is_ours(ino.0) {
             return xattr(reply, size, Ok(Vec::new()));
         }
-        self.spawn(Call::Xattr, |fs| async move { xattr(reply, size, fs.listxattr(ino.0).await) });
+        let caller = Caller { uid: req.uid(), gids: Vec::new() };
+        self.spawn(Call::Xattr, |fs| async move { xattr(reply, size, fs.listxattr(ino.0, &caller).await) });
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
-use vfs::{Fs, MountOptions};
+use vfs::{Fs, MountError, MountOptions};
 
 /// How long a command waits for a leader and its answer.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -192,10 +192,11 @@ impl Server {
             match Fs::mount(db.clone(), name, fs_options.clone(), self.data.clone()).await {
                 Ok(fs) => break fs,
                 // A node that has just started has to find its peers, or find that there are none.
-                Err(e) if e.is_unavailable() && tokio::time::Instant::now() < deadline => {
+                Err(MountError::Client(e)) if e.is_unavailable() && tokio::time::Instant::now() < deadline => {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
-                Err(e) => return Err(code(&e)),
+                Err(MountError::Client(e)) => return Err(code(&e)),
+                Err(e) => return Err((FAILED, e.to_string())),
             }
         };
         match fuse::mount(fs.clone(), self.proc.another(), name, dir, fuse_options) {

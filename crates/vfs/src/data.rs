@@ -1,9 +1,10 @@
 //! Bytes of files: gathered, written as extents that never change, and committed by the inode's `C` record.
 
 use crate::error::FsError;
-use crate::fs::{Fs, Handle, HandleId, Ino, TRIES_MAX, first, lock, pause, refused, to_content, wall_ns};
-use crate::map::{cut, lay, unreferenced, within};
+use crate::fs::{Fs, Handle, HandleId, Ino, Pending, TRIES_MAX, first, lock, pause, refused, to_content, wall_ns};
+use crate::map::{lay, unreferenced, within};
 use crate::record::{self, Content, Dropped, Extent};
+use crate::space::SIZE_MAX;
 use base::Version;
 use bytes::{Bytes, BytesMut};
 use client::{Batch, Check, Outcome, Range, Write};
@@ -16,7 +17,7 @@ const PIECE: u64 = 64 * 1024;
 /// The longest extent.
 const EXTENT: u64 = 1024 * 1024;
 /// What one `M` record maps.
-const PAGE: u64 = 16 * 1024 * 1024;
+pub(crate) const PAGE: u64 = 16 * 1024 * 1024;
 /// How many extents `C` itself holds.
 const INLINE_MAX: usize = 32;
 /// Up to so many bytes go into the same batch as `C`: one round trip.
@@ -52,7 +53,7 @@ impl Fs {
         inode.handles += 1;
         let errors_seen = inode.errors.len();
         drop(open);
-        lock(&self.handles).insert(id, Handle { ino, append, errors_seen, listing: None });
+        lock(&self.handles).insert(id, Handle { ino, append, errors_seen, listing: None, wrote: false });
         id
     }
 
@@ -92,24 +93,29 @@ impl Fs {
 
     /// Writes bytes: kept in this mount until closed, synced, too many, or a second old. Appends are committed at once, at
     /// the end that the file has then.
-    pub async fn write(&self, handle: HandleId, at: u64, data: &[u8]) -> Result<(), FsError> {
+    /// `kill`: whoever writes has no right to keep the file's set-user and set-group bits.
+    pub async fn write(&self, handle: HandleId, at: u64, data: &[u8], kill: bool) -> Result<(), FsError> {
         let (ino, append) = self.handle(handle)?;
         self.late_error(handle)?;
+        let wrote = lock(&self.handles).get_mut(&handle).is_some_and(|h| std::mem::replace(&mut h.wrote, true));
+        if kill || !wrote {
+            self.kill_privileges(ino, kill).await?;
+        }
         if append {
             self.flush_inode(ino, false).await?;
             let guard = self.commit_lock(ino);
             let _guard = guard.lock().await;
-            return self.commit_ranges(ino, vec![(0, data.to_vec())], false, true).await;
+            return self.commit_ranges(ino, vec![(0, data.to_vec())], wall_ns(), false, true).await;
         }
-        if at.checked_add(data.len() as u64).is_none_or(|end| end > i64::MAX as u64) {
-            return Err(FsError::TooLarge);
-        }
+        let end = at.checked_add(data.len() as u64).filter(|end| *end <= SIZE_MAX).ok_or(FsError::TooLarge)?;
         let full = {
             let mut open = lock(&self.open);
             let inode = open.entry(ino).or_default();
             let before: usize = inode.dirty.iter().map(|(_, b)| b.len()).sum();
             gather(&mut inode.dirty, at, data);
             inode.dirty_since.get_or_insert_with(std::time::Instant::now);
+            let longest = inode.pending.map_or(end, |p| p.end.max(end));
+            inode.pending = Some(Pending { end: longest, mtime: wall_ns() });
             let after: usize = inode.dirty.iter().map(|(_, b)| b.len()).sum();
             let all = self.dirty_bytes.fetch_add(after.saturating_sub(before), Ordering::Relaxed) + after - before;
             after >= DIRTY_INODE_MAX || all >= self.options.dirty_bytes_max
@@ -117,7 +123,7 @@ impl Fs {
         if full { self.flush_inode(ino, false).await } else { Ok(()) }
     }
 
-    fn commit_lock(&self, ino: Ino) -> Arc<tokio::sync::Mutex<()>> {
+    pub(crate) fn commit_lock(&self, ino: Ino) -> Arc<tokio::sync::Mutex<()>> {
         lock(&self.committing).entry(ino).or_default().clone()
     }
 
@@ -143,14 +149,20 @@ impl Fs {
         }
         let guard = self.commit_lock(ino);
         let _guard = guard.lock().await;
-        let dirty = {
-            let mut open = lock(&self.open);
-            let inode = open.get_mut(&ino);
-            inode.map(|o| (std::mem::take(&mut o.dirty), o.dirty_since.take())).map(|(d, _)| d).unwrap_or_default()
+        let (dirty, mtime) = match lock(&self.open).get_mut(&ino) {
+            Some(inode) => {
+                inode.dirty_since = None;
+                (std::mem::take(&mut inode.dirty), inode.pending.map_or_else(wall_ns, |p| p.mtime))
+            }
+            None => (Vec::new(), 0),
         };
         let bytes: usize = dirty.iter().map(|(_, b)| b.len()).sum();
-        let mut done = if dirty.is_empty() { Ok(()) } else { self.commit_ranges(ino, dirty, sync, false).await };
+        let mut done = if dirty.is_empty() { Ok(()) } else { self.commit_ranges(ino, dirty, mtime, sync, false).await };
         self.dirty_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(inode) = lock(&self.open).get_mut(&ino).filter(|o| o.dirty.is_empty()) {
+            // Until here whoever asked was told of them, on their way as they were.
+            inode.pending = None;
+        }
         if sync && done.is_ok() {
             done = self.sync_data(ino).await;
         }
@@ -183,15 +195,17 @@ impl Fs {
         &self,
         ino: Ino,
         ranges: Vec<(u64, Vec<u8>)>,
+        mtime: u64,
         sync: bool,
         append: bool,
     ) -> Result<(), FsError> {
         let total: u64 = ranges.iter().map(|(_, b)| b.len() as u64).sum();
         let small = total <= SMALL_MAX;
         for round in 0..TRIES_MAX {
-            let (content, version) = self.content(ino).await?;
+            let (mut content, version) = self.content(ino).await?;
+            content.mtime = mtime;
             let at = if append { content.size } else { 0 };
-            let pieces = self.split(&ranges, at, small);
+            let pieces = self.split(&ranges, at, small)?;
             if !small && (round == 0 || append) {
                 self.write_blocks(ino, &pieces, sync).await?;
             }
@@ -205,7 +219,7 @@ impl Fs {
     }
 
     /// The present map. Fails for an inode that is gone.
-    async fn content(&self, ino: Ino) -> Result<(Content, Option<Version>), FsError> {
+    pub(crate) async fn content(&self, ino: Ino) -> Result<(Content, Option<Version>), FsError> {
         let keys = vec![Range::key(record::inode(ino)), Range::key(record::content(ino))];
         let mut rows = self.read_meta(keys).await?.into_iter();
         first(rows.next()).ok_or(FsError::Stale)?;
@@ -214,7 +228,7 @@ impl Fs {
     }
 
     /// Cuts ranges into extents, none over a page's edge.
-    fn split(&self, ranges: &[(u64, Vec<u8>)], shift: u64, small: bool) -> Vec<Piece> {
+    fn split(&self, ranges: &[(u64, Vec<u8>)], shift: u64, small: bool) -> Result<Vec<Piece>, FsError> {
         let most = if small { PIECE } else { EXTENT };
         let mut out = Vec::new();
         for (from, bytes) in ranges {
@@ -222,12 +236,12 @@ impl Fs {
             while done < bytes.len() as u64 {
                 let at = shift + from + done;
                 let len = (bytes.len() as u64 - done).min(most).min(PAGE - at % PAGE);
-                let extent = Extent { at, len: len as u32, id: self.fresh(), skip: 0, small };
+                let extent = Extent { at, len: len as u32, id: self.numbers.fresh()?, skip: 0, small };
                 out.push((extent, Bytes::copy_from_slice(&bytes[done as usize..(done + len) as usize])));
                 done += len;
             }
         }
-        out
+        Ok(out)
     }
 
     /// Extents first, several at once; nothing refers to them yet.
@@ -312,13 +326,13 @@ impl Fs {
             extents.iter().for_each(|e| lay(&mut after, *e));
             let all: Vec<Extent> = before.iter().chain(&extents).copied().collect();
             dropped.add(&unreferenced(&all, &after));
-            self.put_page(ino, content, n, &after, dropped, writes);
+            self.put_page(ino, content, n, &after, dropped, writes)?;
         }
         Ok(())
     }
 
     /// Replaces a page; an empty one is left out.
-    fn put_page(
+    pub(crate) fn put_page(
         &self,
         ino: Ino,
         content: &mut Content,
@@ -326,19 +340,20 @@ impl Fs {
         extents: &[Extent],
         dropped: &mut Dropped,
         writes: &mut Vec<Write>,
-    ) {
+    ) -> Result<(), FsError> {
         dropped.pages.extend(content.pages.iter().filter(|(i, _)| *i == n).map(|(_, id)| *id));
         content.pages.retain(|(i, _)| *i != n);
         if !extents.is_empty() {
-            let id = self.fresh();
+            let id = self.numbers.fresh()?;
             writes.push(Write::Put { key: record::page(ino, id), value: record::encode(&extents), ttl_ms: None });
             let at = content.pages.partition_point(|(i, _)| *i < n);
             content.pages.insert(at, (n, id));
         }
+        Ok(())
     }
 
     /// The extents of those pages that are asked for.
-    async fn pages(
+    pub(crate) async fn pages(
         &self,
         ino: Ino,
         content: &Content,
@@ -358,7 +373,7 @@ impl Fs {
         Ok(out)
     }
 
-    async fn put_content(
+    pub(crate) async fn put_content(
         &self,
         ino: Ino,
         mut content: Content,
@@ -367,48 +382,15 @@ impl Fs {
         mut writes: Vec<Write>,
         sync: bool,
     ) -> Result<bool, FsError> {
-        content.mtime = wall_ns();
-        content.ctime = content.mtime;
+        content.ctime = wall_ns();
         let key = record::content(ino);
         let at = version.map_or(Check::Absent(key.clone()), |v| Check::AtVersion(key.clone(), v));
         writes.push(Write::Put { key, value: record::encode(&content), ttl_ms: None });
         if !dropped.is_empty() {
-            let key = record::dropped(self.fresh());
+            let key = record::dropped(self.numbers.fresh()?);
             writes.push(Write::Put { key, value: record::encode(&dropped), ttl_ms: None });
         }
         Ok(self.commit(vec![Check::Present(record::inode(ino)), at], writes, sync).await?.is_none())
-    }
-
-    /// Cuts a file off, or makes it longer with a hole.
-    pub(crate) async fn truncate(&self, ino: Ino, size: u64) -> Result<(), FsError> {
-        if size > i64::MAX as u64 {
-            return Err(FsError::TooLarge);
-        }
-        self.flush_inode(ino, false).await?;
-        let guard = self.commit_lock(ino);
-        let _guard = guard.lock().await;
-        for round in 0..TRIES_MAX {
-            let (mut content, version) = self.content(ino).await?;
-            let (mut dropped, mut writes) = (Dropped { ino, ..Dropped::default() }, Vec::new());
-            if size < content.size {
-                let before = content.extents.clone();
-                cut(&mut content.extents, size, u64::MAX);
-                dropped.add(&unreferenced(&before, &content.extents));
-                let edge = (size / PAGE) as u32;
-                for (n, before) in self.pages(ino, &content, |n| n >= edge).await? {
-                    let mut after = before.clone();
-                    cut(&mut after, size, u64::MAX);
-                    dropped.add(&unreferenced(&before, &after));
-                    self.put_page(ino, &mut content, n, &after, &mut dropped, &mut writes);
-                }
-            }
-            content.size = size;
-            if self.put_content(ino, content, version, dropped, writes, false).await? {
-                return Ok(());
-            }
-            pause(round).await;
-        }
-        Err(FsError::Unavailable)
     }
 
     /// Up to `len` bytes from `at`; fewer at the end of the file.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 /// How many entries one read of the database brings.
 const PAGE: u32 = 4000;
 /// Ranges that [`attr_ranges`] needs.
-const RANGES_PER_INODE: usize = 5;
+const RANGES_PER_INODE: usize = 6;
 
 /// One name in a directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,7 +25,7 @@ impl Fs {
     /// Opens a directory for listing.
     pub fn opendir(&self, ino: Ino) -> HandleId {
         let id = self.next_handle();
-        lock(&self.handles).insert(id, Handle { ino, append: false, errors_seen: 0, listing: None });
+        lock(&self.handles).insert(id, Handle { ino, append: false, errors_seen: 0, listing: None, wrote: false });
         id
     }
 

@@ -26,6 +26,10 @@ pub enum FsError {
     TooLarge,
     #[error("no room on the disc of the node that leads")]
     NoSpace,
+    #[error("beyond the end of the file")]
+    Beyond,
+    #[error("this filesystem cannot do that")]
+    Unsupported,
     #[error("too many links")]
     TooManyLinks,
     /// No leader within the time limit, or the fate of the change is not known.
@@ -33,6 +37,26 @@ pub enum FsError {
     Unavailable,
     #[error("the stored filesystem is damaged: {0}")]
     Damaged(&'static str),
+}
+
+/// Why a filesystem could not be mounted.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum MountError {
+    /// The database says why.
+    #[error(transparent)]
+    Client(#[from] client::Error),
+    /// Its records are of another form.
+    #[error(
+        "filesystem {name:?} was made by another version of tombolo (form {found}, this one reads {ours}); copy it with that version"
+    )]
+    Form {
+        /// Which filesystem.
+        name: String,
+        /// Its form.
+        found: u64,
+        /// What this program reads.
+        ours: u64,
+    },
 }
 
 impl From<client::Error> for FsError {

@@ -1,4 +1,5 @@
-use crate::error::FsError;
+use crate::error::{FsError, MountError};
+use crate::numbers::Numbers;
 use crate::record::{self, Content, Inode};
 use base::NodeId;
 use bytes::Bytes;
@@ -16,12 +17,14 @@ pub type Ino = u64;
 /// Names an open file or directory of one mount.
 pub type HandleId = u64;
 
+/// Of what form the records are: raised whenever an older program would not understand them, or they an older one's.
+const FORM: u64 = 2;
 /// The root directory.
 pub(crate) const ROOT: Ino = 1;
 /// How often an operation is tried when others keep changing what it looked at.
 pub(crate) const TRIES_MAX: usize = 64;
 /// The longest name.
-const NAME_BYTES_MAX: usize = 255;
+pub(crate) const NAME_BYTES_MAX: usize = 255;
 
 /// What an inode is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -54,6 +57,52 @@ pub struct Attr {
     pub birth: u64,
 }
 
+/// What is to be made.
+#[derive(Clone, Debug)]
+pub struct New {
+    /// Its type.
+    pub kind: Kind,
+    /// Permission bits that were asked for.
+    pub mode: u32,
+    /// Bits to leave out, unless a default access control list says which.
+    pub umask: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group, unless the directory's is to be taken.
+    pub gid: u32,
+    /// Device number of a special file.
+    pub rdev: u32,
+    /// Where a symbolic link leads.
+    pub target: Option<Bytes>,
+}
+
+/// What happens to what stands where something is moved to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Over {
+    /// It is replaced.
+    Replace,
+    /// It stays, and the move fails.
+    Keep,
+    /// It goes where the other one was.
+    Exchange,
+}
+
+/// Who asks.
+#[derive(Clone, Default, Debug)]
+pub struct Caller {
+    /// Its user; 0 may do everything.
+    pub uid: u32,
+    /// Its groups.
+    pub gids: Vec<u32>,
+}
+
+impl Caller {
+    /// Does it count as a member of that group?
+    pub(crate) fn is_in(&self, gid: u32) -> bool {
+        self.uid == 0 || self.gids.contains(&gid)
+    }
+}
+
 /// What to change of an inode.
 #[derive(Clone, Default, Debug)]
 #[allow(missing_docs)]
@@ -64,6 +113,8 @@ pub struct SetAttr {
     pub size: Option<u64>,
     pub atime: Option<u64>,
     pub mtime: Option<u64>,
+    /// Whoever changes the size has no right to keep the set-user and set-group bits.
+    pub kill: bool,
 }
 
 /// How a filesystem is mounted.
@@ -90,6 +141,15 @@ pub struct Usage {
     pub free: u64,
 }
 
+/// What bytes that wait say of their file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Pending {
+    /// It is at least so long.
+    pub end: u64,
+    /// When the last of them was written: what the commit says too.
+    pub mtime: u64,
+}
+
 /// An inode that is open here, with the bytes that are not committed yet.
 #[derive(Default)]
 pub(crate) struct Open {
@@ -97,6 +157,8 @@ pub(crate) struct Open {
     /// Sorted, apart.
     pub dirty: Vec<(u64, Vec<u8>)>,
     pub dirty_since: Option<std::time::Instant>,
+    /// Of bytes that are not committed yet, those on their way included.
+    pub pending: Option<Pending>,
     /// Errors of late commits, counted; each handle reports those it has not seen.
     pub errors: Vec<FsError>,
 }
@@ -107,6 +169,8 @@ pub(crate) struct Handle {
     pub append: bool,
     pub errors_seen: usize,
     pub listing: Option<Arc<Vec<crate::Entry>>>,
+    /// Bytes were written through it.
+    pub wrote: bool,
 }
 
 /// A mounted filesystem.
@@ -115,8 +179,7 @@ pub struct Fs {
     pub(crate) meta: Table,
     pub(crate) blocks: Table,
     pub(crate) session: u64,
-    allocator: u32,
-    counter: AtomicU64,
+    pub(crate) numbers: Numbers,
     pub(crate) open: Mutex<HashMap<Ino, Open>>,
     /// One commit at a time per inode.
     pub(crate) committing: Mutex<HashMap<Ino, Arc<tokio::sync::Mutex<()>>>>,
@@ -142,6 +205,15 @@ pub fn filesystems<'a>(tables: impl Iterator<Item = &'a str>) -> Vec<String> {
     tables.filter_map(|t| t.strip_prefix("fs.")).filter(|t| !t.ends_with(".blocks")).map(String::from).collect()
 }
 
+pub(crate) fn put(key: Bytes, value: Bytes) -> Write {
+    Write::Put { key, value, ttl_ms: None }
+}
+
+pub(crate) fn put_xattr(ino: Ino, name: &[u8], value: &[u8]) -> Write {
+    // A byte before it, so that an empty value is not a missing one.
+    put(record::xattr(ino, name), [&[1], value].concat().into())
+}
+
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -162,7 +234,7 @@ impl Fs {
         name: &str,
         options: MountOptions,
         data_dir: std::path::PathBuf,
-    ) -> Result<Arc<Fs>, client::Error> {
+    ) -> Result<Arc<Fs>, MountError> {
         let (meta_name, blocks_name) = table_names(name);
         // Directory times merge by `max`: two islands that made files in one directory are no conflict.
         let policy = MergePolicy { default: MergeRule::Latest, exceptions: vec![(8, b'T', MergeRule::Max)] };
@@ -182,8 +254,7 @@ impl Fs {
             meta,
             blocks,
             session: 0,
-            allocator: 0,
-            counter: AtomicU64::new(1),
+            numbers: Numbers::new(0),
             open: Mutex::default(),
             committing: Mutex::default(),
             handles: Mutex::default(),
@@ -193,8 +264,9 @@ impl Fs {
             data_dir,
         };
         fs.make_root().await?;
-        fs.allocator = fs.claim_allocator().await?;
-        fs.session = u64::from(fs.allocator);
+        fs.check_form(name).await?;
+        let allocator = fs.claim_allocator().await?;
+        (fs.session, fs.numbers) = (u64::from(allocator), Numbers::new(allocator));
         fs.begin_session().await?;
         let fs = Arc::new(fs);
         tokio::spawn(crate::reap::keep_house(Arc::downgrade(&fs)));
@@ -206,13 +278,22 @@ impl Fs {
         let root =
             Inode { kind: Kind::Directory, mode: 0o755, uid: 0, gid: 0, rdev: 0, target: None, ctime: 0, birth: 0 };
         let key = record::inode(ROOT);
-        let put = Write::Put { key: key.clone(), value: record::encode(&root), ttl_ms: None };
-        let batch = Batch { checks: vec![Check::Absent(key)], writes: vec![put], sync: true };
+        let writes = vec![
+            put(key.clone(), record::encode(&root)),
+            put(record::form(), Bytes::copy_from_slice(&FORM.to_be_bytes())),
+        ];
+        let batch = Batch { checks: vec![Check::Absent(key)], writes, sync: true };
         self.meta.batch(&[0; 8], batch).await.map(drop)
     }
 
+    async fn check_form(&self, name: &str) -> Result<(), MountError> {
+        let row = first(self.meta.read(&[0; 8], vec![Range::key(record::form())]).await?.into_iter().next());
+        let found = number(row.as_ref(), 0).unwrap_or(0);
+        if found == FORM { Ok(()) } else { Err(MountError::Form { name: name.into(), found, ours: FORM }) }
+    }
+
     /// A number that no mount ever had, for making others: never an old one again.
-    async fn claim_allocator(&self) -> Result<u32, client::Error> {
+    pub(crate) async fn claim_allocator(&self) -> Result<u32, client::Error> {
         loop {
             let n = getrandom::u32().unwrap_or_else(|_| wall_ns() as u32) & 0xff_ffff;
             let key = record::allocator(n);
@@ -222,11 +303,6 @@ impl Fs {
                 return Ok(n);
             }
         }
-    }
-
-    /// A fresh number for an inode, link, extent or page: allocator ‖ counter, locality 0.
-    pub(crate) fn fresh(&self) -> u64 {
-        u64::from(self.allocator) << 24 | (self.counter.fetch_add(1, Ordering::Relaxed) & 0xff_ffff)
     }
 
     pub(crate) fn next_handle(&self) -> HandleId {
@@ -270,10 +346,9 @@ impl Fs {
 
     /// Bytes not committed yet count too, in this mount.
     pub(crate) fn with_dirty(&self, attr: &mut Attr) {
-        if let Some(end) =
-            lock(&self.open).get(&attr.ino).and_then(|o| o.dirty.last()).map(|(at, b)| at + b.len() as u64)
-        {
-            attr.size = attr.size.max(end);
+        if let Some(pending) = lock(&self.open).get(&attr.ino).and_then(|o| o.pending) {
+            attr.size = attr.size.max(pending.end);
+            (attr.mtime, attr.ctime) = (attr.mtime.max(pending.mtime), attr.ctime.max(pending.mtime));
         }
     }
 
@@ -293,107 +368,6 @@ impl Fs {
         let (_, ino, link) = record::split_entry(&key).ok_or(FsError::Damaged("an entry's key"))?;
         let kind = record::decode(row.value.as_deref().unwrap_or_default())?;
         Ok(Some((ino, link, kind, row)))
-    }
-
-    /// Changes attributes.
-    pub async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Attr, FsError> {
-        if let Some(size) = set.size {
-            self.truncate(ino, size).await?;
-        }
-        if set.mtime.is_some() {
-            // What is written later must not set it again.
-            self.flush_inode(ino, false).await?;
-        }
-        for _ in 0..TRIES_MAX {
-            let keys = vec![Range::key(record::inode(ino)), Range::key(record::content(ino))];
-            let mut rows = self.read_meta(keys).await?.into_iter();
-            let i = first(rows.next()).ok_or(FsError::NotFound)?;
-            let c = first(rows.next());
-            let mut inode: Inode = record::decode(i.value.as_deref().unwrap_or_default())?;
-            let (mut checks, mut writes) = (vec![Check::AtVersion(record::inode(ino), i.version)], Vec::new());
-            inode.mode = set.mode.map_or(inode.mode, |m| m & 0o7777);
-            (inode.uid, inode.gid) = (set.uid.unwrap_or(inode.uid), set.gid.unwrap_or(inode.gid));
-            inode.ctime = wall_ns();
-            let (kind, put) = (inode.kind, |key, value| Write::Put { key, value, ttl_ms: None });
-            writes.push(put(record::inode(ino), record::encode(&inode)));
-            if let Some(atime) = set.atime {
-                writes.push(put(record::atime(ino), Bytes::copy_from_slice(&atime.to_be_bytes())));
-            }
-            match (set.mtime, kind, c) {
-                (None, ..) => {}
-                (Some(mtime), Kind::Directory, _) => {
-                    writes.push(put(record::dir_time(ino), Bytes::copy_from_slice(&mtime.to_be_bytes())));
-                }
-                (Some(mtime), _, c) => {
-                    let mut content = to_content(c.as_ref())?;
-                    (content.mtime, content.ctime) = (mtime, wall_ns());
-                    let key = record::content(ino);
-                    checks.push(c.map_or(Check::Absent(key.clone()), |c| Check::AtVersion(key.clone(), c.version)));
-                    writes.push(put(key, record::encode(&content)));
-                }
-            }
-            if self.commit(checks, writes, false).await?.is_none() {
-                return self.getattr(ino).await;
-            }
-        }
-        Err(FsError::Unavailable)
-    }
-
-    /// Where a symbolic link leads.
-    pub async fn readlink(&self, ino: Ino) -> Result<Bytes, FsError> {
-        let row = self.get(record::inode(ino)).await?.ok_or(FsError::NotFound)?;
-        let inode: Inode = record::decode(row.value.as_deref().unwrap_or_default())?;
-        inode.target.ok_or(FsError::Invalid)
-    }
-
-    /// An extended attribute.
-    pub async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Bytes, FsError> {
-        let row = self.get(record::xattr(ino, name)).await?;
-        row.and_then(|r| r.value).map(|v| v.slice(1..)).ok_or(FsError::NoAttribute)
-    }
-
-    /// The names of all extended attributes, each with a zero byte behind it.
-    pub async fn listxattr(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
-        let rows = self.read_meta(vec![Range::prefix(record::xattr(ino, b""), 4096)]).await?;
-        let mut out = Vec::new();
-        for (key, _) in rows.into_iter().flat_map(|r| r.rows) {
-            out.extend_from_slice(&key[9..]);
-            out.push(0);
-        }
-        Ok(out)
-    }
-
-    /// Sets an extended attribute; `create`: it must not be there, `replace`: it must.
-    pub async fn setxattr(
-        &self,
-        ino: Ino,
-        name: &[u8],
-        value: &[u8],
-        create: bool,
-        replace: bool,
-    ) -> Result<(), FsError> {
-        if name.len() > NAME_BYTES_MAX || value.len() > 65_536 {
-            return Err(FsError::TooLarge);
-        }
-        let key = record::xattr(ino, name);
-        let mut checks = vec![Check::Present(record::inode(ino))];
-        checks.extend(create.then(|| Check::Absent(key.clone())));
-        checks.extend(replace.then(|| Check::Present(key.clone())));
-        // A byte before it, so that an empty value is not a missing one.
-        let stored = [&[1], value].concat().into();
-        match self.commit(checks, vec![Write::Put { key, value: stored, ttl_ms: None }], false).await? {
-            None => Ok(()),
-            Some(0) => Err(FsError::NotFound),
-            Some(_) if create => Err(FsError::Exists),
-            Some(_) => Err(FsError::NoAttribute),
-        }
-    }
-
-    /// Removes an extended attribute.
-    pub async fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<(), FsError> {
-        let key = record::xattr(ino, name);
-        let gone = self.commit(vec![Check::Present(key.clone())], vec![Write::Delete { key }], false).await?;
-        if gone.is_none() { Ok(()) } else { Err(FsError::NoAttribute) }
     }
 
     /// Room on this node's disc.
@@ -438,9 +412,9 @@ pub(crate) fn refused(refusal: &Refusal) -> FsError {
 
 /// The ranges that [`to_attr`] reads.
 pub(crate) fn attr_ranges(ino: Ino) -> Vec<Range> {
-    let keys = [record::inode(ino), record::content(ino), record::dir_time(ino), record::atime(ino)];
+    let keys = [record::inode(ino), record::content(ino), record::times(ino), record::atime(ino)];
     let mut ranges: Vec<Range> = keys.into_iter().map(Range::key).collect();
-    ranges.push(Range::prefix(record::places(ino), 65_000));
+    ranges.extend([record::places(ino), record::subdirs(ino)].map(|p| Range::prefix(p, 65_000)));
     ranges
 }
 
@@ -452,8 +426,10 @@ pub(crate) fn to_content(row: Option<&Record>) -> Result<Content, FsError> {
     row.and_then(|r| r.value.as_deref()).map_or_else(|| Ok(Content::default()), record::decode)
 }
 
-fn to_time(row: Option<Record>) -> Option<u64> {
-    Some(u64::from_be_bytes(row?.value?[..].try_into().ok()?))
+/// One of the numbers in a record.
+fn number(row: Option<&Record>, n: usize) -> Option<u64> {
+    let bytes = row?.value.as_ref()?.get(8 * n..8 * n + 8)?;
+    Some(u64::from_be_bytes(bytes.try_into().ok()?))
 }
 
 /// Puts together what [`attr_ranges`] gave; `None`: no such inode.
@@ -463,15 +439,15 @@ pub(crate) fn to_attr(ino: Ino, rows: Vec<Rows>) -> Result<Option<Attr>, FsError
     let Some(i) = i else { return Ok(None) };
     let inode: Inode = record::decode(i.value.as_deref().unwrap_or_default())?;
     let content = to_content(c.as_ref())?;
-    let places = rows.next().unwrap_or_default().rows;
-    let mut ctime = inode.ctime.max(content.ctime);
+    let (places, subdirs) = (rows.next().unwrap_or_default().rows, rows.next().unwrap_or_default().rows);
+    let mut ctime = inode.ctime.max(content.ctime).max(number(t.as_ref(), 1).unwrap_or(0));
     for (_, place) in &places {
         let place: record::Place = record::decode(place.value.as_deref().unwrap_or_default())?;
         ctime = ctime.max(place.ctime);
     }
     let dir = inode.kind == Kind::Directory;
-    let mtime = match to_time(t) {
-        Some(t) if dir => t,
+    let mtime = match number(t.as_ref(), 0) {
+        Some(t) if dir && t > 0 => t,
         _ if c.is_some() => content.mtime,
         _ => inode.birth,
     };
@@ -484,15 +460,18 @@ pub(crate) fn to_attr(ino: Ino, rows: Vec<Rows>) -> Result<Option<Attr>, FsError
         ino,
         kind: inode.kind,
         mode: inode.mode,
-        // A directory's is not counted: 1 says so, as on btrfs.
-        nlink: if dir { 1 } else { places.len() as u32 },
+        nlink: match places.len() as u32 {
+            // Its name, its `.`, and the `..` of each directory in it.
+            n if dir && (n > 0 || ino == ROOT) => 2 + subdirs.len() as u32,
+            n => n,
+        },
         uid: inode.uid,
         gid: inode.gid,
         rdev: inode.rdev,
         size,
-        atime: to_time(a).unwrap_or(mtime),
+        atime: number(a.as_ref(), 0).unwrap_or(mtime),
         mtime,
-        ctime: if dir { ctime.max(mtime) } else { ctime },
+        ctime,
         birth: inode.birth,
     }))
 }

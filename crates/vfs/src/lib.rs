@@ -7,15 +7,23 @@
 //! This is the first step: one locality per filesystem, no delegations, nothing cached between calls. What happens when
 //! islands wrote the same names is settled by the fragment's merge alone so far.
 
+mod acl;
+mod attrs;
 mod data;
 mod dir;
 mod error;
 mod fs;
 mod map;
 mod names;
+mod numbers;
 mod reap;
 pub mod record;
+mod space;
 
+pub use attrs::SetXattr;
 pub use dir::Entry;
-pub use error::FsError;
-pub use fs::{Attr, Fs, HandleId, Ino, Kind, MountOptions, SetAttr, Usage, filesystems, table_names};
+pub use error::{FsError, MountError};
+pub use fs::{
+    Attr, Caller, Fs, HandleId, Ino, Kind, MountOptions, New, Over, SetAttr, Usage, filesystems, table_names,
+};
+pub use space::Allocate;

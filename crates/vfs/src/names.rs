@@ -1,7 +1,9 @@
 //! Operations on names: each is one conditional batch. What a check refuses is looked at again.
 
+use crate::acl::{self, Acl};
+use crate::attrs::changed;
 use crate::error::FsError;
-use crate::fs::{Attr, Fs, Ino, Kind, ROOT, TRIES_MAX, check_name, pause, wall_ns};
+use crate::fs::{Attr, Fs, Ino, Kind, New, Over, ROOT, TRIES_MAX, check_name, first, pause, put, put_xattr, wall_ns};
 use crate::record::{self, Inode, Place};
 use base::Version;
 use bytes::Bytes;
@@ -12,12 +14,11 @@ const LINKS_MAX: usize = 60_000;
 /// The deepest path that a move of a directory walks up.
 const DEPTH_MAX: usize = 4096;
 
-fn put(key: Bytes, value: Bytes) -> Write {
-    Write::Put { key, value, ttl_ms: None }
-}
+/// The value of records whose key says all.
+pub(crate) const HERE: Bytes = Bytes::from_static(&[1]);
 
 fn touch(dir: Ino, now: u64) -> Write {
-    Write::Bump { key: record::dir_time(dir), by: Bump::Max, fields: vec![now] }
+    Write::Bump { key: record::times(dir), by: Bump::Max, fields: vec![now, now] }
 }
 
 /// A name that stands: what an operation on it must know.
@@ -29,43 +30,48 @@ struct Found {
 }
 
 impl Fs {
-    /// Makes an inode under a name. The mode's set-group bit and group follow the directory's, as Linux has it.
-    #[allow(clippy::too_many_arguments)]
-    pub async fn make(
-        &self,
-        dir: Ino,
-        name: &[u8],
-        kind: Kind,
-        mode: u32,
-        owner: (u32, u32),
-        rdev: u32,
-        target: Option<Bytes>,
-    ) -> Result<Attr, FsError> {
+    /// Makes an inode under a name. The mode's set-group bit and group follow the directory's, and so does a default access
+    /// control list, as Linux has it.
+    pub async fn make(&self, dir: Ino, name: &[u8], new: New) -> Result<Attr, FsError> {
         check_name(name)?;
-        let parent = self.inode(dir).await?;
+        let keys = [record::inode(dir), record::xattr(dir, acl::DEFAULT)].map(Range::key);
+        let mut rows = self.read_meta(keys.into()).await?.into_iter();
+        let (parent, default) = (first(rows.next()).ok_or(FsError::NotFound)?, first(rows.next()));
+        let parent: Inode = record::decode(parent.value.as_deref().unwrap_or_default())?;
         if parent.kind != Kind::Directory {
             return Err(FsError::NotDirectory);
         }
-        let (uid, mut gid) = owner;
-        let mut mode = mode & 0o7777;
+        let New { kind, uid, mut gid, rdev, .. } = new;
+        let mut mode = new.mode & 0o7777;
+        let (ino, link, now) = (self.numbers.fresh()?, self.numbers.fresh()?, wall_ns());
+        let mut writes = vec![touch(dir, now)];
+        let default = default.and_then(|r| r.value).filter(|_| kind != Kind::Symlink);
+        match default.as_ref().and_then(|stored| Acl::parse(&stored[1..])) {
+            None => mode &= !new.umask,
+            Some(list) => {
+                let (access, masked) = list.inherited(mode);
+                mode = masked;
+                writes.extend((!access.is_minimal()).then(|| put_xattr(ino, acl::ACCESS, &access.to_bytes())));
+                writes.extend((kind == Kind::Directory).then(|| put_xattr(ino, acl::DEFAULT, &list.to_bytes())));
+            }
+        }
         if parent.mode & 0o2000 != 0 {
             gid = parent.gid;
             mode |= if kind == Kind::Directory { 0o2000 } else { 0 };
         }
-        let (ino, link, now) = (self.fresh(), self.fresh(), wall_ns());
-        let inode = Inode { kind, mode, uid, gid, rdev, target, ctime: now, birth: now };
+        let inode = Inode { kind, mode, uid, gid, rdev, target: new.target, ctime: now, birth: now };
         let place = Place { parent: dir, name: Bytes::copy_from_slice(name), ctime: now };
         let checks = vec![
             Check::Present(record::inode(dir)),
             Check::Absent(record::orphan(dir)),
             Check::Count(record::name(dir, name), 0),
         ];
-        let writes = vec![
+        writes.extend([
             put(record::inode(ino), record::encode(&inode)),
             put(record::place(ino, link), record::encode(&place)),
             put(record::entry(dir, name, ino, link), record::encode(&kind)),
-            touch(dir, now),
-        ];
+        ]);
+        writes.extend((kind == Kind::Directory).then(|| put(record::subdir(dir, ino), HERE)));
         match self.commit(checks, writes, false).await {
             Ok(None) => {}
             Ok(Some(2)) => return Err(FsError::Exists),
@@ -75,8 +81,10 @@ impl Fs {
             Err(e) => return Err(e),
         }
         let size = inode.target.as_ref().map_or(if kind == Kind::Directory { 4096 } else { 0 }, |t| t.len() as u64);
-        let nlink = 1;
-        Ok(Attr { ino, kind, mode, nlink, uid, gid, rdev, size, atime: now, mtime: now, ctime: now, birth: now })
+        let nlink = if kind == Kind::Directory { 2 } else { 1 };
+        let attr =
+            Attr { ino, kind, mode, nlink, uid, gid, rdev, size, atime: now, mtime: now, ctime: now, birth: now };
+        Ok(attr)
     }
 
     pub(crate) async fn inode(&self, ino: Ino) -> Result<Inode, FsError> {
@@ -107,14 +115,15 @@ impl Fs {
         checks.push(Check::AtVersion(key.clone(), found.version));
         writes.push(Write::Delete { key });
         writes.push(Write::Delete { key: record::place(found.ino, found.link) });
+        if found.kind == Kind::Directory {
+            writes.push(Write::Delete { key: record::subdir(dir, found.ino) });
+        }
         let links = self.links(found.ino).await?;
         checks.push(Check::Count(record::places(found.ino), links as u32));
         if links <= 1 {
-            writes.push(put(record::orphan(found.ino), Bytes::from_static(&[1])));
+            writes.push(put(record::orphan(found.ino), HERE));
         } else {
-            let mut inode = self.inode(found.ino).await?;
-            inode.ctime = now;
-            writes.push(put(record::inode(found.ino), record::encode(&inode)));
+            writes.push(changed(found.ino, now));
         }
         Ok(())
     }
@@ -161,7 +170,7 @@ impl Fs {
         if self.links(ino).await? >= LINKS_MAX {
             return Err(FsError::TooManyLinks);
         }
-        let (link, now) = (self.fresh(), wall_ns());
+        let (link, now) = (self.numbers.fresh()?, wall_ns());
         let place = Place { parent: dir, name: Bytes::copy_from_slice(name), ctime: now };
         let checks = vec![
             Check::Count(record::name(dir, name), 0),
@@ -185,29 +194,39 @@ impl Fs {
         self.getattr(ino).await
     }
 
-    /// Gives a file or directory another place; what stands there is replaced unless `keep`.
-    pub async fn rename(&self, dir: Ino, name: &[u8], to: Ino, new: &[u8], keep: bool) -> Result<(), FsError> {
+    /// Gives a file or directory another place. What stands there is replaced, kept (and the call fails), or exchanged with it.
+    pub async fn rename(&self, dir: Ino, name: &[u8], to: Ino, new: &[u8], over: Over) -> Result<(), FsError> {
         check_name(name)?;
         check_name(new)?;
         let mut sent = None;
         for round in 0..TRIES_MAX {
             let (source, target) = (self.found(dir, name).await?, self.found(to, new).await?);
+            let arrived = target.as_ref().is_some_and(|t| Some((t.ino, t.link)) == sent);
             let Some(source) = source else {
-                let mine = sent.is_some() && target.is_some_and(|t| Some((t.ino, t.link)) == sent);
-                return if mine { Ok(()) } else { Err(FsError::NotFound) };
+                return if arrived { Ok(()) } else { Err(FsError::NotFound) };
             };
-            if let Some(target) = &target {
-                match (source.kind, target.kind) {
-                    _ if keep => return Err(FsError::Exists),
-                    // Two names of one inode: nothing to do.
-                    _ if source.ino == target.ino => return Ok(()),
+            match &target {
+                _ if over == Over::Exchange && arrived => return Ok(()),
+                None if over == Over::Exchange => return Err(FsError::NotFound),
+                None => {}
+                Some(_) if over == Over::Keep => return Err(FsError::Exists),
+                // Two names of one inode: nothing to do.
+                Some(target) if source.ino == target.ino => return Ok(()),
+                Some(_) if over == Over::Exchange => {}
+                Some(target) => match (source.kind, target.kind) {
                     (Kind::Directory, Kind::Directory) => {}
                     (Kind::Directory, _) => return Err(FsError::NotDirectory),
                     (_, Kind::Directory) => return Err(FsError::IsDirectory),
                     _ => {}
-                }
+                },
             }
-            match self.move_once(dir, name, to, new, &source, target.as_ref()).await {
+            let done = match &target {
+                Some(target) if over == Over::Exchange => {
+                    self.exchange_once((dir, name, &source), (to, new, target)).await
+                }
+                target => self.move_once(dir, name, to, new, &source, target.as_ref()).await,
+            };
+            match done {
                 Ok(true) => return Ok(()),
                 Ok(false) => pause(round).await,
                 Err(FsError::Unavailable) if sent.is_none() => sent = Some((source.ino, source.link)),
@@ -215,6 +234,32 @@ impl Fs {
             }
         }
         Err(FsError::Unavailable)
+    }
+
+    /// Writes that put a link at a place; it is taken from where it stood.
+    fn put_at(&self, from: (Ino, &[u8]), to: (Ino, &[u8]), what: &Found, now: u64) -> Vec<Write> {
+        let place = Place { parent: to.0, name: Bytes::copy_from_slice(to.1), ctime: now };
+        let mut writes = vec![
+            Write::Delete { key: record::entry(from.0, from.1, what.ino, what.link) },
+            put(record::entry(to.0, to.1, what.ino, what.link), record::encode(&what.kind)),
+            put(record::place(what.ino, what.link), record::encode(&place)),
+        ];
+        if what.kind == Kind::Directory && from.0 != to.0 {
+            writes.push(Write::Delete { key: record::subdir(from.0, what.ino) });
+            writes.push(put(record::subdir(to.0, what.ino), HERE));
+        }
+        writes
+    }
+
+    /// What must hold, and is written, for directories that change their parent: of each, which and its new parent.
+    async fn moving(&self, moves: &[(&Found, Ino)]) -> Result<(Vec<Check>, Vec<Write>), FsError> {
+        let mut checks = Vec::new();
+        for (what, to) in moves.iter().filter(|(what, _)| what.kind == Kind::Directory) {
+            checks.push(self.check_move(what.ino, *to).await?);
+        }
+        let bump = Write::Bump { key: record::moves(), by: Bump::Add, fields: vec![1] };
+        let writes = if checks.is_empty() { Vec::new() } else { vec![bump] };
+        Ok((checks, writes))
     }
 
     /// One attempt; `false`: something changed meanwhile.
@@ -235,23 +280,39 @@ impl Fs {
             Check::AtVersion(record::entry(dir, name, source.ino, source.link), source.version),
         ];
         let mut writes = vec![touch(dir, now), touch(to, now)];
-        if source.kind == Kind::Directory && dir != to {
-            checks.push(self.check_move(source.ino, to).await?);
-            writes.push(Write::Bump { key: record::moves(), by: Bump::Add, fields: vec![1] });
+        if dir != to {
+            let (more, bump) = self.moving(&[(source, to)]).await?;
+            checks.extend(more);
+            writes.extend(bump);
         }
         if let Some(target) = target {
             self.take(to, new, target, now, (&mut checks, &mut writes)).await?;
         }
-        let place = Place { parent: to, name: Bytes::copy_from_slice(new), ctime: now };
-        writes.push(Write::Delete { key: record::entry(dir, name, source.ino, source.link) });
-        writes.push(put(record::entry(to, new, source.ino, source.link), record::encode(&source.kind)));
-        writes.push(put(record::place(source.ino, source.link), record::encode(&place)));
+        writes.extend(self.put_at((dir, name), (to, new), source, now));
         match self.commit(checks, writes, false).await? {
             None => Ok(true),
             Some(0 | 1) => Err(FsError::NotFound),
             Some(2) if target.is_some() => Err(FsError::NotEmpty),
             Some(_) => Ok(false),
         }
+    }
+
+    /// One attempt to exchange two places; `false`: something changed meanwhile.
+    async fn exchange_once(&self, a: (Ino, &[u8], &Found), b: (Ino, &[u8], &Found)) -> Result<bool, FsError> {
+        let now = wall_ns();
+        let as_seen = |(dir, name, what): (Ino, &[u8], &Found)| {
+            Check::AtVersion(record::entry(dir, name, what.ino, what.link), what.version)
+        };
+        let mut checks = vec![as_seen(a), as_seen(b)];
+        let mut writes = vec![touch(a.0, now), touch(b.0, now)];
+        if a.0 != b.0 {
+            let (more, bump) = self.moving(&[(a.2, b.0), (b.2, a.0)]).await?;
+            checks.extend(more);
+            writes.extend(bump);
+        }
+        writes.extend(self.put_at((a.0, a.1), (b.0, b.1), a.2, now));
+        writes.extend(self.put_at((b.0, b.1), (a.0, a.1), b.2, now));
+        Ok(self.commit(checks, writes, false).await?.is_none())
     }
 
     /// A directory must not move below itself. The walk up holds as long as no other directory moves: all moves change

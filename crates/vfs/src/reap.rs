@@ -5,7 +5,8 @@
 //! come back with a map that names what was freed.
 
 use crate::error::FsError;
-use crate::fs::{Fs, Ino, TRIES_MAX, lock};
+use crate::fs::{Fs, Ino, TRIES_MAX, lock, put};
+use crate::names::HERE;
 use crate::record::{self, Dropped, Session};
 use bytes::Bytes;
 use client::{Batch, Range, Record, Space, Write};
@@ -24,10 +25,6 @@ const REAP_MAX: u32 = 500;
 /// How many keys one batch deletes.
 const DELETE_MAX: usize = 1000;
 
-fn put(key: Bytes, value: Bytes) -> Write {
-    Write::Put { key, value, ttl_ms: None }
-}
-
 /// Runs until the mount is gone.
 pub(crate) async fn keep_house(fs: Weak<Fs>) {
     let mut reaped = Instant::now();
@@ -39,6 +36,11 @@ pub(crate) async fn keep_house(fs: Weak<Fs>) {
         for ino in late {
             // Kept for the handles, which report it.
             let _ = fs.flush_inode(ino, false).await;
+        }
+        if fs.numbers.wants_spare()
+            && let Ok(next) = fs.claim_allocator().await
+        {
+            fs.numbers.take_spare(next);
         }
         if reaped.elapsed() >= REAP_EVERY {
             reaped = Instant::now();
@@ -114,7 +116,7 @@ impl Fs {
         let mine = |k: &Bytes| number(k, 17) == Some(self.session);
         let held: BTreeSet<Ino> = holds.iter().filter(|(k, _)| mine(k)).filter_map(|(k, _)| number(k, 9)).collect();
         let mut writes: Vec<Write> =
-            open.difference(&held).map(|ino| put(record::hold(*ino, self.session), Bytes::from_static(&[1]))).collect();
+            open.difference(&held).map(|ino| put(record::hold(*ino, self.session), HERE)).collect();
         writes.extend(held.difference(&open).map(|ino| Write::Delete { key: record::hold(*ino, self.session) }));
         let newest = orphans.values().chain(dropped.iter().map(|(_, r)| r)).map(|r| r.hlc.0).max().unwrap_or(0);
         let key = record::session(self.session);

@@ -4,16 +4,17 @@
 //! |---|---|
 //! | `I` | [`Inode`]: type, mode, owner |
 //! | `C` | [`Content`]: size, mtime, map: the commit of a file's data |
-//! | `T` | a directory's mtime: one field, merged by `max` |
+//! | `T` | a directory's mtime, and anything's ctime where no other record says it: two fields, merged by `max` |
 //! | `A` | atime, when it was set |
 //! | `P` link | [`Place`]: the truth of one name |
 //! | `D` name 0 ino link | [`Kind`]: the index of `P` in the directory |
+//! | `K` ino | a directory in this one: counted for its number of links |
 //! | `E` extent | bytes up to 64 KiB, and their checksum |
 //! | `M` page | extents of 16 MiB of a file; never changed |
 //! | `X` name | an extended attribute |
 //!
 //! Under inode 0: `U` ino (unlinked, not freed), `G` id (extents dropped, not freed), `S` session, `H` ino session (a mount
-//! has it open), `N` allocator, `V` (moves of directories, one at a time).
+//! has it open), `N` allocator, `F` (the form of all these records), `V` (moves of directories, one at a time).
 
 use crate::fs::{Ino, Kind};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -132,7 +133,7 @@ pub(crate) fn content(ino: Ino) -> Bytes {
     key(ino, b'C', &[])
 }
 
-pub(crate) fn dir_time(ino: Ino) -> Bytes {
+pub(crate) fn times(ino: Ino) -> Bytes {
     key(ino, b'T', &[])
 }
 
@@ -165,6 +166,15 @@ pub(crate) fn split_entry(key: &Bytes) -> Option<(Bytes, Ino, u64)> {
     let tail = key.len().checked_sub(17).filter(|at| *at >= 9)?;
     let number = |at: usize| Some(u64::from_be_bytes(key.get(at..at + 8)?.try_into().ok()?));
     Some((key.slice(9..tail), number(tail + 1)?, number(tail + 9)?))
+}
+
+/// The directories in one.
+pub(crate) fn subdirs(dir: Ino) -> Bytes {
+    key(dir, b'K', &[])
+}
+
+pub(crate) fn subdir(dir: Ino, ino: Ino) -> Bytes {
+    key(dir, b'K', &[&ino.to_be_bytes()])
 }
 
 pub(crate) fn small(ino: Ino, id: u64) -> Bytes {
@@ -222,6 +232,10 @@ pub(crate) fn hold(ino: Ino, session: u64) -> Bytes {
 
 pub(crate) fn allocator(n: u32) -> Bytes {
     key(0, b'N', &[&n.to_be_bytes()])
+}
+
+pub(crate) fn form() -> Bytes {
+    key(0, b'F', &[])
 }
 
 pub(crate) fn moves() -> Bytes {
