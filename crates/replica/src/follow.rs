@@ -2,7 +2,7 @@
 
 use crate::copy::{Copy, Role};
 use crate::gate::{Effects, Notice, Then};
-use crate::kept::{Kept, is_apart};
+use crate::kept::Kept;
 use crate::lease::Loan;
 use crate::msg::{Chunk, Lead, Msg};
 use crate::mutant;
@@ -167,7 +167,7 @@ impl Copy {
         let first = f.staged.is_empty() && !mutant!(self, StagingKept);
         let mut batch = WriteBatch { stage: Stage::Keep { first }, ..WriteBatch::default() };
         if self.store.lets_go() {
-            let apart = |(key, record): &mut (Bytes, Record)| is_apart(key) && record.value.is_some();
+            let apart = |(key, record): &mut (Bytes, Record)| self.store.takes(key, record);
             batch.puts = records.extract_if(.., apart).collect();
         }
         f.staged.extend(batch.puts.iter().map(|(key, r)| (key.clone(), Kept::without_value(r))));

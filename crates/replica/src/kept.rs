@@ -1,5 +1,6 @@
 //! Records whose values are kept on disc alone (`disc_only` tables): keys and versions stay in RAM, as in Bitcask
 //! (Sheehy and Smith, 2010), so that checks, deltas and merges are decided without the disc, and only values are read from it.
+//! Small values stay in RAM, too.
 
 use crate::key::Space;
 use crate::record::Record;
@@ -15,12 +16,20 @@ pub trait Values: Send + Sync + fmt::Debug {
     /// The newest value written under a stored key of a fragment, and the write that put it there. `None`: there is none, or
     /// the disc cannot be read. A copy that needs it says [`Notice::ValueLost`](crate::Notice::ValueLost), and nothing more.
     fn value(&self, fragment: FragmentId, key: &[u8]) -> Option<(Version, Bytes)>;
+
+    /// Is it one that is kept apart? Depends on the value alone.
+    fn takes(&self, value: &[u8]) -> bool {
+        value.len() >= APART_BYTES_MIN
+    }
 }
 
-/// Are values under this stored key kept apart, in a copy that does so? The copy's own are small, and needed at every step.
+/// May values under this stored key be kept apart, in a copy that does so? The copy's own are small, and needed at every step.
 pub fn is_apart(key: &[u8]) -> bool {
     key.first() == Some(&(Space::User as u8))
 }
+
+/// Of so many bytes on, values are kept apart: what a smaller one takes is no more than what is kept to find it.
+pub(crate) const APART_BYTES_MIN: usize = 256;
 
 /// A record as a copy holds it: whole, or with its value on disc alone.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -158,6 +167,11 @@ impl Apart {
         self.here.clear();
     }
 
+    /// Is this record's value one that is kept apart?
+    pub(crate) fn takes(&self, key: &[u8], record: &Record) -> bool {
+        is_apart(key) && record.value.as_ref().is_some_and(|value| self.values.takes(value))
+    }
+
     /// The place of the next batch, if its values are to be let go of.
     pub(crate) fn place(&mut self) -> Option<Place> {
         if !self.more {
@@ -238,6 +252,10 @@ mod tests {
         fn value(&self, _: FragmentId, key: &[u8]) -> Option<(Version, Bytes)> {
             let values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
             values.get(key).filter(|_| !self.broken.load(Ordering::Relaxed)).cloned()
+        }
+
+        fn takes(&self, value: &[u8]) -> bool {
+            !value.is_empty()
         }
     }
 

@@ -1,7 +1,7 @@
 use crate::batch::SessionId;
 use crate::config::Storage;
 use crate::forget::Floor;
-use crate::kept::{Apart, Kept, is_apart};
+use crate::kept::{Apart, Kept};
 use crate::key::{self, Space};
 use crate::record::{Meta, Record, Stage, WriteBatch};
 use crate::table::{OVERHEAD, Table, is_users};
@@ -120,6 +120,11 @@ impl Store {
     /// Are values let go of?
     pub(crate) fn lets_go(&self) -> bool {
         self.apart.as_ref().is_some_and(|apart| apart.more)
+    }
+
+    /// Is this record's value one that is kept apart, where values are let go of?
+    pub(crate) fn takes(&self, key: &[u8], record: &Record) -> bool {
+        self.apart.as_ref().is_some_and(|apart| apart.takes(key, record))
     }
 
     /// A delta or a merge becomes true: the records that were staged, and on top of them `puts`; what is under `drops` goes.
@@ -381,7 +386,7 @@ impl Store {
                 batch.puts.push((key.clone(), record.clone()));
             }
             if let Some(apart) =
-                self.apart.as_mut().filter(|apart| apart.more && is_apart(&key) && record.value.is_some())
+                self.apart.as_mut().filter(|apart| apart.more && apart.takes(&key, &record))
             {
                 apart.came(key.clone(), record.version);
             }

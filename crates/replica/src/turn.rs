@@ -80,8 +80,11 @@ impl Store {
         } else if self.form.is_none() {
             let parts = storage == Storage::DiscOnly;
             self.set_form(if parts { Storage::DiscOnly } else { Storage::Disc });
-            let odd = |kept: &Kept| if parts { kept.here().is_some() } else { kept.here().is_none() };
-            self.mixed = self.is_any(|key, kept| is_apart(key) && !kept.is_tombstone() && odd(kept));
+            let odd = |key: &Bytes, kept: &Kept| match kept.here() {
+                Some(record) => parts && self.takes(key, record),
+                None => !parts,
+            };
+            self.mixed = self.is_any(odd);
         }
     }
 
@@ -150,8 +153,8 @@ impl Store {
         Some(match way {
             Way::Fill => Some(self.whole(key, kept)?),
             Way::Gather if valued => Some(self.whole(key, kept)?),
-            Way::Part if valued => kept.here().cloned(),
-            Way::Drain | Way::Gather | Way::Part => None,
+            Way::Part => kept.here().filter(|record| self.takes(key, record)).cloned(),
+            Way::Drain | Way::Gather => None,
         })
     }
 
@@ -411,6 +414,10 @@ mod tests {
     impl Values for Unread {
         fn value(&self, _: FragmentId, _: &[u8]) -> Option<(Version, Bytes)> {
             None
+        }
+
+        fn takes(&self, _: &[u8]) -> bool {
+            true
         }
     }
 

@@ -278,7 +278,7 @@ impl Disc {
         record: &Record,
     ) -> Result<(), StorageError> {
         let row = match &record.value {
-            Some(value) if is_apart(key) => {
+            Some(value) if is_apart(key) && self.takes(value) => {
                 let v = record.version;
                 let named = [v.branch.node.0, v.branch.n, v.seq].map(u64::to_be_bytes).concat();
                 out.insert(&self.values, stored.clone(), [&named[..], value].concat());

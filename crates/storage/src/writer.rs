@@ -404,7 +404,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         let (disc, _) = open(dir.path());
         let part = |seq, keys, stage| {
-            let batch = batch(seq, keys, 100);
+            let batch = batch(seq, keys, 300);
             let apart = Some(Place::first());
             Persist { batch: WriteBatch { meta: None, heads: vec![], apart, stage, ..batch }, mark: 1, sync: false }
         };
@@ -415,7 +415,7 @@ mod tests {
         let (disc, loaded) = open(dir.path());
         assert!(loaded.is_empty() && disc.value(fragment(0), b"\x01000001").is_none(), "a crash forgets it");
         let parts = [part(2, 9, Stage::Keep { first: true }), part(3, 5, Stage::Keep { first: true })];
-        let switch = WriteBatch { apart: Some(Place::first()), stage: Stage::Switch, ..batch(4, 2, 100) };
+        let switch = WriteBatch { apart: Some(Place::first()), stage: Stage::Switch, ..batch(4, 2, 300) };
         let all = parts.into_iter().chain([Persist { batch: switch, mark: 1, sync: true }]);
         disc.write_all(all.map(|p| (fragment(0), p)).collect(), true).expect("written");
         drop(disc);
@@ -424,7 +424,7 @@ mod tests {
         assert_eq!(seqs, [4, 4, 3, 3, 3]);
         for (key, kept) in loaded[&fragment(0)].store.all() {
             let value = disc.value(fragment(0), key);
-            assert_eq!(value, Some((kept.version(), vec![kept.version().seq as u8; 100].into())));
+            assert_eq!(value, Some((kept.version(), vec![kept.version().seq as u8; 300].into())));
         }
     }
 

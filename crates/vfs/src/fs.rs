@@ -5,7 +5,7 @@ use base::NodeId;
 use bytes::Bytes;
 use client::{Batch, Check, Database, Outcome, Range, Record, Refusal, Rows, Table, Write};
 use node::{FragmentBy, Status, TableOptions};
-use replica::{MergePolicy, MergeRule};
+use replica::{MergePolicy, MergeRule, Storage};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -243,10 +243,16 @@ impl Fs {
             fragments: 1,
             policy,
             fragment_by: FragmentBy::Prefix(2),
+            // Bytes of files on disc alone, names and attributes in RAM: they are small.
+            storage: Storage::DiscOnly,
             ..TableOptions::default()
         };
-        let blocks =
-            TableOptions { copies: options.copies, fragment_by: FragmentBy::Prefix(8), ..TableOptions::default() };
+        let blocks = TableOptions {
+            copies: options.copies,
+            fragment_by: FragmentBy::Prefix(8),
+            storage: Storage::DiscOnly,
+            ..TableOptions::default()
+        };
         let meta = db.create_table(&meta_name, meta, true).await?;
         let blocks = db.create_table(&blocks_name, blocks, true).await?;
         let mut fs = Fs {

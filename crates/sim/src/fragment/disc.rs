@@ -45,7 +45,10 @@ impl Image {
             self.records.remove(key);
         });
         let parts = batch.apart.is_some();
-        let put = |(key, r): (Bytes, Record)| (key.clone(), (r, parts && is_apart(&key)));
+        let put = |(key, r): (Bytes, Record)| {
+            let apart = parts && goes_apart(&key, &r);
+            (key, (r, apart))
+        };
         self.records.extend(batch.puts.into_iter().map(put));
     }
 
@@ -57,6 +60,16 @@ impl Image {
         };
         Store::load(0, self.heads.clone(), self.records.iter().map(kept))
     }
+}
+
+/// What counts as large here: what lies under one key is now apart, now not.
+fn is_large(value: &[u8]) -> bool {
+    value.last().is_some_and(|last| last % 4 != 0)
+}
+
+/// Is the value of this record one that is kept apart, where values are?
+pub(crate) fn goes_apart(key: &[u8], record: &Record) -> bool {
+    is_apart(key) && record.value.as_ref().is_some_and(|value| is_large(value))
 }
 
 /// What the engine has written, on the platters or not, and can read back.
@@ -102,6 +115,10 @@ impl Values for Engine {
     fn value(&self, _: FragmentId, key: &[u8]) -> Option<(Version, Bytes)> {
         let values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
         values.get(key).filter(|_| !self.is_broken()).cloned()
+    }
+
+    fn takes(&self, value: &[u8]) -> bool {
+        is_large(value)
     }
 }
 

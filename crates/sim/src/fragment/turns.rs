@@ -1,9 +1,9 @@
 //! Histories in which a table's copies come to keep their records in another way.
 
-use super::disc::Image;
+use super::disc::{Image, goes_apart};
 use super::world::{Event, World};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use replica::{Copy, Input, Meta, Storage, Store, is_apart};
+use replica::{Copy, Input, Meta, Storage, Store};
 
 /// Which changes there are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,7 +107,7 @@ fn wrong(copy: &Copy, image: &Image) -> Option<String> {
         return Some(format!("{:?}, and not {:?}", image.heads, copy.store().heads()));
     }
     let ill = image.records.iter().find(|(key, (record, apart))| {
-        let parts = form == Storage::DiscOnly && is_apart(key) && record.value.is_some();
+        let parts = form == Storage::DiscOnly && goes_apart(key, record);
         record.value.is_some() && *apart != parts
             || copy.store().get(key).is_none_or(|kept| {
                 kept.version() != record.version
