@@ -102,12 +102,36 @@ pub struct Subscription {
     quiet: usize,
     /// Since when a fragment has not been answered for.
     silent: Option<Instant>,
+    /// Values are left out.
+    bare: bool,
 }
 
 impl Subscription {
     pub(crate) fn new(table: Table, position: Position) -> Subscription {
         let (round, queue) = (Round::default(), VecDeque::new());
-        Subscription { table, position, round, queue, ended: None, quiet: 0, silent: None }
+        Subscription { table, position, round, queue, ended: None, quiet: 0, silent: None, bare: false }
+    }
+
+    /// Was every fragment answered for when it was last asked?
+    pub fn is_in_step(&self) -> bool {
+        self.silent.is_none()
+    }
+
+    /// From now on with an empty value in the place of each: for whoever wants to know which keys changed, not to what.
+    pub fn keys_only(self) -> Subscription {
+        Subscription { bare: true, ..self }
+    }
+
+    /// Leaves out all that is there at this moment, except what this cannot be asked of now: that is told all the same.
+    pub async fn skip(&mut self) -> Result<(), Error> {
+        self.renew();
+        for fragment in self.table.def().all().collect::<Vec<_>>() {
+            let since = Since { bare: true, ..Since::default() };
+            if let OpReply::Changes(Some(changes)) = self.table.db.op(Op::Changes(fragment, since)).await? {
+                self.position.0.insert(fragment.index, changes.upto);
+            }
+        }
+        Ok(())
     }
 
     /// Whoever goes on from here is told everything that was not returned yet, and some of what was.
@@ -163,7 +187,8 @@ impl Subscription {
         let index = fragment.index;
         let seen = self.position.0.get(&index);
         let (fresh, have) = (seen.is_none(), seen.cloned().unwrap_or_default());
-        let since = Since { have: have.clone(), upto: self.round.upto.clone(), after: self.round.after.clone() };
+        let (upto, after) = (self.round.upto.clone(), self.round.after.clone());
+        let since = Since { have: have.clone(), upto, after, bare: self.bare };
         let changes = match self.table.db.op(Op::Changes(fragment, since)).await? {
             OpReply::Changes(changes) => changes,
             _ => return Err(Error::Ended),

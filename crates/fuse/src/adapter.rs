@@ -12,12 +12,11 @@ use std::future::Future;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
 use vfs::{Allocate, Attr, Caller, Fs, FsError, Kind, New, Over, SetAttr, SetXattr};
 
-/// Nothing is kept by the kernel between calls.
-const TTL: Duration = Duration::ZERO;
 /// The largest write that the kernel hands over at once.
 const WRITE_BYTES_MAX: u32 = 1024 * 1024;
 /// How many children one readdirplus looks at together.
@@ -51,16 +50,29 @@ impl Adapter {
 
     fn spawn<F: Future<Output = ()> + Send + 'static>(&self, call: Call, work: impl FnOnce(Arc<Fs>) -> F) {
         let (work, tally) = (work(self.fs.clone()), self.tally.clone());
-        self.runtime.spawn(async move {
+        let mut work = Box::pin(async move {
             let begun = Instant::now();
             work.await;
             tally.note(call, begun.elapsed());
         });
+        // What is answered from memory is answered here: another thread would take longer to wake. What reads from the disc
+        // would keep others waiting.
+        if !matches!(call, Call::Read | Call::Readdir) {
+            let _here = self.runtime.enter();
+            if work.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready() {
+                return;
+            }
+        }
+        self.runtime.spawn(work);
     }
 
     fn make(&self, parent: INodeNo, name: &OsStr, new: New, reply: ReplyEntry) {
         let name = name.as_bytes().to_vec();
-        self.spawn(Call::Make, |fs| async move { entry(reply, fs.make(parent.0, &name, new).await) });
+        self.spawn(Call::Make, |fs| async move {
+            let begun = fs.others();
+            let done = fs.make(parent.0, &name, new).await;
+            entry(reply, fs.kept(begun), done);
+        });
     }
 }
 
@@ -70,8 +82,12 @@ fn new(req: &Request, kind: Kind, mode: u32, umask: u32) -> New {
 }
 
 /// The kernel puts what is appended where it thinks the end is; so it keeps none of it.
-fn open_flags(append: bool) -> FopenFlags {
-    if append { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::empty() }
+fn open_flags(append: bool, keep: bool) -> FopenFlags {
+    match (append, keep) {
+        (true, _) => FopenFlags::FOPEN_DIRECT_IO,
+        (false, true) => FopenFlags::FOPEN_KEEP_CACHE,
+        (false, false) => FopenFlags::empty(),
+    }
 }
 
 /// Who asks, with all its groups. One that has ended since has the group that the kernel names.
@@ -169,9 +185,42 @@ fn attr(a: &Attr) -> FileAttr {
     }
 }
 
-fn entry(reply: ReplyEntry, done: Result<Attr, FsError>) {
+/// `kept`: how long the kernel may keep it.
+fn entry(reply: ReplyEntry, kept: Duration, done: Result<Attr, FsError>) {
     match done {
-        Ok(a) => reply.entry(&TTL, &attr(&a), Generation(0)),
+        Ok(a) => reply.entry(&kept, &attr(&a), Generation(0)),
+        Err(e) => reply.error(errno(&e)),
+    }
+}
+
+/// That there is no such name: inode 0 says so for a while, an error for this once.
+fn no_entry(reply: ReplyEntry, kept: Duration) {
+    if kept.is_zero() {
+        return reply.error(Errno::ENOENT);
+    }
+    let nothing = FileAttr {
+        ino: INodeNo(0),
+        size: 0,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: FileType::RegularFile,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    };
+    reply.entry(&kept, &nothing, Generation(0));
+}
+
+fn attributes(reply: ReplyAttr, kept: Duration, done: Result<Attr, FsError>) {
+    match done {
+        Ok(a) => reply.attr(&kept, &attr(&a)),
         Err(e) => reply.error(errno(&e)),
     }
 }
@@ -200,7 +249,9 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_ASYNC_READ,
             InitFlags::FUSE_BIG_WRITES,
             InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_AUTO_INVAL_DATA,
+            // What others change we say.
+            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+            InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_MAX_PAGES,
@@ -224,13 +275,20 @@ impl Filesystem for Adapter {
             return self.side.lookup(parent, name, reply);
         }
         let name = name.as_bytes().to_vec();
-        self.spawn(Call::Lookup, |fs| async move { entry(reply, fs.lookup(parent.0, &name).await) });
+        self.spawn(Call::Lookup, |fs| async move {
+            let begun = fs.others();
+            match fs.lookup(parent.0, &name).await {
+                Err(FsError::NotFound) => no_entry(reply, fs.kept(begun)),
+                done => entry(reply, fs.kept(begun), done),
+            }
+        });
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, times: u64) {
         if is_ours(ino.0) {
-            self.side.forget(ino, times);
+            return self.side.forget(ino, times);
         }
+        self.fs.forgotten(ino.0);
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -238,10 +296,9 @@ impl Filesystem for Adapter {
             return self.side.getattr(ino, reply);
         }
         self.spawn(Call::Getattr, |fs| async move {
-            match fs.getattr(ino.0).await {
-                Ok(a) => reply.attr(&TTL, &attr(&a)),
-                Err(e) => reply.error(errno(&e)),
-            }
+            let begun = fs.others();
+            let done = fs.getattr(ino.0).await;
+            attributes(reply, fs.kept(begun), done);
         });
     }
 
@@ -269,10 +326,9 @@ impl Filesystem for Adapter {
         let kill = req.uid() != 0;
         let set = SetAttr { mode, uid, gid, size, atime: atime.map(nanos), mtime: mtime.map(nanos), kill };
         self.spawn(Call::Setattr, |fs| async move {
-            match fs.setattr(ino.0, set).await {
-                Ok(a) => reply.attr(&TTL, &attr(&a)),
-                Err(e) => reply.error(errno(&e)),
-            }
+            let begun = fs.others();
+            let done = fs.setattr(ino.0, set).await;
+            attributes(reply, fs.kept(begun), done);
         });
     }
 
@@ -316,7 +372,11 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EPERM);
         }
         let name = name.as_bytes().to_vec();
-        self.spawn(Call::Make, |fs| async move { entry(reply, fs.link(ino.0, parent.0, &name).await) });
+        self.spawn(Call::Make, |fs| async move {
+            let begun = fs.others();
+            let done = fs.link(ino.0, parent.0, &name).await;
+            entry(reply, fs.kept(begun), done);
+        });
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -366,17 +426,17 @@ impl Filesystem for Adapter {
         let cut = (flags.0 & O_TRUNC != 0).then(|| SetAttr { size: Some(0), kill, ..SetAttr::default() });
         self.spawn(Call::Open, |fs| async move {
             let opened = async {
-                let handle = fs.open(ino.0, append).await?;
+                let (handle, keep) = fs.open(ino.0, append).await?;
                 if let Some(cut) = cut
                     && let Err(e) = fs.setattr(ino.0, cut).await
                 {
                     fs.release(handle).await;
                     return Err(e);
                 }
-                Ok(handle)
+                Ok((handle, keep))
             };
             match opened.await {
-                Ok(handle) => reply.opened(FileHandle(handle), open_flags(append)),
+                Ok((handle, keep)) => reply.opened(FileHandle(handle), open_flags(append, keep)),
                 Err(e) => reply.error(errno(&e)),
             }
         });
@@ -398,10 +458,11 @@ impl Filesystem for Adapter {
         let (name, append) = (name.as_bytes().to_vec(), flags & O_APPEND != 0);
         let new = new(req, Kind::File, mode, umask);
         self.spawn(Call::Make, |fs| async move {
+            let begun = fs.others();
             match fs.make(parent.0, &name, new).await {
                 Ok(a) => {
-                    let handle = FileHandle(fs.open_known(a.ino, append));
-                    reply.created(&TTL, &attr(&a), Generation(0), handle, open_flags(append));
+                    let (handle, flags) = (FileHandle(fs.open_known(a.ino, append)), open_flags(append, false));
+                    reply.created(&fs.kept(begun), &attr(&a), Generation(0), handle, flags);
                 }
                 Err(e) => reply.error(errno(&e)),
             }
@@ -491,7 +552,15 @@ impl Filesystem for Adapter {
         if is_ours(ino.0) {
             return self.side.opendir(reply);
         }
-        reply.opened(FileHandle(self.fs.opendir(ino.0)), FopenFlags::empty());
+        self.spawn(Call::Open, |fs| async move {
+            match fs.opendir(ino.0).await {
+                Ok((handle, keep)) => {
+                    let keep = if keep { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() };
+                    reply.opened(FileHandle(handle), FopenFlags::FOPEN_CACHE_DIR | keep);
+                }
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
     }
 
     fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
@@ -532,15 +601,17 @@ impl Filesystem for Adapter {
             let from = (offset as usize).min(listing.len());
             let part = &listing[from..listing.len().min(from + PLUS_MAX)];
             let inos: Vec<u64> = part.iter().map(|e| e.ino).collect();
+            let begun = fs.others();
             let attrs = match fs.getattrs(&inos).await {
                 Ok(attrs) => attrs,
                 Err(e) => return reply.error(errno(&e)),
             };
+            let kept = fs.kept(begun);
             for (i, (e, a)) in part.iter().zip(attrs).enumerate() {
                 // Gone since it was listed, or where the cluster is.
                 let Some(a) = a.filter(|_| !is_proc(ino, OsStr::from_bytes(&e.name))) else { continue };
                 let next = (from + i) as u64 + 1;
-                if reply.add(INodeNo(e.ino), next, OsStr::from_bytes(&e.name), &TTL, &attr(&a), Generation(0)) {
+                if reply.add(INodeNo(e.ino), next, OsStr::from_bytes(&e.name), &kept, &attr(&a), Generation(0)) {
                     break;
                 }
             }

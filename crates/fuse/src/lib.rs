@@ -1,21 +1,23 @@
 //! Adapter from `vfs` to the kernel, through `fuser`. The only crate that names `fuser` and errno.
 //!
-//! Handlers never block a FUSE thread: the reply moves into a task. Nothing is cached by the kernel between calls yet
-//! (time to live 0): that needs pushed invalidations.
+//! Handlers never block a FUSE thread: the reply moves into a task. What the kernel keeps between calls is told to forget
+//! what others change (`vfs::Kernel`).
 
 mod adapter;
 mod side;
 mod tally;
 
 use adapter::Adapter;
-use fuser::{BackgroundSession, Config, Filesystem, MountOption, SessionACL};
+use fuser::{BackgroundSession, Config, Filesystem, INodeNo, MountOption, Notifier, SessionACL};
 use procfs::Proc;
 use rustix::mount::{UnmountFlags, unmount};
 use side::Alone;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 pub use tally::Tally;
-use vfs::Fs;
+use vfs::{Fs, Ino, Kernel};
 
 /// Threads that read requests of the kernel.
 const THREADS: usize = 2;
@@ -27,13 +29,15 @@ pub struct Options {
     pub ro: bool,
     /// Other users may use it, with their own permissions; the default for root.
     pub allow_other: bool,
+    /// The kernel keeps no name and no attribute of others' making: each call asks.
+    pub strict: bool,
 }
 
 /// Why a filesystem was not mounted.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
     /// An option of `-o` that is not known.
-    #[error("the mount option {0:?} is not known; known are ro, rw, allow_other")]
+    #[error("the mount option {0:?} is not known; known are ro, rw, allow_other, strict")]
     Option(String),
     /// The mount point.
     #[error("{path} is not a directory; make it first: mkdir -p {path}")]
@@ -56,12 +60,13 @@ pub enum MountError {
 impl Options {
     /// Reads what follows `-o`.
     pub fn parse(text: &str) -> Result<Options, MountError> {
-        let mut out = Options { ro: false, allow_other: is_root() };
+        let mut out = Options { allow_other: is_root(), ..Options::default() };
         for word in text.split(',').filter(|w| !w.is_empty()) {
             match word {
                 "ro" => out.ro = true,
                 "rw" => out.ro = false,
                 "allow_other" => out.allow_other = true,
+                "strict" => out.strict = true,
                 other => return Err(MountError::Option(other.into())),
             }
         }
@@ -80,7 +85,7 @@ pub struct Mounted {
 }
 
 /// Mounts on a directory. A mount point whose process is gone is cleared first. The cluster itself is seen below `.tombolo`.
-pub fn mount(
+pub async fn mount(
     fs: Arc<Fs>,
     proc: Arc<Proc>,
     name: &str,
@@ -88,8 +93,31 @@ pub fn mount(
     options: &Options,
 ) -> Result<(Mounted, Arc<Tally>), MountError> {
     let tally: Arc<Tally> = Arc::default();
-    let adapter = Adapter::new(fs, proc, tokio::runtime::Handle::current(), tally.clone());
-    Ok((begin(adapter, (name, "walkenfs"), path, options)?, tally))
+    let adapter = Adapter::new(fs.clone(), proc, tokio::runtime::Handle::current(), tally.clone());
+    let mounted = begin(adapter, (name, "walkenfs"), path, options)?;
+    if let Some(session) = &mounted.session
+        && let Err(e) = fs.watch(Arc::new(Told(session.notifier()))).await
+    {
+        tracing::warn!("the kernel keeps nothing of {name}: {e}");
+    }
+    Ok((mounted, tally))
+}
+
+/// The kernel's memory of a mount. It has no such thing any more where it says so.
+struct Told(Notifier);
+
+impl Kernel for Told {
+    fn forget_name(&self, dir: Ino, name: &[u8]) {
+        let _ = self.0.inval_entry(INodeNo(dir), OsStr::from_bytes(name));
+    }
+
+    fn forget_attributes(&self, ino: Ino) {
+        let _ = self.0.inval_inode(INodeNo(ino), -1, 0);
+    }
+
+    fn forget_bytes(&self, ino: Ino) {
+        let _ = self.0.inval_inode(INodeNo(ino), 0, 0);
+    }
 }
 
 /// Mounts the cluster itself, as files.

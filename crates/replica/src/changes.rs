@@ -20,6 +20,8 @@ pub struct Since {
     pub upto: Option<Heads>,
     /// Its last record so far.
     pub after: Option<(Version, Bytes)>,
+    /// Values are of no interest: empty ones are told in their place.
+    pub bare: bool,
 }
 
 /// The newest record of each user's key that changed, tombstones too, each once: what was overwritten meanwhile is left out.
@@ -60,15 +62,21 @@ impl Copy {
         let floor = self.store.floor();
         let first = since.have.is_empty() && since.upto.is_none() && *floor != Floor::default();
         let anew = (first || floor.is_beyond(&since.have, &heads)) && !mutant!(self, ChangesStale);
+        let bare = since.bare;
         let since = if anew { &Since::default() } else { since };
         // What comes meanwhile is of the next round: it may lie before the place that this one has come to.
         let upto = since.upto.as_ref().filter(|_| !mutant!(self, ChangesMoving)).unwrap_or(&heads);
         if !upto.within(&heads) && !mutant!(self, ChangesShort) {
             return None;
         }
-        let (mut rows, after) = self.store.delta(&since.have, upto, since.after.clone(), bytes)?;
+        let (mut rows, after) = if bare {
+            self.store.bare_delta(&since.have, upto, since.after.clone(), bytes)
+        } else {
+            self.store.delta(&since.have, upto, since.after.clone(), bytes)?
+        };
         rows.retain(|(key, _)| key::space_of(key) == Some(Space::User));
-        let rows = rows.into_iter().map(|(key, record)| (key.slice(1..), self.presented(&key, record))).collect();
+        let shown = |key: &Bytes, record| if bare { record } else { self.presented(key, record) };
+        let rows = rows.into_iter().map(|(key, record)| (key.slice(1..), shown(&key, record))).collect();
         Some(Changes { rows, upto: upto.clone(), after, anew })
     }
 }

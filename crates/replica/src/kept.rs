@@ -98,6 +98,11 @@ impl Kept {
         if self.apart.is_none() { Some(&self.record) } else { None }
     }
 
+    /// The record with an empty value, if it has one.
+    pub(crate) fn bare(&self) -> Record {
+        Record { value: self.record.value.as_ref().map(|_| Bytes::new()), ..self.record.clone() }
+    }
+
     /// Lets go of the value, which is on disc.
     pub(crate) fn let_go(&mut self) {
         if let (None, Some(value)) = (self.apart, &mut self.record.value) {

@@ -491,11 +491,27 @@ impl Store {
     /// Up to about `bytes` of the records that `upto` covers and `have` does not, in the order of their versions; `None`: a
     /// value cannot be read.
     pub(crate) fn delta(&self, have: &Heads, upto: &Heads, after: Cursor, bytes: usize) -> Option<Part> {
+        self.delta_of(have, upto, after, bytes, |key, kept| self.whole(key, kept))
+    }
+
+    /// The same with an empty value in the place of each: nothing is read from the disc.
+    pub(crate) fn bare_delta(&self, have: &Heads, upto: &Heads, after: Cursor, bytes: usize) -> Part {
+        self.delta_of(have, upto, after, bytes, |_, kept| Some(kept.bare())).unwrap_or_default()
+    }
+
+    fn delta_of(
+        &self,
+        have: &Heads,
+        upto: &Heads,
+        after: Cursor,
+        bytes: usize,
+        whole: impl Fn(&Bytes, &Kept) -> Option<Record>,
+    ) -> Option<Part> {
         let (mut out, mut size, mut fetched) = (Vec::new(), 0, 0);
         for (version, key) in Beyond::new(&self.index, have, upto, after) {
             let Some(kept) = self.records.get(key) else { continue };
             fetched += usize::from(kept.here().is_none());
-            let record = self.whole(key, kept)?;
+            let record = whole(key, kept)?;
             size += record.weight(key);
             out.push((key.clone(), record));
             if size >= bytes || fetched >= FETCHES_MAX {

@@ -186,7 +186,7 @@ impl Server {
         (options, fuse_options): (&str, &fuse::Options),
     ) -> Result<(), (u8, String)> {
         let db = Database::new(self.handle.clone(), FS_LIMIT);
-        let fs_options = MountOptions { copies, ..MountOptions::default() };
+        let fs_options = MountOptions { copies, strict: fuse_options.strict, ..MountOptions::default() };
         let deadline = tokio::time::Instant::now() + FS_LIMIT;
         let fs = loop {
             match Fs::mount(db.clone(), name, fs_options.clone(), self.data.clone()).await {
@@ -199,7 +199,7 @@ impl Server {
                 Err(e) => return Err((FAILED, e.to_string())),
             }
         };
-        match fuse::mount(fs.clone(), self.proc.another(), name, dir, fuse_options) {
+        match fuse::mount(fs.clone(), self.proc.another(), name, dir, fuse_options).await {
             Ok((mounted, tally)) => {
                 self.around.mounted(dir, seen("walkenfs", name, options, Some(tally)));
                 self.mounts().insert(dir.into(), Mount { fs: Some(fs), name: name.into(), mounted });

@@ -3,7 +3,8 @@
 use crate::acl::{self, Acl};
 use crate::error::FsError;
 use crate::fs::{
-    Attr, Caller, Fs, Ino, Kind, NAME_BYTES_MAX, SetAttr, TRIES_MAX, first, pause, put, put_xattr, to_content, wall_ns,
+    Attr, Caller, Fs, Ino, Kind, NAME_BYTES_MAX, SetAttr, TRIES_MAX, first, pause, put, put_xattr, to_content,
+    version_of, wall_ns,
 };
 use crate::record::{self, Inode};
 use bytes::Bytes;
@@ -83,6 +84,8 @@ impl Fs {
         if let Some(atime) = set.atime {
             writes.push(put(record::atime(ino), Bytes::copy_from_slice(&atime.to_be_bytes())));
         }
+        let before = version_of(c.as_ref());
+        let mut commits = false;
         match (set.mtime, inode.kind) {
             (None, _) => {}
             (Some(mtime), Kind::Directory) => writes.push(put(record::times(ino), two(mtime, inode.ctime))),
@@ -92,10 +95,15 @@ impl Fs {
                 let key = record::content(ino);
                 checks.push(c.map_or(Check::Absent(key.clone()), |c| Check::AtVersion(key.clone(), c.version)));
                 writes.push(put(key, record::encode(&content)));
+                commits = true;
             }
         }
         writes.push(put(record::inode(ino), record::encode(&inode)));
-        Ok(self.commit(checks, writes, false).await?.is_none())
+        let done = self.commit_as(checks, writes, false, true).await?;
+        if let (true, Ok(after)) = (commits, done) {
+            self.watch.committed(ino, before, after);
+        }
+        Ok(done.is_ok())
     }
 
     /// Bytes change: what the file lets its users do beyond their own rights goes. `mode`: its mode too, since whoever does it

@@ -1,7 +1,10 @@
 //! Bytes of files: gathered, written as extents that never change, and committed by the inode's `C` record.
 
 use crate::error::FsError;
-use crate::fs::{Fs, Handle, HandleId, Ino, Pending, TRIES_MAX, first, lock, pause, refused, to_content, wall_ns};
+use crate::fs::{
+    Fs, Handle, HandleId, Ino, Pending, TRIES_MAX, first, lock, pause, refused, to_content,
+    version_of, wall_ns,
+};
 use crate::map::{lay, unreferenced, within};
 use crate::record::{self, Content, Dropped, Extent};
 use crate::space::SIZE_MAX;
@@ -33,16 +36,17 @@ const READ_BYTES_MAX: u64 = 2 * 1024 * 1024;
 type Piece = (Extent, Bytes);
 
 impl Fs {
-    /// Opens a file that has a name.
-    pub async fn open(&self, ino: Ino, append: bool) -> Result<HandleId, FsError> {
-        let keys = vec![Range::key(record::inode(ino)), Range::key(record::orphan(ino))];
-        let mut rows = self.read_meta(keys).await?.into_iter();
-        let (inode, orphan) = (first(rows.next()), first(rows.next()));
+    /// Opens a file that has a name; and whether the kernel may keep the bytes that it has.
+    pub async fn open(&self, ino: Ino, append: bool) -> Result<(HandleId, bool), FsError> {
+        let keys = [record::inode(ino), record::orphan(ino), record::content(ino)].map(Range::key);
+        let mut rows = self.read_meta(keys.into()).await?.into_iter();
+        let (inode, orphan, content) = (first(rows.next()), first(rows.next()), first(rows.next()));
         let here = lock(&self.open).contains_key(&ino);
         if inode.is_none() || (orphan.is_some() && !here) {
             return Err(FsError::Stale);
         }
-        Ok(self.open_known(ino, append))
+        let id = self.open_known(ino, append);
+        Ok((id, self.watch.opened(ino, version_of(content.as_ref())).await))
     }
 
     /// Opens a file that was made just now.
@@ -170,8 +174,9 @@ impl Fs {
             && bytes > 0
             && let Some(inode) = lock(&self.open).get_mut(&ino)
         {
-            // What was written is gone: every handle hears of it once.
+            // What was written is gone: every handle hears of it once, and the kernel must not show it.
             inode.errors.push(e.clone());
+            self.watch.drop_bytes(ino);
         }
         done
     }
@@ -203,7 +208,7 @@ impl Fs {
         let small = total <= SMALL_MAX;
         for round in 0..TRIES_MAX {
             let (mut content, version) = self.content(ino).await?;
-            content.mtime = mtime;
+            (content.mtime, content.ctime) = (mtime, mtime);
             let at = if append { content.size } else { 0 };
             let pieces = self.split(&ranges, at, small)?;
             if !small && (round == 0 || append) {
@@ -376,13 +381,12 @@ impl Fs {
     pub(crate) async fn put_content(
         &self,
         ino: Ino,
-        mut content: Content,
+        content: Content,
         version: Option<Version>,
         dropped: Dropped,
         mut writes: Vec<Write>,
         sync: bool,
     ) -> Result<bool, FsError> {
-        content.ctime = wall_ns();
         let key = record::content(ino);
         let at = version.map_or(Check::Absent(key.clone()), |v| Check::AtVersion(key.clone(), v));
         writes.push(Write::Put { key, value: record::encode(&content), ttl_ms: None });
@@ -390,7 +394,11 @@ impl Fs {
             let key = record::dropped(self.numbers.fresh()?);
             writes.push(Write::Put { key, value: record::encode(&dropped), ttl_ms: None });
         }
-        Ok(self.commit(vec![Check::Present(record::inode(ino)), at], writes, sync).await?.is_none())
+        let done = self.commit_as(vec![Check::Present(record::inode(ino)), at], writes, sync, true).await?;
+        if let Ok(after) = done {
+            self.watch.committed(ino, version.unwrap_or_default(), after);
+        }
+        Ok(done.is_ok())
     }
 
     /// Up to `len` bytes from `at`; fewer at the end of the file.

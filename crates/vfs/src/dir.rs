@@ -1,5 +1,5 @@
 use crate::error::FsError;
-use crate::fs::{Attr, Fs, Handle, HandleId, Ino, Kind, attr_ranges, lock, to_attr};
+use crate::fs::{Attr, Fs, Handle, HandleId, Ino, Kind, attr_ranges, lock, version_of};
 use crate::record;
 use bytes::Bytes;
 use client::{Range, Space};
@@ -22,11 +22,13 @@ pub struct Entry {
 }
 
 impl Fs {
-    /// Opens a directory for listing.
-    pub fn opendir(&self, ino: Ino) -> HandleId {
+    /// Opens a directory for listing; and whether the kernel may keep the names that it has.
+    pub async fn opendir(&self, ino: Ino) -> Result<(HandleId, bool), FsError> {
+        let times = self.get(record::times(ino)).await?;
+        let keep = self.watch.opened(ino, version_of(times.as_ref())).await;
         let id = self.next_handle();
         lock(&self.handles).insert(id, Handle { ino, append: false, errors_seen: 0, listing: None, wrote: false });
-        id
+        Ok((id, keep))
     }
 
     /// The entries of an open directory, `.` and `..` first. Listed when first asked for, and anew from the start (`rewind`):
@@ -81,9 +83,7 @@ impl Fs {
         let mut rows = self.read_meta(ranges).await?.into_iter();
         let mut out = Vec::with_capacity(inos.len());
         for ino in inos {
-            let mut attr = to_attr(*ino, rows.by_ref().take(RANGES_PER_INODE).collect())?;
-            attr.iter_mut().for_each(|a| self.with_dirty(a));
-            out.push(attr);
+            out.push(self.tell_attr(*ino, rows.by_ref().take(RANGES_PER_INODE).collect())?);
         }
         Ok(out)
     }

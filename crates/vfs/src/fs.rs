@@ -1,7 +1,8 @@
 use crate::error::{FsError, MountError};
 use crate::numbers::Numbers;
 use crate::record::{self, Content, Inode};
-use base::NodeId;
+use crate::watch::Watch;
+use base::{NodeId, Version};
 use bytes::Bytes;
 use client::{Batch, Check, Database, Outcome, Range, Record, Refusal, Rows, Table, Write};
 use node::{FragmentBy, Status, TableOptions};
@@ -124,11 +125,13 @@ pub struct MountOptions {
     pub copies: u16,
     /// How many bytes of all files together may wait to be committed.
     pub dirty_bytes_max: usize,
+    /// The kernel keeps no name and no attribute: each is asked for.
+    pub strict: bool,
 }
 
 impl Default for MountOptions {
     fn default() -> Self {
-        MountOptions { copies: 3, dirty_bytes_max: 64 * 1024 * 1024 }
+        MountOptions { copies: 3, dirty_bytes_max: 64 * 1024 * 1024, strict: false }
     }
 }
 
@@ -186,6 +189,7 @@ pub struct Fs {
     pub(crate) handles: Mutex<HashMap<HandleId, Handle>>,
     next_handle: AtomicU64,
     pub(crate) dirty_bytes: AtomicUsize,
+    pub(crate) watch: Arc<Watch>,
     pub(crate) options: MountOptions,
     data_dir: std::path::PathBuf,
 }
@@ -266,6 +270,7 @@ impl Fs {
             handles: Mutex::default(),
             next_handle: AtomicU64::new(1),
             dirty_bytes: AtomicUsize::new(0),
+            watch: Arc::default(),
             options,
             data_dir,
         };
@@ -334,9 +339,28 @@ impl Fs {
         writes: Vec<Write>,
         sync: bool,
     ) -> Result<Option<u32>, FsError> {
-        match self.meta.batch(&[0; 8], Batch { checks, writes, sync }).await? {
-            Outcome::Done { .. } => Ok(None),
-            Outcome::Failed(Refusal::Check(index)) => Ok(Some(index)),
+        Ok(self.commit_as(checks, writes, sync, true).await?.err())
+    }
+
+    /// The same, with the version that it was given. `known`: the kernel learns of it from the reply; if not, it is told.
+    pub(crate) async fn commit_as(
+        &self,
+        checks: Vec<Check>,
+        writes: Vec<Write>,
+        sync: bool,
+        known: bool,
+    ) -> Result<Result<Version, u32>, FsError> {
+        let keys: Vec<Bytes> = if known { writes.iter().map(|w| w.key().clone()).collect() } else { Vec::new() };
+        self.watch.begin(&keys);
+        let outcome = self.meta.batch(&[0; 8], Batch { checks, writes, sync }).await;
+        let done = match &outcome {
+            Ok(Outcome::Done { version, .. }) => Some(*version),
+            _ => None,
+        };
+        self.watch.end(&keys, done.filter(|_| known));
+        match outcome? {
+            Outcome::Done { version, .. } => Ok(Ok(version)),
+            Outcome::Failed(Refusal::Check(index)) => Ok(Err(index)),
             Outcome::Failed(refusal) => Err(refused(&refusal)),
             Outcome::Unknown => Err(FsError::Unavailable),
         }
@@ -345,9 +369,15 @@ impl Fs {
     /// Attributes of an inode.
     pub async fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
         let rows = self.read_meta(attr_ranges(ino)).await?;
-        let mut attr = to_attr(ino, rows)?.ok_or(FsError::NotFound)?;
+        self.tell_attr(ino, rows)?.ok_or(FsError::NotFound)
+    }
+
+    /// Attributes as they are to be told.
+    pub(crate) fn tell_attr(&self, ino: Ino, rows: Vec<Rows>) -> Result<Option<Attr>, FsError> {
+        let Some((mut attr, content)) = to_attr(ino, rows)? else { return Ok(None) };
         self.with_dirty(&mut attr);
-        Ok(attr)
+        self.watch.told(ino, content);
+        Ok(Some(attr))
     }
 
     /// Bytes not committed yet count too, in this mount.
@@ -398,6 +428,7 @@ impl Fs {
         for ino in all {
             result = result.and(self.flush_inode(ino, true).await);
         }
+        self.watch.close();
         self.end_session().await?;
         result
     }
@@ -438,8 +469,8 @@ fn number(row: Option<&Record>, n: usize) -> Option<u64> {
     Some(u64::from_be_bytes(bytes.try_into().ok()?))
 }
 
-/// Puts together what [`attr_ranges`] gave; `None`: no such inode.
-pub(crate) fn to_attr(ino: Ino, rows: Vec<Rows>) -> Result<Option<Attr>, FsError> {
+/// Puts together what [`attr_ranges`] gave, and with which commit of its bytes; `None`: no such inode.
+fn to_attr(ino: Ino, rows: Vec<Rows>) -> Result<Option<(Attr, Version)>, FsError> {
     let mut rows = rows.into_iter();
     let (i, c, t, a) = (first(rows.next()), first(rows.next()), first(rows.next()), first(rows.next()));
     let Some(i) = i else { return Ok(None) };
@@ -462,7 +493,7 @@ pub(crate) fn to_attr(ino: Ino, rows: Vec<Rows>) -> Result<Option<Attr>, FsError
         (None, true) => 4096,
         (None, false) => content.size,
     };
-    Ok(Some(Attr {
+    let attr = Attr {
         ino,
         kind: inode.kind,
         mode: inode.mode,
@@ -479,7 +510,13 @@ pub(crate) fn to_attr(ino: Ino, rows: Vec<Rows>) -> Result<Option<Attr>, FsError
         mtime,
         ctime,
         birth: inode.birth,
-    }))
+    };
+    Ok(Some((attr, version_of(c.as_ref()))))
+}
+
+/// The write that put a record there; one that never was has a version, too.
+pub(crate) fn version_of(row: Option<&Record>) -> Version {
+    row.map(|r| r.version).unwrap_or_default()
 }
 
 /// A pause before looking again at what others keep changing.

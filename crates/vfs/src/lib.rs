@@ -4,8 +4,8 @@
 //! conditional batch. Nothing is freed until every mount and every copy has seen that it is gone.** `docs/walkenfs.md` has
 //! the records and the operations; [`record`] names them.
 //!
-//! This is the first step: one locality per filesystem, no delegations, nothing cached between calls. What happens when
-//! islands wrote the same names is settled by the fragment's merge alone so far.
+//! So far: one locality per filesystem, no delegations. What happens when islands wrote the same names is settled by the
+//! fragment's merge alone.
 
 mod acl;
 mod attrs;
@@ -19,6 +19,7 @@ mod numbers;
 mod reap;
 pub mod record;
 mod space;
+mod watch;
 
 pub use attrs::SetXattr;
 pub use dir::Entry;
@@ -27,3 +28,4 @@ pub use fs::{
     Attr, Caller, Fs, HandleId, Ino, Kind, MountOptions, New, Over, SetAttr, Usage, filesystems, table_names,
 };
 pub use space::Allocate;
+pub use watch::Kernel;

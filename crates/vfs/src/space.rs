@@ -70,6 +70,7 @@ impl Fs {
             }
             content.size = resize(content.size);
             content.mtime = wall_ns();
+            content.ctime = content.mtime;
             if self.put_content(ino, content, version, dropped, writes, false).await? {
                 return Ok(());
             }
