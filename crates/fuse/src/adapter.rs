@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
-use vfs::{Allocate, Attr, Caller, Fs, FsError, Kind, New, Over, SetAttr, SetXattr};
+use vfs::{Allocate, Attr, Caller, Fs, FsError, Kind, Mark, New, Over, SetAttr, SetXattr};
 
 /// The largest write that the kernel hands over at once.
 const WRITE_BYTES_MAX: u32 = 1024 * 1024;
@@ -25,6 +25,7 @@ const XATTR_CREATE: i32 = 1;
 const XATTR_REPLACE: i32 = 2;
 const O_APPEND: i32 = 0o2000;
 const O_TRUNC: i32 = 0o1000;
+const O_EXCL: i32 = 0o200;
 const SEEK_DATA: i32 = 3;
 const SEEK_HOLE: i32 = 4;
 /// `fallocate(2)`: bits of its mode.
@@ -69,9 +70,8 @@ impl Adapter {
     fn make(&self, parent: INodeNo, name: &OsStr, new: New, reply: ReplyEntry) {
         let name = name.as_bytes().to_vec();
         self.spawn(Call::Make, |fs| async move {
-            let begun = fs.others();
             let done = fs.make(parent.0, &name, new).await;
-            entry(reply, fs.kept(begun), done);
+            entry(&fs, reply, done).await;
         });
     }
 }
@@ -82,8 +82,8 @@ fn new(req: &Request, kind: Kind, mode: u32, umask: u32) -> New {
 }
 
 /// The kernel puts what is appended where it thinks the end is; so it keeps none of it.
-fn open_flags(append: bool, keep: bool) -> FopenFlags {
-    match (append, keep) {
+fn open_flags(flags: i32, keep: bool) -> FopenFlags {
+    match (flags & O_APPEND != 0, keep) {
         (true, _) => FopenFlags::FOPEN_DIRECT_IO,
         (false, true) => FopenFlags::FOPEN_KEEP_CACHE,
         (false, false) => FopenFlags::empty(),
@@ -185,10 +185,12 @@ fn attr(a: &Attr) -> FileAttr {
     }
 }
 
-/// `kept`: how long the kernel may keep it.
-fn entry(reply: ReplyEntry, kept: Duration, done: Result<Attr, FsError>) {
+async fn entry(fs: &Fs, reply: ReplyEntry, done: Result<(Attr, Mark), FsError>) {
     match done {
-        Ok(a) => reply.entry(&kept, &attr(&a), Generation(0)),
+        Ok((a, mark)) => {
+            fs.tells(a.ino, &mark).await;
+            reply.entry(&fs.kept(&mark), &attr(&a), Generation(0));
+        }
         Err(e) => reply.error(errno(&e)),
     }
 }
@@ -218,11 +220,48 @@ fn no_entry(reply: ReplyEntry, kept: Duration) {
     reply.entry(&kept, &nothing, Generation(0));
 }
 
-fn attributes(reply: ReplyAttr, kept: Duration, done: Result<Attr, FsError>) {
+async fn attributes(fs: &Fs, reply: ReplyAttr, done: Result<(Attr, Mark), FsError>) {
     match done {
-        Ok(a) => reply.attr(&kept, &attr(&a)),
+        Ok((a, mark)) => {
+            fs.tells(a.ino, &mark).await;
+            reply.attr(&fs.kept(&mark), &attr(&a));
+        }
         Err(e) => reply.error(errno(&e)),
     }
+}
+
+/// Opens what has a name; and whether the kernel may keep its bytes. Cuts it off first, if asked to.
+async fn open(fs: &Fs, ino: u64, flags: i32, kill: bool) -> Result<(FileHandle, bool), FsError> {
+    let (handle, keep) = fs.open(ino, flags & O_APPEND != 0).await?;
+    if flags & O_TRUNC != 0
+        && let Err(e) = fs.setattr(ino, SetAttr { size: Some(0), kill, ..SetAttr::default() }).await
+    {
+        fs.release(handle).await;
+        return Err(e);
+    }
+    Ok((FileHandle(handle), keep))
+}
+
+/// What to do with a name that the kernel took to be free: another mount was first, and whoever does not insist on making
+/// the file opens it.
+async fn open_made(
+    fs: &Fs,
+    dir: u64,
+    name: &[u8],
+    flags: i32,
+    kill: bool,
+) -> Result<(Attr, Mark, FileHandle, bool), FsError> {
+    let (found, _) = fs.lookup(dir, name).await?.map_err(|_| FsError::Stale)?;
+    match found.kind {
+        _ if flags & O_EXCL != 0 => return Err(FsError::Exists),
+        Kind::File => {}
+        Kind::Directory => return Err(FsError::IsDirectory),
+        // Looked up again, it is followed or opened as what it is.
+        _ => return Err(FsError::Stale),
+    }
+    let (handle, keep) = open(fs, found.ino, flags, kill).await?;
+    let (attr, mark) = fs.getattr(found.ino).await?;
+    Ok((attr, mark, handle, keep))
 }
 
 fn empty(reply: ReplyEmpty, done: Result<(), FsError>) {
@@ -276,10 +315,10 @@ impl Filesystem for Adapter {
         }
         let name = name.as_bytes().to_vec();
         self.spawn(Call::Lookup, |fs| async move {
-            let begun = fs.others();
             match fs.lookup(parent.0, &name).await {
-                Err(FsError::NotFound) => no_entry(reply, fs.kept(begun)),
-                done => entry(reply, fs.kept(begun), done),
+                Ok(Ok(found)) => entry(&fs, reply, Ok(found)).await,
+                Ok(Err(mark)) => no_entry(reply, fs.kept(&mark)),
+                Err(e) => reply.error(errno(&e)),
             }
         });
     }
@@ -296,9 +335,8 @@ impl Filesystem for Adapter {
             return self.side.getattr(ino, reply);
         }
         self.spawn(Call::Getattr, |fs| async move {
-            let begun = fs.others();
             let done = fs.getattr(ino.0).await;
-            attributes(reply, fs.kept(begun), done);
+            attributes(&fs, reply, done).await;
         });
     }
 
@@ -326,9 +364,8 @@ impl Filesystem for Adapter {
         let kill = req.uid() != 0;
         let set = SetAttr { mode, uid, gid, size, atime: atime.map(nanos), mtime: mtime.map(nanos), kill };
         self.spawn(Call::Setattr, |fs| async move {
-            let begun = fs.others();
             let done = fs.setattr(ino.0, set).await;
-            attributes(reply, fs.kept(begun), done);
+            attributes(&fs, reply, done).await;
         });
     }
 
@@ -373,9 +410,8 @@ impl Filesystem for Adapter {
         }
         let name = name.as_bytes().to_vec();
         self.spawn(Call::Make, |fs| async move {
-            let begun = fs.others();
             let done = fs.link(ino.0, parent.0, &name).await;
-            entry(reply, fs.kept(begun), done);
+            entry(&fs, reply, done).await;
         });
     }
 
@@ -422,21 +458,10 @@ impl Filesystem for Adapter {
         if is_ours(ino.0) {
             return self.side.open(ino, reply);
         }
-        let (append, kill) = (flags.0 & O_APPEND != 0, req.uid() != 0);
-        let cut = (flags.0 & O_TRUNC != 0).then(|| SetAttr { size: Some(0), kill, ..SetAttr::default() });
+        let kill = req.uid() != 0;
         self.spawn(Call::Open, |fs| async move {
-            let opened = async {
-                let (handle, keep) = fs.open(ino.0, append).await?;
-                if let Some(cut) = cut
-                    && let Err(e) = fs.setattr(ino.0, cut).await
-                {
-                    fs.release(handle).await;
-                    return Err(e);
-                }
-                Ok((handle, keep))
-            };
-            match opened.await {
-                Ok((handle, keep)) => reply.opened(FileHandle(handle), open_flags(append, keep)),
+            match open(&fs, ino.0, flags.0, kill).await {
+                Ok((handle, keep)) => reply.opened(handle, open_flags(flags.0, keep)),
                 Err(e) => reply.error(errno(&e)),
             }
         });
@@ -455,14 +480,21 @@ impl Filesystem for Adapter {
         if is_fixed(parent, name) {
             return reply.error(Errno::EPERM);
         }
-        let (name, append) = (name.as_bytes().to_vec(), flags & O_APPEND != 0);
+        let (name, kill) = (name.as_bytes().to_vec(), req.uid() != 0);
         let new = new(req, Kind::File, mode, umask);
         self.spawn(Call::Make, |fs| async move {
-            let begun = fs.others();
-            match fs.make(parent.0, &name, new).await {
-                Ok(a) => {
-                    let (handle, flags) = (FileHandle(fs.open_known(a.ino, append)), open_flags(append, false));
-                    reply.created(&fs.kept(begun), &attr(&a), Generation(0), handle, flags);
+            let done = match fs.make(parent.0, &name, new).await {
+                Ok((a, mark)) => {
+                    let handle = FileHandle(fs.open_known(a.ino, flags & O_APPEND != 0));
+                    Ok((a, mark, handle, false))
+                }
+                Err(FsError::Exists) => open_made(&fs, parent.0, &name, flags, kill).await,
+                Err(e) => Err(e),
+            };
+            match done {
+                Ok((a, mark, handle, keep)) => {
+                    fs.tells(a.ino, &mark).await;
+                    reply.created(&fs.kept(&mark), &attr(&a), Generation(0), handle, open_flags(flags, keep));
                 }
                 Err(e) => reply.error(errno(&e)),
             }
@@ -552,15 +584,7 @@ impl Filesystem for Adapter {
         if is_ours(ino.0) {
             return self.side.opendir(reply);
         }
-        self.spawn(Call::Open, |fs| async move {
-            match fs.opendir(ino.0).await {
-                Ok((handle, keep)) => {
-                    let keep = if keep { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() };
-                    reply.opened(FileHandle(handle), FopenFlags::FOPEN_CACHE_DIR | keep);
-                }
-                Err(e) => reply.error(errno(&e)),
-            }
-        });
+        reply.opened(FileHandle(self.fs.opendir(ino.0)), FopenFlags::empty());
     }
 
     fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
@@ -571,6 +595,7 @@ impl Filesystem for Adapter {
             match fs.listing(fh.0, offset == 0).await {
                 Ok(listing) => {
                     for (i, e) in listing
+                        .entries
                         .iter()
                         .enumerate()
                         .skip(offset as usize)
@@ -598,21 +623,22 @@ impl Filesystem for Adapter {
                 Ok(listing) => listing,
                 Err(e) => return reply.error(errno(&e)),
             };
-            let from = (offset as usize).min(listing.len());
-            let part = &listing[from..listing.len().min(from + PLUS_MAX)];
+            let from = (offset as usize).min(listing.entries.len());
+            let part = &listing.entries[from..listing.entries.len().min(from + PLUS_MAX)];
             let inos: Vec<u64> = part.iter().map(|e| e.ino).collect();
-            let begun = fs.others();
-            let attrs = match fs.getattrs(&inos).await {
+            let attrs = match fs.getattrs(&listing, &inos).await {
                 Ok(attrs) => attrs,
                 Err(e) => return reply.error(errno(&e)),
             };
-            let kept = fs.kept(begun);
             for (i, (e, a)) in part.iter().zip(attrs).enumerate() {
                 // Gone since it was listed, or where the cluster is.
-                let Some(a) = a.filter(|_| !is_proc(ino, OsStr::from_bytes(&e.name))) else { continue };
-                let next = (from + i) as u64 + 1;
-                if reply.add(INodeNo(e.ino), next, OsStr::from_bytes(&e.name), &kept, &attr(&a), Generation(0)) {
+                let Some((a, mark)) = a.filter(|_| !is_proc(ino, OsStr::from_bytes(&e.name))) else { continue };
+                let (next, name) = ((from + i) as u64 + 1, OsStr::from_bytes(&e.name));
+                if reply.add(INodeNo(e.ino), next, name, &fs.kept(&mark), &attr(&a), Generation(0)) {
                     break;
+                }
+                if !matches!(&e.name[..], b"." | b"..") {
+                    fs.tells(e.ino, &mark).await;
                 }
             }
             reply.ok();

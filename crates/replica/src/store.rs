@@ -385,9 +385,7 @@ impl Store {
             if !unseen {
                 batch.puts.push((key.clone(), record.clone()));
             }
-            if let Some(apart) =
-                self.apart.as_mut().filter(|apart| apart.more && apart.takes(&key, &record))
-            {
+            if let Some(apart) = self.apart.as_mut().filter(|apart| apart.more && apart.takes(&key, &record)) {
                 apart.came(key.clone(), record.version);
             }
             self.put(key, record.into());

@@ -187,3 +187,77 @@ fn two_mounts_see_each_others_work_and_a_clean_stop_unmounts() {
     let again = cluster.mount(0);
     assert_eq!(names(&again).len(), 0);
 }
+
+/// Three machines, whose kernels keep what they were told. Whoever opens a file after another has closed it reads what that one wrote.
+#[test]
+fn what_was_closed_on_one_machine_is_read_on_the_others() {
+    need_namespaces!();
+    let mut cluster = Cluster::new(3);
+    let mounts: Vec<PathBuf> = (0..3).map(|n| cluster.mount(n)).collect();
+    for round in 0..60usize {
+        let (writer, text) = (round % 3, format!("round {round}").repeat(round * 37 % 400));
+        for m in &mounts {
+            // The kernels know the file as it was.
+            let _ = fs::metadata(m.join("f"));
+        }
+        fs::write(mounts[writer].join("f"), &text).unwrap();
+        for m in &mounts {
+            if round == 0 {
+                wait("the kernel is told that there is such a file", 10, || m.join("f").exists());
+            }
+            let got = fs::read_to_string(m.join("f")).unwrap();
+            assert!(got == text, "round {round}: {} bytes of {}", got.len(), text.len());
+        }
+    }
+    let (one, two) = (&mounts[0], &mounts[1]);
+    // Made here, written there.
+    for n in 0..20 {
+        let name = format!("made{n}");
+        File::create(two.join(&name)).unwrap();
+        fs::write(one.join(&name), "there").unwrap();
+        assert_eq!(fs::read_to_string(two.join(&name)).unwrap(), "there");
+    }
+    // A name that this kernel knows to be free is made there: whoever does not insist on making it opens it.
+    for n in 0..20 {
+        let name = format!("free{n}");
+        assert!(!two.join(&name).exists());
+        fs::write(one.join(&name), "first").unwrap();
+        let mut file = OpenOptions::new().append(true).create(true).open(two.join(&name)).unwrap();
+        file.write_all(b" second").unwrap();
+        assert_eq!(fs::read_to_string(one.join(&name)).unwrap(), "first second");
+    }
+}
+
+/// What is open here and grows there is never read as anything but what was written.
+#[test]
+fn a_reader_that_follows_a_file_sees_no_byte_that_was_never_written() {
+    need_namespaces!();
+    let mut cluster = Cluster::new(2);
+    let (one, two) = (cluster.mount(0), cluster.mount(1));
+    let mut writer = OpenOptions::new().append(true).create(true).open(one.join("log")).unwrap();
+    writer.write_all(b"0000000\n").unwrap();
+    wait("the name is there", 10, || two.join("log").exists());
+    let mut reader = File::open(two.join("log")).unwrap();
+    let mut got = String::new();
+    for n in 1..200 {
+        writer.write_all(format!("{n:07}\n").as_bytes()).unwrap();
+        reader.metadata().unwrap();
+        reader.read_to_string(&mut got).unwrap();
+        assert!(!got.contains('\0'), "after {n}: {got:?}");
+    }
+    wait("all of it arrives", 10, || {
+        reader.read_to_string(&mut got).unwrap();
+        got.len() == 200 * 8
+    });
+    assert!(got.lines().enumerate().all(|(n, line)| line == format!("{n:07}")), "in order");
+    // Names come and go, and modes change, within moments.
+    fs::write(one.join("a"), "").unwrap();
+    wait("a file is there", 10, || two.join("a").exists());
+    fs::rename(one.join("a"), one.join("b")).unwrap();
+    wait("it was renamed", 10, || !two.join("a").exists() && two.join("b").exists());
+    fs::set_permissions(one.join("b"), fs::Permissions::from_mode(0o600)).unwrap();
+    wait("its mode changed", 10, || fs::metadata(two.join("b")).unwrap().mode() & 0o777 == 0o600);
+    assert_eq!(names(&two), ["b", "log"]);
+    fs::remove_file(one.join("b")).unwrap();
+    wait("it is gone", 10, || names(&two) == ["log"] && !two.join("b").exists());
+}

@@ -7,6 +7,7 @@ use crate::fs::{
     version_of, wall_ns,
 };
 use crate::record::{self, Inode};
+use crate::watch::Mark;
 use bytes::Bytes;
 use client::{Bump, Check, Range, Record, Write};
 
@@ -40,7 +41,7 @@ pub enum SetXattr {
 
 impl Fs {
     /// Changes attributes.
-    pub async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Attr, FsError> {
+    pub async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<(Attr, Mark), FsError> {
         if let Some(size) = set.size {
             self.truncate(ino, size).await?;
             if set.kill {
@@ -121,8 +122,10 @@ impl Fs {
             (inode.mode, inode.ctime) = (less, wall_ns());
             let checks = vec![Check::AtVersion(record::inode(ino), i.version)];
             let gone = Write::Delete { key: record::xattr(ino, CAPABILITY) };
-            if self.commit(checks, vec![put(record::inode(ino), record::encode(&inode)), gone], false).await?.is_none()
-            {
+            let writes = vec![put(record::inode(ino), record::encode(&inode)), gone];
+            if self.commit_as(checks, writes, false, false).await?.is_ok() {
+                // The reply says nothing of it, and what the kernel keeps would let programs do more than they may.
+                self.watch.forget(ino, false).await;
                 return Ok(());
             }
             pause(round).await;

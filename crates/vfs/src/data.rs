@@ -2,8 +2,7 @@
 
 use crate::error::FsError;
 use crate::fs::{
-    Fs, Handle, HandleId, Ino, Pending, TRIES_MAX, first, lock, pause, refused, to_content,
-    version_of, wall_ns,
+    Fs, Handle, HandleId, Ino, Pending, TRIES_MAX, first, lock, pause, refused, to_content, version_of, wall_ns,
 };
 use crate::map::{lay, unreferenced, within};
 use crate::record::{self, Content, Dropped, Extent};
@@ -109,7 +108,10 @@ impl Fs {
             self.flush_inode(ino, false).await?;
             let guard = self.commit_lock(ino);
             let _guard = guard.lock().await;
-            return self.commit_ranges(ino, vec![(0, data.to_vec())], wall_ns(), false, true).await;
+            let done = self.commit_ranges(ino, vec![(0, data.to_vec())], wall_ns(), false, true).await;
+            // The kernel does not know where they went.
+            self.watch.drop_bytes(ino);
+            return done;
         }
         let end = at.checked_add(data.len() as u64).filter(|end| *end <= SIZE_MAX).ok_or(FsError::TooLarge)?;
         let full = {
@@ -167,6 +169,7 @@ impl Fs {
             // Until here whoever asked was told of them, on their way as they were.
             inode.pending = None;
         }
+        self.watch.changes(ino);
         if sync && done.is_ok() {
             done = self.sync_data(ino).await;
         }

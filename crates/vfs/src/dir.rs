@@ -1,6 +1,7 @@
 use crate::error::FsError;
-use crate::fs::{Attr, Fs, Handle, HandleId, Ino, Kind, attr_ranges, lock, version_of};
+use crate::fs::{Attr, Fs, Handle, HandleId, Ino, Kind, attr_ranges, lock};
 use crate::record;
+use crate::watch::Mark;
 use bytes::Bytes;
 use client::{Range, Space};
 use std::sync::Arc;
@@ -9,6 +10,14 @@ use std::sync::Arc;
 const PAGE: u32 = 4000;
 /// Ranges that [`attr_ranges`] needs.
 const RANGES_PER_INODE: usize = 6;
+
+/// The names in a directory.
+#[derive(Debug)]
+pub struct Listing {
+    /// In the order in which they are told.
+    pub entries: Vec<Entry>,
+    mark: Mark,
+}
 
 /// One name in a directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -22,18 +31,16 @@ pub struct Entry {
 }
 
 impl Fs {
-    /// Opens a directory for listing; and whether the kernel may keep the names that it has.
-    pub async fn opendir(&self, ino: Ino) -> Result<(HandleId, bool), FsError> {
-        let times = self.get(record::times(ino)).await?;
-        let keep = self.watch.opened(ino, version_of(times.as_ref())).await;
+    /// Opens a directory for listing.
+    pub fn opendir(&self, ino: Ino) -> HandleId {
         let id = self.next_handle();
         lock(&self.handles).insert(id, Handle { ino, append: false, errors_seen: 0, listing: None, wrote: false });
-        Ok((id, keep))
+        id
     }
 
     /// The entries of an open directory, `.` and `..` first. Listed when first asked for, and anew from the start (`rewind`):
     /// places in the list stay valid while names come and go.
-    pub async fn listing(&self, handle: HandleId, rewind: bool) -> Result<Arc<Vec<Entry>>, FsError> {
+    pub async fn listing(&self, handle: HandleId, rewind: bool) -> Result<Arc<Listing>, FsError> {
         let (ino, listing) = {
             let handles = lock(&self.handles);
             let handle = handles.get(&handle).ok_or(FsError::Invalid)?;
@@ -42,7 +49,8 @@ impl Fs {
         if let Some(listing) = listing.filter(|_| !rewind) {
             return Ok(listing);
         }
-        let listing = Arc::new(self.list(ino).await?);
+        let mark = self.watch.mark(ino, 0);
+        let listing = Arc::new(Listing { entries: self.list(ino).await?, mark });
         if let Some(handle) = lock(&self.handles).get_mut(&handle) {
             handle.listing = Some(listing.clone());
         }
@@ -77,13 +85,15 @@ impl Fs {
         }
     }
 
-    /// Attributes of several inodes at once; `None` for those that are gone.
-    pub async fn getattrs(&self, inos: &[Ino]) -> Result<Vec<Option<Attr>>, FsError> {
+    /// Attributes of several inodes of a listing at once; `None` for those that are gone.
+    pub async fn getattrs(&self, listing: &Listing, inos: &[Ino]) -> Result<Vec<Option<(Attr, Mark)>>, FsError> {
+        let before: Vec<_> =
+            inos.iter().map(|ino| (self.pending(*ino), self.watch.mark(0, *ino).and(listing.mark))).collect();
         let ranges = inos.iter().flat_map(|ino| attr_ranges(*ino)).collect();
         let mut rows = self.read_meta(ranges).await?.into_iter();
         let mut out = Vec::with_capacity(inos.len());
-        for ino in inos {
-            out.push(self.tell_attr(*ino, rows.by_ref().take(RANGES_PER_INODE).collect())?);
+        for (ino, (pending, mark)) in inos.iter().zip(before) {
+            out.push(self.tell_attr(*ino, rows.by_ref().take(RANGES_PER_INODE).collect(), pending, mark)?);
         }
         Ok(out)
     }

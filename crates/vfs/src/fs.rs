@@ -1,7 +1,7 @@
 use crate::error::{FsError, MountError};
 use crate::numbers::Numbers;
 use crate::record::{self, Content, Inode};
-use crate::watch::Watch;
+use crate::watch::{Mark, Watch};
 use base::{NodeId, Version};
 use bytes::Bytes;
 use client::{Batch, Check, Database, Outcome, Range, Record, Refusal, Rows, Table, Write};
@@ -171,7 +171,7 @@ pub(crate) struct Handle {
     pub ino: Ino,
     pub append: bool,
     pub errors_seen: usize,
-    pub listing: Option<Arc<Vec<crate::Entry>>>,
+    pub listing: Option<Arc<crate::Listing>>,
     /// Bytes were written through it.
     pub wrote: bool,
 }
@@ -367,32 +367,41 @@ impl Fs {
     }
 
     /// Attributes of an inode.
-    pub async fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
+    pub async fn getattr(&self, ino: Ino) -> Result<(Attr, Mark), FsError> {
+        let before = self.pending(ino);
+        let mark = self.watch.mark(0, ino);
         let rows = self.read_meta(attr_ranges(ino)).await?;
-        self.tell_attr(ino, rows)?.ok_or(FsError::NotFound)
+        self.tell_attr(ino, rows, before, mark)?.ok_or(FsError::NotFound)
     }
 
-    /// Attributes as they are to be told.
-    pub(crate) fn tell_attr(&self, ino: Ino, rows: Vec<Rows>) -> Result<Option<Attr>, FsError> {
+    /// Attributes as they are to be told. Bytes not committed yet count too, in this mount: those that were so `before` the rows
+    /// were read, and by now.
+    pub(crate) fn tell_attr(
+        &self,
+        ino: Ino,
+        rows: Vec<Rows>,
+        before: Option<Pending>,
+        mark: Mark,
+    ) -> Result<Option<(Attr, Mark)>, FsError> {
         let Some((mut attr, content)) = to_attr(ino, rows)? else { return Ok(None) };
-        self.with_dirty(&mut attr);
-        self.watch.told(ino, content);
-        Ok(Some(attr))
-    }
-
-    /// Bytes not committed yet count too, in this mount.
-    pub(crate) fn with_dirty(&self, attr: &mut Attr) {
-        if let Some(pending) = lock(&self.open).get(&attr.ino).and_then(|o| o.pending) {
+        for pending in before.into_iter().chain(self.pending(ino)) {
             attr.size = attr.size.max(pending.end);
             (attr.mtime, attr.ctime) = (attr.mtime.max(pending.mtime), attr.ctime.max(pending.mtime));
         }
+        Ok(Some((attr, mark.with_content(content))))
     }
 
-    /// The child of that name.
-    pub async fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Attr, FsError> {
+    pub(crate) fn pending(&self, ino: Ino) -> Option<Pending> {
+        lock(&self.open).get(&ino).and_then(|o| o.pending)
+    }
+
+    /// The child of that name; `Err`: there is none, and how long that may be kept.
+    pub async fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Result<(Attr, Mark), Mark>, FsError> {
         check_name(name)?;
-        let (ino, ..) = self.find(dir, name).await?.ok_or(FsError::NotFound)?;
-        self.getattr(ino).await
+        let names = self.watch.mark(dir, 0);
+        let Some((ino, ..)) = self.find(dir, name).await? else { return Ok(Err(names)) };
+        let (attr, mark) = self.getattr(ino).await?;
+        Ok(Ok((attr, mark.and(names))))
     }
 
     /// The entry of that name: inode, link, kind and the version of its `D`. Of several (two islands made one each) the

@@ -22,10 +22,10 @@ mod space;
 mod watch;
 
 pub use attrs::SetXattr;
-pub use dir::Entry;
+pub use dir::{Entry, Listing};
 pub use error::{FsError, MountError};
 pub use fs::{
     Attr, Caller, Fs, HandleId, Ino, Kind, MountOptions, New, Over, SetAttr, Usage, filesystems, table_names,
 };
 pub use space::Allocate;
-pub use watch::Kernel;
+pub use watch::{Kernel, Mark};

@@ -5,6 +5,7 @@ use crate::attrs::changed;
 use crate::error::FsError;
 use crate::fs::{Attr, Fs, Ino, Kind, New, Over, ROOT, TRIES_MAX, check_name, first, pause, put, put_xattr, wall_ns};
 use crate::record::{self, Inode, Place};
+use crate::watch::Mark;
 use base::Version;
 use bytes::Bytes;
 use client::{Bump, Check, Range, Write};
@@ -32,8 +33,10 @@ struct Found {
 impl Fs {
     /// Makes an inode under a name. The mode's set-group bit and group follow the directory's, and so does a default access
     /// control list, as Linux has it.
-    pub async fn make(&self, dir: Ino, name: &[u8], new: New) -> Result<Attr, FsError> {
+    pub async fn make(&self, dir: Ino, name: &[u8], new: New) -> Result<(Attr, Mark), FsError> {
         check_name(name)?;
+        // The kernel keeps what else is done in the directory out of this one's way.
+        let mark = self.watch.mark(0, 0);
         let keys = [record::inode(dir), record::xattr(dir, acl::DEFAULT)].map(Range::key);
         let mut rows = self.read_meta(keys.into()).await?.into_iter();
         let (parent, default) = (first(rows.next()).ok_or(FsError::NotFound)?, first(rows.next()));
@@ -84,7 +87,8 @@ impl Fs {
         let nlink = if kind == Kind::Directory { 2 } else { 1 };
         let attr =
             Attr { ino, kind, mode, nlink, uid, gid, rdev, size, atime: now, mtime: now, ctime: now, birth: now };
-        Ok(attr)
+        self.watch.made(ino);
+        Ok((attr, mark))
     }
 
     pub(crate) async fn inode(&self, ino: Ino) -> Result<Inode, FsError> {
@@ -161,7 +165,7 @@ impl Fs {
     }
 
     /// Another name for a file.
-    pub async fn link(&self, ino: Ino, dir: Ino, name: &[u8]) -> Result<Attr, FsError> {
+    pub async fn link(&self, ino: Ino, dir: Ino, name: &[u8]) -> Result<(Attr, Mark), FsError> {
         check_name(name)?;
         let inode = self.inode(ino).await?;
         if inode.kind == Kind::Directory {

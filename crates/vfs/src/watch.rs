@@ -11,7 +11,7 @@ use base::Version;
 use bytes::Bytes;
 use client::{Change, Subscription};
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,14 @@ const OWN_MAX: usize = 65_536;
 const KNOWN_MAX: usize = 200_000;
 /// With more pushes than these waiting, nothing is kept for a while instead.
 const WAITING_MAX: usize = 100_000;
+/// What takes longer than this is not relied on.
+const LATE: Duration = Duration::from_secs(1);
+/// So long is waited for the answer that says whose a change is.
+const UNCLEAR: Duration = Duration::from_millis(20);
+/// So many changes are judged at once, at most.
+const TOGETHER: usize = 256;
+/// Of changes of the mount's own is remembered by this many classes of inodes whether there were any.
+const STAMPS: usize = 4096;
 /// Changes that come at once are looked at together.
 const GATHER: Duration = Duration::from_millis(1);
 /// How often is looked for changes that nobody announces.
@@ -47,9 +55,13 @@ enum Push {
     Bytes(Ino),
 }
 
+fn ino_of(key: &Bytes) -> Ino {
+    key.first_chunk::<8>().map_or(0, |ino| u64::from_be_bytes(*ino))
+}
+
 /// What the kernel has to forget when this key is changed.
 fn push_of(key: &Bytes) -> Option<Push> {
-    let ino = u64::from_be_bytes(key.get(..8)?.try_into().ok()?);
+    let ino = ino_of(key);
     match key.get(8)? {
         _ if ino == 0 => None,
         b'D' => record::split_entry(key).map(|(name, ..)| Push::Name(ino, name)),
@@ -68,45 +80,82 @@ struct Own {
     order: VecDeque<Version>,
 }
 
+/// Pushes of one kind, and who waits for them. Those that may wait for a lock keep no others waiting.
+#[derive(Default)]
+struct Lane {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+}
+
 #[derive(Default)]
 struct Queue {
     fresh: BTreeSet<Push>,
     again: VecDeque<(Instant, Push)>,
+    /// Since when one push is carried out.
+    busy: Option<Instant>,
     closed: bool,
 }
 
-/// Of what version the kernel has something of an inode.
+/// Of what version the kernel has something of an inode; `None` where that is not known.
 #[derive(Clone, Copy, Default)]
 struct Known {
     attributes: Option<Version>,
     bytes: Option<Version>,
 }
 
+/// How things stood when a reply was begun: whether the kernel may keep it is decided when it leaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    others: u64,
+    stamps: [(Ino, u64); 2],
+    content: Version,
+}
+
 /// The link between the changes and the kernel.
-#[derive(Default)]
 pub(crate) struct Watch {
     own: Mutex<Own>,
     known: Mutex<HashMap<Ino, Known>>,
-    queue: Mutex<Queue>,
-    wake: Condvar,
+    /// Names and attributes; bytes.
+    lanes: [Lane; 2],
     /// How many changes of others there were.
     others: AtomicU64,
-    /// The changes are followed without a gap.
-    in_step: AtomicBool,
+    /// Counted up before and after each change of this mount's own, by inode.
+    stamps: Vec<AtomicU64>,
+    /// When the changes were last known to be followed without a gap, in milliseconds from the beginning.
+    in_step: AtomicU64,
+    begun: Instant,
     /// Too much was pushed at once: nothing is to be kept until then.
     blind_until: Mutex<Option<Instant>>,
     kernel: Mutex<Option<Arc<dyn Kernel>>>,
 }
 
+impl Default for Watch {
+    fn default() -> Self {
+        Watch {
+            own: Mutex::default(),
+            known: Mutex::default(),
+            lanes: Default::default(),
+            others: AtomicU64::new(0),
+            stamps: (0..STAMPS).map(|_| AtomicU64::new(0)).collect(),
+            in_step: AtomicU64::new(0),
+            begun: Instant::now(),
+            blind_until: Mutex::default(),
+            kernel: Mutex::default(),
+        }
+    }
+}
+
 impl Watch {
     /// Of these keys a batch is on its way.
     pub(crate) fn begin(&self, keys: &[Bytes]) {
+        keys.iter().for_each(|key| self.changes(ino_of(key)));
         let mut own = lock(&self.own);
         keys.iter().for_each(|key| *own.flying.entry(key.clone()).or_default() += 1);
     }
 
     /// It has been answered; `Some`: it was done, and the kernel knows it from the reply.
     pub(crate) fn end(&self, keys: &[Bytes], done: Option<Version>) {
+        keys.iter().for_each(|key| self.changes(ino_of(key)));
         let mut own = lock(&self.own);
         for key in keys {
             if let Some(count) = own.flying.get_mut(key) {
@@ -128,6 +177,16 @@ impl Watch {
         }
     }
 
+    /// Something of this inode is changing here, or has: replies that were begun before are not to be kept.
+    pub(crate) fn changes(&self, ino: Ino) {
+        self.stamp(ino).fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn stamp(&self, ino: Ino) -> &AtomicU64 {
+        // Numbers of one mount follow each other: the low bits tell them apart.
+        &self.stamps[ino as usize % STAMPS]
+    }
+
     /// Is it this mount's own? `None`: that will be known when its batch is answered.
     fn is_own(&self, key: &Bytes, version: Version) -> Option<bool> {
         let own = lock(&self.own);
@@ -138,9 +197,11 @@ impl Watch {
         }
     }
 
-    /// How many changes of others there were so far.
-    pub(crate) fn others(&self) -> u64 {
-        self.others.load(Ordering::Acquire)
+    /// A reply about these two inodes is begun; 0: none.
+    pub(crate) fn mark(&self, one: Ino, two: Ino) -> Mark {
+        let stamp = |ino| (ino, self.stamp(ino).load(Ordering::Acquire));
+        let others = self.others.load(Ordering::Acquire);
+        Mark { others, stamps: [stamp(one), stamp(two)], content: Version::default() }
     }
 
     fn may_keep(&self) -> bool {
@@ -148,66 +209,115 @@ impl Watch {
         if blind.is_some_and(|until| Instant::now() >= until) {
             *blind = None;
         }
-        blind.is_none() && self.in_step.load(Ordering::Acquire)
+        let seen = self.in_step.load(Ordering::Acquire);
+        let in_step = seen > 0 && self.begun.elapsed().saturating_sub(Duration::from_millis(seen)) < LATE;
+        let open = |lane: &Lane| {
+            let queue = lock(&lane.queue);
+            !queue.closed && queue.busy.is_none_or(|since| since.elapsed() < LATE)
+        };
+        blind.is_none() && in_step && self.lanes.iter().all(open)
     }
 
-    /// How long the kernel may keep a reply that was begun when there were so many changes of others.
-    pub(crate) fn kept(&self, begun: u64) -> Duration {
-        if self.may_keep() && self.others() == begun { KEPT } else { Duration::ZERO }
+    fn is_in_step(&self, so: bool) {
+        let now = if so { self.begun.elapsed().as_millis() as u64 + 1 } else { 0 };
+        self.in_step.store(now, Ordering::Release);
+    }
+
+    /// How long the kernel may keep a reply.
+    pub(crate) fn kept(&self, mark: &Mark) -> Duration {
+        let as_was = |(ino, stamp): &(Ino, u64)| *ino == 0 || self.stamp(*ino).load(Ordering::Acquire) == *stamp;
+        let same = self.others.load(Ordering::Acquire) == mark.others && mark.stamps.iter().all(as_was);
+        if same && self.may_keep() { KEPT } else { Duration::ZERO }
     }
 
     fn push(&self, push: Push) {
-        let mut queue = lock(&self.queue);
+        let lane = &self.lanes[usize::from(matches!(push, Push::Bytes(_)))];
+        let mut queue = lock(&lane.queue);
         queue.fresh.insert(push);
-        if queue.fresh.len() + queue.again.len() > WAITING_MAX {
+        let waiting = queue.fresh.len() + queue.again.len();
+        if waiting > WAITING_MAX {
             (queue.fresh, queue.again) = (BTreeSet::new(), VecDeque::new());
-            *lock(&self.blind_until) = Some(Instant::now() + KEPT);
         }
-        self.wake.notify_one();
+        lane.wake.notify_one();
+        drop(queue);
+        if waiting > WAITING_MAX {
+            *lock(&self.blind_until) = Some(Instant::now() + KEPT);
+            // Names and attributes the kernel keeps no longer than that; bytes it would keep for ever.
+            let held: Vec<Ino> = lock(&self.known).drain().map(|(ino, _)| ino).collect();
+            lock(&self.lanes[1].queue).fresh.extend(held.into_iter().map(Push::Bytes));
+            self.lanes[1].wake.notify_one();
+        }
     }
 
     /// What is here is not what the kernel has: it is to drop an inode's bytes.
     pub(crate) fn drop_bytes(&self, ino: Ino) {
         lock(&self.known).remove(&ino);
+        self.changes(ino);
         self.push(Push::Bytes(ino));
     }
 
-    /// The kernel is told attributes, as they are with this commit of the bytes.
-    pub(crate) fn told(&self, ino: Ino, content: Version) {
+    /// The kernel is told attributes, as they are with this commit of the bytes. It may drop the reply for a newer one: what
+    /// differs from what it was told before is not relied on. `true`: it may hold bytes of another commit, of a file that is open
+    /// whatever is not known.
+    fn told(&self, ino: Ino, content: Version, open: bool) -> bool {
         let mut known = lock(&self.known);
         if known.len() >= KNOWN_MAX && !known.contains_key(&ino) {
             known.clear();
         }
-        known.entry(ino).or_default().attributes = Some(content);
+        let entry = known.entry(ino).or_default();
+        entry.attributes = entry.attributes.is_none_or(|told| told == content).then_some(content);
+        let stale = entry.bytes.map_or(open, |bytes| bytes != content);
+        if stale {
+            entry.bytes = None;
+        }
+        stale
     }
 
-    /// A file (or directory) is opened as it is with this commit. May the kernel keep the bytes (or names) that it has?
-    /// If its attributes may be older, they are dropped before this returns.
+    /// The kernel has no bytes of an inode that are older than this commit.
+    fn dropped(&self, ino: Ino, content: Version) {
+        if let Some(entry) = lock(&self.known).get_mut(&ino) {
+            entry.bytes.get_or_insert(content);
+        }
+    }
+
+    /// An inode that was made just now: the kernel knows all of it.
+    pub(crate) fn made(&self, ino: Ino) {
+        let nothing = Some(Version::default());
+        lock(&self.known).insert(ino, Known { attributes: nothing, bytes: nothing });
+    }
+
+    /// A file is opened as it is with this commit. May the kernel keep the bytes that it has? If its attributes may be
+    /// older, they are dropped before this returns.
     pub(crate) async fn opened(&self, ino: Ino, content: Version) -> bool {
         let (before, stale) = {
             let mut known = lock(&self.known);
             let entry = known.entry(ino).or_default();
-            let before = entry.bytes.replace(content);
-            (before, entry.attributes.is_some_and(|told| told != content))
+            (entry.bytes.replace(content), entry.attributes != Some(content))
         };
-        let kernel = lock(&self.kernel).clone();
-        if stale && let Some(kernel) = kernel {
-            let _ = tokio::task::spawn_blocking(move || kernel.forget_attributes(ino)).await;
+        if stale {
+            self.forget(ino, false).await;
         }
         before == Some(content) && self.may_keep()
     }
 
-    /// This mount put one commit of the bytes in another's place, and the kernel knows what is new of it.
+    /// The kernel forgets attributes, or bytes too, before this returns.
+    pub(crate) async fn forget(&self, ino: Ino, bytes: bool) {
+        let Some(kernel) = lock(&self.kernel).clone() else { return };
+        let forget = move || if bytes { kernel.forget_bytes(ino) } else { kernel.forget_attributes(ino) };
+        let _ = tokio::task::spawn_blocking(forget).await;
+    }
+
+    /// This mount put one commit of the bytes in another's place, and the kernel knows what is new of it. What else lay between
+    /// it does not know.
     pub(crate) fn committed(&self, ino: Ino, before: Version, after: Version) {
         let raced = {
             let mut known = lock(&self.known);
-            let Some(entry) = known.get_mut(&ino) else { return };
-            let raced = entry.bytes.is_some_and(|bytes| bytes != before);
-            *entry = Known {
-                attributes: entry.attributes.filter(|a| *a == before).map(|_| after),
-                bytes: entry.bytes.filter(|b| *b == before).map(|_| after),
-            };
-            raced
+            let as_was = |k: &&mut Known| k.bytes == Some(before) && k.attributes.is_none_or(|a| a == before);
+            match known.get_mut(&ino).filter(as_was) {
+                Some(entry) => *entry = Known { attributes: entry.attributes.map(|_| after), bytes: Some(after) },
+                None => drop(known.remove(&ino)),
+            }
+            !known.contains_key(&ino)
         };
         if raced {
             self.drop_bytes(ino);
@@ -220,17 +330,46 @@ impl Watch {
     }
 
     pub(crate) fn close(&self) {
-        lock(&self.queue).closed = true;
         *lock(&self.kernel) = None;
-        self.wake.notify_all();
+        for lane in &self.lanes {
+            lock(&lane.queue).closed = true;
+            lane.wake.notify_all();
+        }
     }
 
-    /// Carries out pushes until the mount is gone.
-    fn carry_out(&self, kernel: &dyn Kernel) {
+    fn is_closed(&self) -> bool {
+        lock(&self.lanes[0].queue).closed
+    }
+
+    /// Carries out the pushes of one lane until the mount is gone.
+    fn carry_out(&self, lane: usize, kernel: &dyn Kernel) {
+        let lane = &self.lanes[lane];
+        while let Some(all) = lane.next() {
+            for push in all {
+                let mut queue = lock(&lane.queue);
+                if queue.closed {
+                    return;
+                }
+                queue.busy = Some(Instant::now());
+                drop(queue);
+                match push {
+                    Push::Name(dir, name) => kernel.forget_name(dir, &name),
+                    Push::Attributes(ino) => kernel.forget_attributes(ino),
+                    Push::Bytes(ino) => kernel.forget_bytes(ino),
+                }
+            }
+            lock(&lane.queue).busy = None;
+        }
+    }
+}
+
+impl Lane {
+    /// What is to be pushed now; `None`: the mount is gone.
+    fn next(&self) -> Option<BTreeSet<Push>> {
+        let mut queue = lock(&self.queue);
         loop {
-            let mut queue = lock(&self.queue);
             if queue.closed {
-                return;
+                return None;
             }
             let now = Instant::now();
             let due = queue.again.iter().take_while(|(at, _)| *at <= now).count();
@@ -238,19 +377,11 @@ impl Watch {
             let fresh = std::mem::take(&mut queue.fresh);
             queue.again.extend(fresh.iter().map(|push| (now + REPEAT, push.clone())));
             all.extend(fresh);
-            if all.is_empty() {
-                let next = queue.again.front().map_or(KEPT, |(at, _)| at.saturating_duration_since(now));
-                drop(self.wake.wait_timeout(queue, next).unwrap_or_else(PoisonError::into_inner));
-                continue;
+            if !all.is_empty() {
+                return Some(all);
             }
-            drop(queue);
-            for push in all {
-                match push {
-                    Push::Name(dir, name) => kernel.forget_name(dir, &name),
-                    Push::Attributes(ino) => kernel.forget_attributes(ino),
-                    Push::Bytes(ino) => kernel.forget_bytes(ino),
-                }
-            }
+            let next = queue.again.front().map_or(KEPT, |(at, _)| at.saturating_duration_since(now));
+            queue = self.wake.wait_timeout(queue, next).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -261,23 +392,29 @@ impl Fs {
         let mut changes = self.meta.subscribe(client::Position::default()).keys_only();
         changes.skip().await?;
         *lock(&self.watch.kernel) = Some(kernel.clone());
-        let watch = self.watch.clone();
-        let carry_out = move || watch.carry_out(&*kernel);
-        // Without the thread nothing is kept: correct, and slow.
-        if std::thread::Builder::new().name("walkenfs-push".into()).spawn(carry_out).is_ok() {
-            tokio::spawn(follow(Arc::downgrade(self), changes));
+        for lane in 0..self.watch.lanes.len() {
+            let (watch, kernel) = (self.watch.clone(), kernel.clone());
+            let thread = std::thread::Builder::new().name("walkenfs-push".into());
+            if thread.spawn(move || watch.carry_out(lane, &*kernel)).is_err() {
+                // Nothing is kept: correct, and slow.
+                return Ok(());
+            }
         }
+        tokio::spawn(follow(Arc::downgrade(self), changes));
         Ok(())
     }
 
-    /// How many changes of others this mount has met: what to give to [`Fs::kept`].
-    pub fn others(&self) -> u64 {
-        self.watch.others()
+    /// How long the kernel may keep a reply.
+    pub fn kept(&self, mark: &Mark) -> Duration {
+        if self.options.strict { Duration::ZERO } else { self.watch.kept(mark) }
     }
 
-    /// How long the kernel may keep a reply that was begun when [`Fs::others`] said so.
-    pub fn kept(&self, begun: u64) -> Duration {
-        if self.options.strict { Duration::ZERO } else { self.watch.kept(begun) }
+    /// The kernel is about to be told attributes. Bytes of another commit than theirs it forgets before this returns.
+    pub async fn tells(&self, ino: Ino, mark: &Mark) {
+        if self.watch.told(ino, mark.content, lock(&self.open).contains_key(&ino)) {
+            self.watch.forget(ino, true).await;
+            self.watch.dropped(ino, mark.content);
+        }
     }
 
     /// The kernel has let go of an inode.
@@ -286,19 +423,42 @@ impl Fs {
     }
 }
 
+impl Mark {
+    /// The same, of attributes as they are with this commit of the bytes.
+    pub(crate) fn with_content(self, content: Version) -> Mark {
+        Mark { content, ..self }
+    }
+
+    /// What holds for both.
+    pub(crate) fn and(self, names: Mark) -> Mark {
+        let stamps = [names.stamps[0], self.stamps[1]];
+        Mark { others: self.others.min(names.others), stamps, content: self.content }
+    }
+}
+
+impl Drop for Fs {
+    fn drop(&mut self) {
+        self.watch.close();
+    }
+}
+
+/// Changes of which it is not known whether they are this mount's own, and since when.
+type Unclear = HashMap<Bytes, (Version, Instant)>;
+
 async fn follow(fs: Weak<Fs>, mut changes: Subscription) {
-    let mut unclear: Vec<(Bytes, Version)> = Vec::new();
+    let mut unclear = Unclear::new();
     loop {
         let Some(fs) = fs.upgrade() else { return };
         let watch = &fs.watch;
-        if lock(&watch.queue).closed {
+        if watch.is_closed() {
             return;
         }
         let found = changes.try_next().await;
-        watch.in_step.store(found.is_ok() && changes.is_in_step(), Ordering::Release);
+        watch.is_in_step(found.is_ok() && changes.is_in_step());
         let rest = match found {
             Ok(Some(Change::Key { key, record })) => {
-                unclear.push((key, record.version));
+                let since = unclear.get(&key).map_or_else(Instant::now, |(_, since)| *since);
+                unclear.insert(key, (record.version, since));
                 None
             }
             // What is gone is asked for again when its time is over.
@@ -309,23 +469,32 @@ async fn follow(fs: Weak<Fs>, mut changes: Subscription) {
                 None
             }
         };
-        unclear.retain(|(key, version)| match watch.is_own(key, *version) {
-            None => true,
-            Some(true) => false,
-            Some(false) => {
-                if let Some(push) = push_of(key) {
-                    watch.others.fetch_add(1, Ordering::AcqRel);
-                    watch.push(push);
-                }
-                false
-            }
-        });
+        // Many at once are judged together, and where there are no more.
+        if rest.is_some() || unclear.len() >= TOGETHER {
+            unclear.retain(|key, (version, since)| !watch.judge(key, *version, *since));
+        }
         drop(fs);
         if let Some(handle) = rest {
             let look = if unclear.is_empty() { LOOK } else { GATHER };
             let _ = tokio::time::timeout(look, handle.changed()).await;
             tokio::time::sleep(GATHER).await;
         }
+    }
+}
+
+impl Watch {
+    /// Pushes a change if it is another's; `false`: that is not known yet.
+    fn judge(&self, key: &Bytes, version: Version, since: Instant) -> bool {
+        match self.is_own(key, version) {
+            None if since.elapsed() < UNCLEAR => return false,
+            Some(true) => return true,
+            None | Some(false) => {}
+        }
+        if let Some(push) = push_of(key) {
+            self.others.fetch_add(1, Ordering::AcqRel);
+            self.push(push);
+        }
+        true
     }
 }
 
@@ -381,50 +550,94 @@ mod tests {
     #[tokio::test]
     async fn bytes_are_kept_as_long_as_nobody_else_committed() {
         let watch = Watch::default();
-        watch.in_step.store(true, Ordering::Release);
+        watch.is_in_step(true);
         assert!(!watch.opened(5, version(1)).await, "nothing is known of it");
         assert!(watch.opened(5, version(1)).await);
         watch.committed(5, version(1), version(2));
         assert!(watch.opened(5, version(2)).await, "the kernel wrote that itself");
         assert!(!watch.opened(5, version(3)).await, "another's");
-        assert!(lock(&watch.queue).fresh.is_empty());
+        assert!(lock(&watch.lanes[1].queue).fresh.is_empty());
         watch.committed(5, version(4), version(5));
-        assert_eq!(lock(&watch.queue).fresh.iter().collect::<Vec<_>>(), [&Push::Bytes(5)], "on top of what it never saw");
+        let pushed: Vec<Push> = lock(&watch.lanes[1].queue).fresh.iter().cloned().collect();
+        assert_eq!(pushed, [Push::Bytes(5)], "on top of what it never saw");
         assert!(!watch.opened(5, version(5)).await);
-        watch.in_step.store(false, Ordering::Release);
+        watch.is_in_step(false);
         assert!(!watch.opened(5, version(5)).await, "while the changes are not followed");
+        watch.made(6);
+        watch.is_in_step(true);
+        assert!(watch.opened(6, Version::default()).await, "made here, and written by nobody");
     }
 
     #[tokio::test]
     async fn attributes_that_may_be_old_are_dropped_before_a_file_is_open() {
         let (watch, told) = (Watch::default(), Arc::new(Told::default()));
         *lock(&watch.kernel) = Some(told.clone());
-        watch.told(5, version(1));
+        let pushes = || lock(&told.0).len();
+        assert!(!watch.told(5, version(1), false));
         watch.opened(5, version(1)).await;
-        assert!(lock(&told.0).is_empty());
+        assert_eq!(pushes(), 0);
         watch.opened(5, version(2)).await;
         assert_eq!(*lock(&told.0), [Push::Attributes(5)]);
+        assert!(watch.told(5, version(3), false), "bytes of another commit are held");
+        watch.opened(5, version(3)).await;
+        assert_eq!(pushes(), 2, "that reply may have been dropped by the kernel");
+        watch.opened(7, version(1)).await;
+        assert_eq!(pushes(), 3, "nothing is known of it");
+        assert!(!watch.told(8, version(3), false) && watch.told(8, version(3), true), "what is open may hold anything");
+        watch.dropped(8, version(3));
+        assert!(!watch.told(8, version(3), true));
+    }
+
+    #[test]
+    fn a_reply_is_kept_if_nothing_changed_while_it_was_made() {
+        let watch = Watch::default();
+        watch.is_in_step(true);
+        let mark = watch.mark(5, 6);
+        assert_eq!(watch.kept(&mark), KEPT);
+        watch.begin(&[record::inode(7)]);
+        assert_eq!(watch.kept(&mark), KEPT, "of another inode");
+        watch.begin(&[record::content(6)]);
+        assert_eq!(watch.kept(&mark), Duration::ZERO, "on its way");
+        let mark = watch.mark(5, 6);
+        watch.end(&[record::content(6)], None);
+        assert_eq!(watch.kept(&mark), Duration::ZERO, "and done");
+        let mark = watch.mark(5, 6);
+        assert!(watch.judge(&record::inode(99), version(1), Instant::now()));
+        assert_eq!(watch.kept(&mark), Duration::ZERO, "another's, of whatever");
+        let mark = watch.mark(5, 6);
+        watch.close();
+        assert_eq!(watch.kept(&mark), Duration::ZERO, "nobody would say that it changes");
+    }
+
+    #[test]
+    fn a_change_that_may_be_ones_own_is_pushed_when_it_is_not_known_in_time() {
+        let (watch, key) = (Watch::default(), record::content(5));
+        watch.begin(&[key.clone()]);
+        assert!(!watch.judge(&key, version(1), Instant::now()));
+        assert!(watch.judge(&key, version(1), Instant::now() - UNCLEAR));
+        assert_eq!(lock(&watch.lanes[1].queue).fresh.len(), 1);
     }
 
     #[test]
     fn a_push_is_carried_out_twice_and_too_many_blind_the_mount() {
         let (watch, told) = (Arc::new(Watch::default()), Arc::new(Told::default()));
-        watch.in_step.store(true, Ordering::Release);
+        watch.is_in_step(true);
         let thread = std::thread::spawn({
             let (watch, told) = (watch.clone(), told.clone());
-            move || watch.carry_out(&*told)
+            move || watch.carry_out(0, &*told)
         });
         watch.push(Push::Attributes(5));
         let end = Instant::now() + Duration::from_secs(20);
         while lock(&told.0).len() < 2 && Instant::now() < end {
             std::thread::yield_now();
         }
+        assert_eq!(*lock(&told.0), [Push::Attributes(5), Push::Attributes(5)]);
+        watch.made(9);
+        (0..=WAITING_MAX as u64).for_each(|ino| watch.push(Push::Bytes(ino)));
+        assert_eq!(watch.kept(&watch.mark(1, 2)), Duration::ZERO);
+        let left: Vec<Push> = lock(&watch.lanes[1].queue).fresh.iter().cloned().collect();
+        assert_eq!(left, [Push::Bytes(9)], "what the kernel may hold bytes of");
         watch.close();
         thread.join().expect("the thread ends");
-        assert_eq!(*lock(&told.0), [Push::Attributes(5), Push::Attributes(5)]);
-        assert_eq!((watch.kept(0), watch.kept(1)), (KEPT, Duration::ZERO));
-        (0..=WAITING_MAX as u64).for_each(|ino| watch.push(Push::Attributes(ino)));
-        assert_eq!(watch.kept(0), Duration::ZERO);
-        assert!(lock(&watch.queue).fresh.len() <= 1);
     }
 }
