@@ -3,7 +3,7 @@
 use crate::acl::{self, Acl};
 use crate::error::FsError;
 use crate::fs::{
-    Attr, Caller, Fs, Ino, Kind, NAME_BYTES_MAX, SetAttr, TRIES_MAX, first, pause, put, put_xattr, to_content,
+    Attr, Caller, Fs, Ino, Kind, NAME_BYTES_MAX, SetAttr, TRIES_MAX, first, named, pause, put, put_xattr, to_content,
     version_of, wall_ns,
 };
 use crate::record::{self, Inode};
@@ -64,13 +64,15 @@ impl Fs {
 
     /// One attempt; `false`: something changed meanwhile.
     async fn set_once(&self, ino: Ino, set: &SetAttr) -> Result<bool, FsError> {
-        let keys = [record::inode(ino), record::content(ino), record::xattr(ino, acl::ACCESS)].map(Range::key);
+        let keys = [record::inode(ino), record::content(ino), record::xattr(ino, acl::ACCESS), record::orphan(ino)];
+        let keys = keys.map(Range::key);
         let mut rows = self.read_meta(keys.into()).await?.into_iter();
         let i = first(rows.next()).ok_or(FsError::NotFound)?;
-        let (c, list) = (first(rows.next()), first(rows.next()));
+        let (c, list, orphan) = (first(rows.next()), first(rows.next()), first(rows.next()));
         let mut inode: Inode = record::decode(i.value.as_deref().unwrap_or_default())?;
         let (mut checks, mut writes) = (vec![Check::AtVersion(record::inode(ino), i.version)], Vec::new());
-        inode.ctime = wall_ns();
+        checks.push(named(ino, orphan.is_none()));
+        (inode.ctime, inode.after) = (wall_ns(), orphan.is_some());
         if set.uid.or(set.gid).is_some() {
             (inode.uid, inode.gid) = (set.uid.unwrap_or(inode.uid), set.gid.unwrap_or(inode.gid));
             if inode.kind != Kind::Directory {
@@ -92,7 +94,7 @@ impl Fs {
             (Some(mtime), Kind::Directory) => writes.push(put(record::times(ino), two(mtime, inode.ctime))),
             (Some(mtime), _) => {
                 let mut content = to_content(c.as_ref())?;
-                (content.mtime, content.ctime) = (mtime, inode.ctime);
+                (content.mtime, content.ctime, content.after) = (mtime, inode.ctime, inode.after);
                 let key = record::content(ino);
                 checks.push(c.map_or(Check::Absent(key.clone()), |c| Check::AtVersion(key.clone(), c.version)));
                 writes.push(put(key, record::encode(&content)));
@@ -111,16 +113,17 @@ impl Fs {
     /// has no right to keep that.
     pub async fn kill_privileges(&self, ino: Ino, mode: bool) -> Result<(), FsError> {
         for round in 0..TRIES_MAX {
-            let keys = [record::inode(ino), record::xattr(ino, CAPABILITY)].map(Range::key);
+            let keys = [record::inode(ino), record::xattr(ino, CAPABILITY), record::orphan(ino)].map(Range::key);
             let mut rows = self.read_meta(keys.into()).await?.into_iter();
-            let (i, capability) = (first(rows.next()).ok_or(FsError::Stale)?, first(rows.next()));
+            let i = first(rows.next()).ok_or(FsError::Stale)?;
+            let (capability, orphan) = (first(rows.next()), first(rows.next()));
             let mut inode: Inode = record::decode(i.value.as_deref().unwrap_or_default())?;
             let less = if mode { without_privileges(inode.mode) } else { inode.mode };
             if capability.is_none() && less == inode.mode {
                 return Ok(());
             }
-            (inode.mode, inode.ctime) = (less, wall_ns());
-            let checks = vec![Check::AtVersion(record::inode(ino), i.version)];
+            (inode.mode, inode.ctime, inode.after) = (less, wall_ns(), orphan.is_some());
+            let checks = vec![Check::AtVersion(record::inode(ino), i.version), named(ino, orphan.is_none())];
             let gone = Write::Delete { key: record::xattr(ino, CAPABILITY) };
             let writes = vec![put(record::inode(ino), record::encode(&inode)), gone];
             if self.commit_as(checks, writes, false, false).await?.is_ok() {
@@ -191,17 +194,19 @@ impl Fs {
     /// A list and the mode that it stands for, together.
     async fn set_list(&self, ino: Ino, mut list: Acl, caller: &Caller) -> Result<(), FsError> {
         for round in 0..TRIES_MAX {
-            let row = self.get(record::inode(ino)).await?.ok_or(FsError::NotFound)?;
+            let keys = [record::inode(ino), record::orphan(ino)].map(Range::key);
+            let mut rows = self.read_meta(keys.into()).await?.into_iter();
+            let (row, orphan) = (first(rows.next()).ok_or(FsError::NotFound)?, first(rows.next()));
             let mut inode: Inode = record::decode(row.value.as_deref().unwrap_or_default())?;
             inode.mode = list.mode(inode.mode);
-            inode.ctime = wall_ns();
+            (inode.ctime, inode.after) = (wall_ns(), orphan.is_some());
             if !caller.is_in(inode.gid) {
                 inode.mode &= !0o2000;
             }
             let key = record::xattr(ino, acl::ACCESS);
             let stored =
                 if list.is_minimal() { Write::Delete { key } } else { put_xattr(ino, acl::ACCESS, &list.to_bytes()) };
-            let checks = vec![Check::AtVersion(record::inode(ino), row.version)];
+            let checks = vec![Check::AtVersion(record::inode(ino), row.version), named(ino, orphan.is_none())];
             let writes = vec![put(record::inode(ino), record::encode(&inode)), stored];
             if self.commit(checks, writes, false).await?.is_none() {
                 return Ok(());

@@ -2,7 +2,7 @@
 
 use crate::error::FsError;
 use crate::fs::{
-    Fs, Handle, HandleId, Ino, Pending, TRIES_MAX, first, lock, pause, refused, to_content, version_of, wall_ns,
+    Fs, Handle, HandleId, Ino, Pending, TRIES_MAX, first, lock, named, pause, refused, to_content, version_of, wall_ns,
 };
 use crate::map::{lay, unreferenced, within};
 use crate::record::{self, Content, Dropped, Extent};
@@ -10,7 +10,7 @@ use crate::space::SIZE_MAX;
 use base::Version;
 use bytes::{Bytes, BytesMut};
 use client::{Batch, Check, Outcome, Range, Write};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -199,7 +199,7 @@ impl Fs {
     }
 
     /// Writes ranges as extents, then commits them; if another mount committed meanwhile, lays them over its map instead.
-    async fn commit_ranges(
+    pub(crate) async fn commit_ranges(
         &self,
         ino: Ino,
         ranges: Vec<(u64, Vec<u8>)>,
@@ -228,11 +228,13 @@ impl Fs {
 
     /// The present map. Fails for an inode that is gone.
     pub(crate) async fn content(&self, ino: Ino) -> Result<(Content, Option<Version>), FsError> {
-        let keys = vec![Range::key(record::inode(ino)), Range::key(record::content(ino))];
-        let mut rows = self.read_meta(keys).await?.into_iter();
+        let keys = [record::inode(ino), record::content(ino), record::orphan(ino)].map(Range::key);
+        let mut rows = self.read_meta(keys.into()).await?.into_iter();
         first(rows.next()).ok_or(FsError::Stale)?;
-        let row = first(rows.next());
-        Ok((to_content(row.as_ref())?, row.map(|r| r.version)))
+        let (row, orphan) = (first(rows.next()), first(rows.next()));
+        // Of whoever changes it from here on it is known whether it knew that the file had lost its name.
+        let content = Content { after: orphan.is_some(), ..to_content(row.as_ref())? };
+        Ok((content, row.map(|r| r.version)))
     }
 
     /// Cuts ranges into extents, none over a page's edge.
@@ -397,7 +399,8 @@ impl Fs {
             let key = record::dropped(self.numbers.fresh()?);
             writes.push(Write::Put { key, value: record::encode(&dropped), ttl_ms: None });
         }
-        let done = self.commit_as(vec![Check::Present(record::inode(ino)), at], writes, sync, true).await?;
+        let named = named(ino, !content.after);
+        let done = self.commit_as(vec![Check::Present(record::inode(ino)), at, named], writes, sync, true).await?;
         if let Ok(after) = done {
             self.watch.committed(ino, version.unwrap_or_default(), after);
         }
@@ -424,7 +427,7 @@ impl Fs {
         Err(last)
     }
 
-    async fn read_range(&self, ino: Ino, content: &Content, at: u64, end: u64) -> Result<Bytes, FsError> {
+    pub(crate) async fn read_range(&self, ino: Ino, content: &Content, at: u64, end: u64) -> Result<Bytes, FsError> {
         let (from, to) = ((at / PAGE) as u32, (end / PAGE) as u32);
         let pages = self.pages(ino, content, |n| (from..=to).contains(&n)).await?;
         let mut map: Vec<Extent> = pages.into_values().flatten().collect();
@@ -522,6 +525,13 @@ impl Dropped {
                 self.blocks.push((extent.id, EXTENT as u32));
             }
         }
+    }
+
+    /// Leaves out what is wanted.
+    pub(crate) fn keep_out(&mut self, wanted: &BTreeSet<u64>) {
+        self.small.retain(|id| !wanted.contains(id));
+        self.blocks.retain(|(id, _)| !wanted.contains(id));
+        self.pages.retain(|id| !wanted.contains(id));
     }
 
     pub(crate) fn is_empty(&self) -> bool {

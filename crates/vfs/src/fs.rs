@@ -1,10 +1,11 @@
 use crate::error::{FsError, MountError};
 use crate::numbers::Numbers;
 use crate::record::{self, Content, Inode};
+use crate::tables::Records;
 use crate::watch::{Mark, Watch};
 use base::{NodeId, Version};
 use bytes::Bytes;
-use client::{Batch, Check, Database, Outcome, Range, Record, Refusal, Rows, Table, Write};
+use client::{Batch, Check, Database, Outcome, Range, Record, Refusal, Rows, Write};
 use node::{FragmentBy, Status, TableOptions};
 use replica::{MergePolicy, MergeRule, Storage};
 use serde::{Deserialize, Serialize};
@@ -19,7 +20,7 @@ pub type Ino = u64;
 pub type HandleId = u64;
 
 /// Of what form the records are: raised whenever an older program would not understand them, or they an older one's.
-const FORM: u64 = 2;
+const FORM: u64 = 3;
 /// The root directory.
 pub(crate) const ROOT: Ino = 1;
 /// How often an operation is tried when others keep changing what it looked at.
@@ -178,9 +179,12 @@ pub(crate) struct Handle {
 
 /// A mounted filesystem.
 pub struct Fs {
-    pub(crate) db: Database,
-    pub(crate) meta: Table,
-    pub(crate) blocks: Table,
+    /// `None`: the tables are a test's.
+    pub(crate) db: Option<Database>,
+    pub(crate) meta: Records,
+    pub(crate) blocks: Records,
+    /// Of the node that mounts: conflict names tell it.
+    name_of_node: String,
     pub(crate) session: u64,
     pub(crate) numbers: Numbers,
     pub(crate) open: Mutex<HashMap<Ino, Open>>,
@@ -207,6 +211,20 @@ pub fn table_names(name: &str) -> (String, String) {
 /// The names of the filesystems among these tables.
 pub fn filesystems<'a>(tables: impl Iterator<Item = &'a str>) -> Vec<String> {
     tables.filter_map(|t| t.strip_prefix("fs.")).filter(|t| !t.ends_with(".blocks")).map(String::from).collect()
+}
+
+/// The inode has a name, or has lost its last one.
+pub(crate) fn named(ino: Ino, so: bool) -> Check {
+    let key = record::orphan(ino);
+    if so { Check::Absent(key) } else { Check::Present(key) }
+}
+
+/// What becomes of records that two islands wrote.
+pub(crate) fn policy() -> MergePolicy {
+    // Times merge by `max`: two islands that made files in one directory are no conflict. Of those who removed one inode each is
+    // heard.
+    let exceptions = vec![(8, b'T', MergeRule::Max), (8, b'U', MergeRule::Union)];
+    MergePolicy { default: MergeRule::Latest, exceptions }
 }
 
 pub(crate) fn put(key: Bytes, value: Bytes) -> Write {
@@ -240,12 +258,10 @@ impl Fs {
         data_dir: std::path::PathBuf,
     ) -> Result<Arc<Fs>, MountError> {
         let (meta_name, blocks_name) = table_names(name);
-        // Directory times merge by `max`: two islands that made files in one directory are no conflict.
-        let policy = MergePolicy { default: MergeRule::Latest, exceptions: vec![(8, b'T', MergeRule::Max)] };
         let meta = TableOptions {
             copies: options.copies,
             fragments: 1,
-            policy,
+            policy: policy(),
             fragment_by: FragmentBy::Prefix(2),
             // Bytes of files on disc alone, names and attributes in RAM: they are small.
             storage: Storage::DiscOnly,
@@ -257,12 +273,27 @@ impl Fs {
             storage: Storage::DiscOnly,
             ..TableOptions::default()
         };
-        let meta = db.create_table(&meta_name, meta, true).await?;
-        let blocks = db.create_table(&blocks_name, blocks, true).await?;
+        let meta = Records::Table(db.create_table(&meta_name, meta, true).await?);
+        let blocks = Records::Table(db.create_table(&blocks_name, blocks, true).await?);
+        let me = db.status().await?.node;
+        let fs = Arc::new(Fs::begin(Some(db), (meta, blocks), (name, &me), options, data_dir).await?);
+        tokio::spawn(crate::reap::keep_house(Arc::downgrade(&fs)));
+        Ok(fs)
+    }
+
+    /// A mount of these tables, by a node of this name.
+    pub(crate) async fn begin(
+        db: Option<Database>,
+        (meta, blocks): (Records, Records),
+        (name, me): (&str, &str),
+        options: MountOptions,
+        data_dir: std::path::PathBuf,
+    ) -> Result<Fs, MountError> {
         let mut fs = Fs {
             db,
             meta,
             blocks,
+            name_of_node: me.into(),
             session: 0,
             numbers: Numbers::new(0),
             open: Mutex::default(),
@@ -279,15 +310,22 @@ impl Fs {
         let allocator = fs.claim_allocator().await?;
         (fs.session, fs.numbers) = (u64::from(allocator), Numbers::new(allocator));
         fs.begin_session().await?;
-        let fs = Arc::new(fs);
-        tokio::spawn(crate::reap::keep_house(Arc::downgrade(&fs)));
         Ok(fs)
     }
 
     async fn make_root(&self) -> Result<(), client::Error> {
         // The same bytes whoever makes it: two islands that do are no conflict.
-        let root =
-            Inode { kind: Kind::Directory, mode: 0o755, uid: 0, gid: 0, rdev: 0, target: None, ctime: 0, birth: 0 };
+        let root = Inode {
+            kind: Kind::Directory,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            target: None,
+            ctime: 0,
+            birth: 0,
+            after: false,
+        };
         let key = record::inode(ROOT);
         let writes = vec![
             put(key.clone(), record::encode(&root)),
@@ -308,8 +346,8 @@ impl Fs {
         loop {
             let n = getrandom::u32().unwrap_or_else(|_| wall_ns() as u32) & 0xff_ffff;
             let key = record::allocator(n);
-            let put = Write::Put { key: key.clone(), value: Bytes::from_static(&[1]), ttl_ms: None };
-            let batch = Batch { checks: vec![Check::Absent(key)], writes: vec![put], sync: true };
+            let made = put(key.clone(), Bytes::copy_from_slice(self.name_of_node.as_bytes()));
+            let batch = Batch { checks: vec![Check::Absent(key)], writes: vec![made], sync: true };
             if n != 0 && matches!(self.meta.batch(&[0; 8], batch).await?, Outcome::Done { .. }) {
                 return Ok(n);
             }
@@ -408,11 +446,27 @@ impl Fs {
     /// latest shows.
     pub(crate) async fn find(&self, dir: Ino, name: &[u8]) -> Result<Option<(Ino, u64, Kind, Record)>, FsError> {
         let rows = self.read_meta(vec![Range::prefix(record::name(dir, name), 16)]).await?;
-        let found = rows.into_iter().flat_map(|r| r.rows).max_by_key(|(_, r)| r.rank());
-        let Some((key, row)) = found else { return Ok(None) };
-        let (_, ino, link) = record::split_entry(&key).ok_or(FsError::Damaged("an entry's key"))?;
-        let kind = record::decode(row.value.as_deref().unwrap_or_default())?;
-        Ok(Some((ino, link, kind, row)))
+        let mut entries = Vec::new();
+        for (key, row) in rows.into_iter().flat_map(|r| r.rows) {
+            let (_, ino, link) = record::split_entry(&key).ok_or(FsError::Damaged("an entry's key"))?;
+            entries.push((ino, link, row));
+        }
+        if entries.is_empty() {
+            return Ok(None);
+        }
+        // A name is there if both its halves say so.
+        let ranges = entries.iter().map(|(ino, link, _)| Range::key(record::place(*ino, *link))).collect();
+        let mut best = None;
+        for ((ino, link, row), places) in entries.into_iter().zip(self.read_meta(ranges).await?) {
+            let Some(place) = first(Some(places)) else { continue };
+            let stands: record::Place = record::decode(place.value.as_deref().unwrap_or_default())?;
+            let rank = place.rank();
+            if stands.parent == dir && stands.name == name && best.as_ref().is_none_or(|(least, _)| rank > *least) {
+                let kind = record::decode(row.value.as_deref().unwrap_or_default())?;
+                best = Some((rank, (ino, link, kind, row)));
+            }
+        }
+        Ok(best.map(|(_, found)| found))
     }
 
     /// Room on this node's disc.
@@ -422,12 +476,13 @@ impl Fs {
     }
 
     /// Who else is there, for the decision what may be freed.
-    pub(crate) async fn status(&self) -> Result<Status, FsError> {
-        Ok(self.db.status().await?)
+    pub(crate) async fn status(&self) -> Result<Option<Status>, FsError> {
+        let Some(db) = &self.db else { return Ok(None) };
+        Ok(Some(db.status().await?))
     }
 
     pub(crate) fn me(&self) -> (NodeId, u64) {
-        (self.db.handle().me, self.db.handle().incarnation)
+        self.db.as_ref().map_or((NodeId(1), 1), |db| (db.handle().me, db.handle().incarnation))
     }
 
     /// Writes everything out and ends the mount's session.

@@ -14,11 +14,16 @@ mod dir;
 mod error;
 mod fs;
 mod map;
+#[cfg(test)]
+mod model;
 mod names;
 mod numbers;
 mod reap;
 pub mod record;
+mod settle;
 mod space;
+mod tables;
+mod tidy;
 mod watch;
 
 pub use attrs::SetXattr;
@@ -28,4 +33,5 @@ pub use fs::{
     Attr, Caller, Fs, HandleId, Ino, Kind, MountOptions, New, Over, SetAttr, Usage, filesystems, table_names,
 };
 pub use space::Allocate;
+pub use tidy::Walk;
 pub use watch::{Kernel, Mark};

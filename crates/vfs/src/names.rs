@@ -3,31 +3,39 @@
 use crate::acl::{self, Acl};
 use crate::attrs::changed;
 use crate::error::FsError;
-use crate::fs::{Attr, Fs, Ino, Kind, New, Over, ROOT, TRIES_MAX, check_name, first, pause, put, put_xattr, wall_ns};
-use crate::record::{self, Inode, Place};
+use crate::fs::{
+    Attr, Fs, Ino, Kind, New, Over, ROOT, TRIES_MAX, check_name, first, pause, put, put_xattr, version_of, wall_ns,
+};
+use crate::record::{self, Gone, Inode, Place};
 use crate::watch::Mark;
 use base::Version;
 use bytes::Bytes;
 use client::{Bump, Check, Range, Write};
 
 /// The most links of one inode.
-const LINKS_MAX: usize = 60_000;
+pub(crate) const LINKS_MAX: usize = 60_000;
 /// The deepest path that a move of a directory walks up.
 const DEPTH_MAX: usize = 4096;
 
 /// The value of records whose key says all.
 pub(crate) const HERE: Bytes = Bytes::from_static(&[1]);
 
-fn touch(dir: Ino, now: u64) -> Write {
+pub(crate) fn touch(dir: Ino, now: u64) -> Write {
     Write::Bump { key: record::times(dir), by: Bump::Max, fields: vec![now, now] }
 }
 
+/// What must be known of an inode that may lose its last name.
+pub(crate) fn removal_ranges(ino: Ino) -> Vec<Range> {
+    let keys = [record::inode(ino), record::content(ino)].map(Range::key);
+    [Range::prefix(record::places(ino), LINKS_MAX as u32 + 1)].into_iter().chain(keys).collect()
+}
+
 /// A name that stands: what an operation on it must know.
-struct Found {
-    ino: Ino,
-    link: u64,
-    kind: Kind,
-    version: Version,
+pub(crate) struct Found {
+    pub ino: Ino,
+    pub link: u64,
+    pub kind: Kind,
+    pub version: Version,
 }
 
 impl Fs {
@@ -62,8 +70,8 @@ impl Fs {
             gid = parent.gid;
             mode |= if kind == Kind::Directory { 0o2000 } else { 0 };
         }
-        let inode = Inode { kind, mode, uid, gid, rdev, target: new.target, ctime: now, birth: now };
-        let place = Place { parent: dir, name: Bytes::copy_from_slice(name), ctime: now };
+        let inode = Inode { kind, mode, uid, gid, rdev, target: new.target, ctime: now, birth: now, after: false };
+        let place = Place { parent: dir, name: Bytes::copy_from_slice(name), ctime: now, previous: None };
         let checks = vec![
             Check::Present(record::inode(dir)),
             Check::Absent(record::orphan(dir)),
@@ -107,7 +115,7 @@ impl Fs {
     }
 
     /// Checks and writes that take a name away; the last one makes its inode an orphan.
-    async fn take(
+    pub(crate) async fn take(
         &self,
         dir: Ino,
         name: &[u8],
@@ -122,12 +130,27 @@ impl Fs {
         if found.kind == Kind::Directory {
             writes.push(Write::Delete { key: record::subdir(dir, found.ino) });
         }
-        let links = self.links(found.ino).await?;
-        checks.push(Check::Count(record::places(found.ino), links as u32));
-        if links <= 1 {
-            writes.push(put(record::orphan(found.ino), HERE));
-        } else {
+        let (ranges, place) = (removal_ranges(found.ino), record::place(found.ino, found.link));
+        let mut rows = self.read_meta(ranges).await?.into_iter();
+        let links = rows.next().unwrap_or_default().rows;
+        let (inode, content) = (first(rows.next()).ok_or(FsError::Stale)?, first(rows.next()));
+        checks.push(Check::Count(record::places(found.ino), links.len() as u32));
+        let seen = links.iter().find(|(key, _)| *key == place).and_then(|(_, row)| row.value.as_deref());
+        let gone = Gone {
+            link: found.link,
+            place: seen.map(record::decode).transpose()?,
+            inode: inode.version,
+            content: version_of(content.as_ref()),
+        };
+        // What is seen here is all that there is: else it would come back when islands meet.
+        checks.push(Check::AtVersion(record::inode(found.ino), inode.version));
+        let key = record::content(found.ino);
+        checks.push(content.map_or(Check::Absent(key.clone()), |c| Check::AtVersion(key, c.version)));
+        if links.len() > 1 {
             writes.push(changed(found.ino, now));
+            writes.push(put(record::taken(found.ino, found.link), record::encode(&gone)));
+        } else {
+            writes.push(put(record::orphan(found.ino), gone.to_line()));
         }
         Ok(())
     }
@@ -175,7 +198,7 @@ impl Fs {
             return Err(FsError::TooManyLinks);
         }
         let (link, now) = (self.numbers.fresh()?, wall_ns());
-        let place = Place { parent: dir, name: Bytes::copy_from_slice(name), ctime: now };
+        let place = Place { parent: dir, name: Bytes::copy_from_slice(name), ctime: now, previous: None };
         let checks = vec![
             Check::Count(record::name(dir, name), 0),
             Check::Present(record::inode(ino)),
@@ -242,13 +265,15 @@ impl Fs {
 
     /// Writes that put a link at a place; it is taken from where it stood.
     fn put_at(&self, from: (Ino, &[u8]), to: (Ino, &[u8]), what: &Found, now: u64) -> Vec<Write> {
-        let place = Place { parent: to.0, name: Bytes::copy_from_slice(to.1), ctime: now };
+        let moves = what.kind == Kind::Directory && from.0 != to.0;
+        let previous = moves.then(|| (from.0, Bytes::copy_from_slice(from.1)));
+        let place = Place { parent: to.0, name: Bytes::copy_from_slice(to.1), ctime: now, previous };
         let mut writes = vec![
             Write::Delete { key: record::entry(from.0, from.1, what.ino, what.link) },
             put(record::entry(to.0, to.1, what.ino, what.link), record::encode(&what.kind)),
             put(record::place(what.ino, what.link), record::encode(&place)),
         ];
-        if what.kind == Kind::Directory && from.0 != to.0 {
+        if moves {
             writes.push(Write::Delete { key: record::subdir(from.0, what.ino) });
             writes.push(put(record::subdir(to.0, what.ino), HERE));
         }

@@ -5,9 +5,10 @@
 //! come back with a map that names what was freed.
 
 use crate::error::FsError;
-use crate::fs::{Fs, Ino, TRIES_MAX, lock, put};
+use crate::fs::{Fs, Ino, TRIES_MAX, lock, put, to_content};
 use crate::names::HERE;
 use crate::record::{self, Dropped, Session};
+use crate::tables::Records;
 use bytes::Bytes;
 use client::{Batch, Range, Record, Space, Write};
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,8 +19,10 @@ use std::time::{Duration, Instant};
 const ROUND: Duration = Duration::from_millis(250);
 /// How old gathered bytes may get.
 const DIRTY_AGE: Duration = Duration::from_secs(1);
-/// How often what may be freed is looked at.
-const REAP_EVERY: Duration = Duration::from_secs(2);
+/// How often is looked for what may be freed, and for islands that have met.
+const REAP_EVERY: Duration = Duration::from_secs(1);
+/// So much later another mount tidies what the one before it did not.
+const TIDY_AFTER: Duration = Duration::from_secs(5);
 /// How much is freed in one round.
 const REAP_MAX: u32 = 500;
 /// How many keys one batch deletes.
@@ -27,7 +30,7 @@ const DELETE_MAX: usize = 1000;
 
 /// Runs until the mount is gone.
 pub(crate) async fn keep_house(fs: Weak<Fs>) {
-    let mut reaped = Instant::now();
+    let (mut reaped, mut untidy) = (Instant::now(), None);
     loop {
         tokio::time::sleep(ROUND).await;
         let Some(fs) = fs.upgrade() else { return };
@@ -44,7 +47,7 @@ pub(crate) async fn keep_house(fs: Weak<Fs>) {
         }
         if reaped.elapsed() >= REAP_EVERY {
             reaped = Instant::now();
-            if let Err(e) = fs.reap().await {
+            if let Err(e) = fs.reap(&mut untidy).await {
                 tracing::debug!("nothing freed this time: {e}");
             }
         }
@@ -66,19 +69,22 @@ impl Fs {
     }
 
     /// One round: say what this mount has seen and holds; if it is this mount's turn, free what nobody needs.
-    async fn reap(&self) -> Result<(), FsError> {
+    async fn reap(&self, since: &mut Option<Instant>) -> Result<(), FsError> {
         let prefixes = [record::orphans(), record::dropped_all(), record::sessions(), record::holds()];
         let ranges = prefixes.into_iter().map(|p| Range::prefix(p, REAP_MAX)).collect();
         let mut rows = self.read_meta(ranges).await?.into_iter();
         let mut next = || rows.next().unwrap_or_default().rows;
         let (orphans, dropped, sessions, holds) = (next(), next(), next(), next());
-        if orphans.is_empty() && dropped.is_empty() {
+        let sessions = self.live_sessions(sessions).await?;
+        // What islands made of one tree may name what one of them gave up.
+        if !self.is_tidied(sessions.range(..self.session).count(), since).await?
+            || orphans.is_empty() && dropped.is_empty()
+        {
             return Ok(());
         }
         let orphans: BTreeMap<Ino, Record> =
             orphans.into_iter().filter_map(|(k, r)| Some((number(&k, 9)?, r))).collect();
         self.say_seen(&orphans, &dropped, &sessions, &holds).await?;
-        let sessions = self.live_sessions(sessions).await?;
         let first = sessions.keys().next() == Some(&self.session);
         if !first || !self.everybody_is_here().await? {
             return Ok(());
@@ -94,14 +100,52 @@ impl Fs {
                 self.free_inode(ino).await?;
             }
         }
+        let mut by_ino: BTreeMap<Ino, Vec<(Bytes, Dropped)>> = BTreeMap::new();
         for (key, row) in dropped.into_iter().filter(|(_, r)| r.hlc.0 <= seen) {
             let dropped: Dropped = record::decode(row.value.as_deref().unwrap_or_default())?;
+            by_ino.entry(dropped.ino).or_default().push((key, dropped));
+        }
+        for (ino, all) in by_ino {
+            self.free_dropped(ino, all).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes what commits of a file gave up, but what its map names all the same: another island's commit may have won that
+    /// had not given it up.
+    async fn free_dropped(&self, ino: Ino, all: Vec<(Bytes, Dropped)>) -> Result<(), FsError> {
+        let row = self.get(record::content(ino)).await?;
+        let (extents, pages) = self.named(ino, &to_content(row.as_ref())?).await?;
+        let wanted: BTreeSet<u64> = extents.iter().map(|e| e.id).chain(pages).collect();
+        for (key, mut dropped) in all {
+            dropped.keep_out(&wanted);
             let (mut meta, blocks) = dropped.keys();
-            self.delete_blocks(dropped.ino, blocks).await?;
+            self.delete_blocks(ino, blocks).await?;
             meta.push(key);
             self.delete_meta(meta).await?;
         }
         Ok(())
+    }
+
+    /// Has everything been tidied that heals left? The first of the mounts does it, another if it does not.
+    async fn is_tidied(&self, before: usize, since: &mut Option<Instant>) -> Result<bool, FsError> {
+        let heals = self.meta.heals().await?;
+        let said = self.get(record::tidied()).await?.and_then(|row| row.value);
+        let mark = Bytes::copy_from_slice(&blake3::hash(&record::encode(&heals)).as_bytes()[..8]);
+        if heals.is_empty() || said.as_ref() == Some(&mark) {
+            *since = None;
+            return Ok(true);
+        }
+        let since = *since.get_or_insert_with(Instant::now);
+        if since.elapsed() < TIDY_AFTER * before as u32 {
+            return Ok(false);
+        }
+        let mended = self.tidy().await?;
+        if mended > 0 {
+            tracing::info!("islands met: {mended} things in the tree were put in order");
+        }
+        self.commit(Vec::new(), vec![put(record::tidied(), mark)], false).await?;
+        Ok(true)
     }
 
     /// Holds what is open here before it says that it has looked.
@@ -109,7 +153,7 @@ impl Fs {
         &self,
         orphans: &BTreeMap<Ino, Record>,
         dropped: &[(Bytes, Record)],
-        sessions: &[(Bytes, Record)],
+        sessions: &BTreeMap<u64, Session>,
         holds: &[(Bytes, Record)],
     ) -> Result<(), FsError> {
         let open: BTreeSet<Ino> = lock(&self.open).keys().copied().filter(|ino| orphans.contains_key(ino)).collect();
@@ -122,8 +166,7 @@ impl Fs {
         let key = record::session(self.session);
         let (node, incarnation) = self.me();
         let now = Session { node, incarnation, seen: newest };
-        let said = sessions.iter().find(|(k, _)| *k == key).and_then(|(_, r)| r.value.clone());
-        if said != Some(record::encode(&now)) {
+        if sessions.get(&self.session) != Some(&now) {
             writes.push(put(key, record::encode(&now)));
         }
         if writes.is_empty() { Ok(()) } else { self.commit(Vec::new(), writes, false).await.map(drop) }
@@ -153,13 +196,14 @@ impl Fs {
     }
 
     async fn everybody_is_here(&self) -> Result<bool, FsError> {
-        let status = self.status().await?;
+        let Some(status) = self.status().await? else { return Ok(true) };
         let wanted = status.nodes.len();
         let in_sync = |name: &str| {
             let line = status.tables.iter().find(|t| t.name == name);
             line.is_some_and(|t| t.led == t.fragments && usize::from(t.in_sync) >= wanted.min(usize::from(t.copies)))
         };
-        let tables = in_sync(&self.meta.def().name) && in_sync(&self.blocks.def().name);
+        let all_in_sync = |records: &Records| records.table().is_none_or(|table| in_sync(&table.def().name));
+        let tables = all_in_sync(&self.meta) && all_in_sync(&self.blocks);
         Ok(status.nodes.iter().all(|n| n.reachable) && tables)
     }
 

@@ -6,17 +6,21 @@
 //! | `C` | [`Content`]: size, mtime, map: the commit of a file's data |
 //! | `T` | a directory's mtime, and anything's ctime where no other record says it: two fields, merged by `max` |
 //! | `A` | atime, when it was set |
+//! | `F` | the directory that this one was merged into |
 //! | `P` link | [`Place`]: the truth of one name |
 //! | `D` name 0 ino link | [`Kind`]: the index of `P` in the directory |
 //! | `K` ino | a directory in this one: counted for its number of links |
 //! | `E` extent | bytes up to 64 KiB, and their checksum |
+//! | `L` link | a name that was taken while there were others: [`Gone`] |
 //! | `M` page | extents of 16 MiB of a file; never changed |
 //! | `X` name | an extended attribute |
 //!
-//! Under inode 0: `U` ino (unlinked, not freed), `G` id (extents dropped, not freed), `S` session, `H` ino session (a mount
+//! Under inode 0: `U` ino (unlinked, not freed: [`Gone`], a line from each who removed it), `R` (up to which heal all was tidied),
+//! `Y` ino (a conflict that was settled, [`Settled`]), `G` id (extents dropped, not freed), `S` session, `H` ino session (a mount
 //! has it open), `N` allocator, `F` (the form of all these records), `V` (moves of directories, one at a time).
 
 use crate::fs::{Ino, Kind};
+use base::Version;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +43,8 @@ pub struct Inode {
     pub ctime: u64,
     /// Of its making.
     pub birth: u64,
+    /// Changed when it had no name any more: that says nothing against its removal.
+    pub after: bool,
 }
 
 /// Some bytes of a file.
@@ -69,6 +75,8 @@ pub struct Content {
     pub extents: Vec<Extent>,
     /// Pages of 16 MiB: which, and under what number.
     pub pages: Vec<(u32, u64)>,
+    /// See [`Inode::after`].
+    pub after: bool,
 }
 
 /// The truth of one name.
@@ -80,6 +88,49 @@ pub struct Place {
     pub name: Bytes,
     /// When it came there.
     pub ctime: u64,
+    /// Of a directory: where it was before its parent changed.
+    pub previous: Option<(Ino, Bytes)>,
+}
+
+/// Said by whoever takes a name of an inode.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Gone {
+    /// Which link it was.
+    pub link: u64,
+    /// Where it was, if that is known.
+    pub place: Option<Place>,
+    /// What it saw of the inode: with anything newer, the other side of a cut wanted it kept.
+    pub inode: Version,
+    /// And of its bytes.
+    pub content: Version,
+}
+
+impl Gone {
+    /// As a line of a set.
+    pub fn to_line(&self) -> Bytes {
+        let bytes = postcard::to_stdvec(self).unwrap_or_default();
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
+    }
+
+    /// All lines of a set; those that cannot be read are left out.
+    pub fn read(value: &[u8]) -> Vec<Gone> {
+        let nibble = |c: u8| char::from(c).to_digit(16).map(|d| d as u8);
+        let byte = |pair: &[u8]| Some(nibble(pair[0])? << 4 | nibble(pair[1])?);
+        let line = |line: &[u8]| {
+            let bytes: Option<Vec<u8>> = line.chunks_exact(2).map(byte).collect();
+            postcard::from_bytes(&bytes?).ok()
+        };
+        value.split(|c| *c == b'\n').filter_map(line).collect()
+    }
+}
+
+/// A conflict between islands, and what became of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Settled {
+    /// Nanoseconds since 1970.
+    pub at: u64,
+    /// In words.
+    pub what: String,
 }
 
 /// A mount.
@@ -214,6 +265,26 @@ pub(crate) fn dropped(id: u64) -> Bytes {
     key(0, b'G', &[&id.to_be_bytes()])
 }
 
+pub(crate) fn taken(ino: Ino, link: u64) -> Bytes {
+    key(ino, b'L', &[&link.to_be_bytes()])
+}
+
+pub(crate) fn tidied() -> Bytes {
+    key(0, b'R', &[])
+}
+
+pub(crate) fn settled_all() -> Bytes {
+    key(0, b'Y', &[])
+}
+
+pub(crate) fn settled(id: u64) -> Bytes {
+    key(0, b'Y', &[&id.to_be_bytes()])
+}
+
+pub(crate) fn merged(dir: Ino) -> Bytes {
+    key(dir, b'F', &[])
+}
+
 pub(crate) fn sessions() -> Bytes {
     key(0, b'S', &[])
 }
@@ -271,6 +342,15 @@ mod tests {
             assert!(key.starts_with(&super::name(7, name)));
         }
         assert_eq!(split_entry(&Bytes::from_static(b"short")), None);
+    }
+
+    #[test]
+    fn lines_of_a_set_are_read_as_they_were_written() {
+        let place = Place { parent: 1, name: Bytes::from_static(b"a\nb"), ctime: 5, previous: None };
+        let one = Gone { link: 7, place: Some(place), inode: Version::default(), content: Version::default() };
+        let two = Gone { link: 8, place: None, ..one.clone() };
+        let lines = [&one.to_line()[..], b"\n", &two.to_line()[..], b"\nno line"].concat();
+        assert_eq!(Gone::read(&lines), [one, two]);
     }
 
     #[test]

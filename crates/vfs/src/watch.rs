@@ -389,7 +389,8 @@ impl Lane {
 impl Fs {
     /// From now on what others change is told to this kernel, which may keep what it is told until then.
     pub async fn watch(self: &Arc<Self>, kernel: Arc<dyn Kernel>) -> Result<(), client::Error> {
-        let mut changes = self.meta.subscribe(client::Position::default()).keys_only();
+        let Some(table) = self.meta.table() else { return Ok(()) };
+        let mut changes = table.subscribe(client::Position::default()).keys_only();
         changes.skip().await?;
         *lock(&self.watch.kernel) = Some(kernel.clone());
         for lane in 0..self.watch.lanes.len() {
@@ -463,7 +464,7 @@ async fn follow(fs: Weak<Fs>, mut changes: Subscription) {
             }
             // What is gone is asked for again when its time is over.
             Ok(Some(Change::Anew { .. })) => None,
-            Ok(None) => Some(fs.db.handle().clone()),
+            Ok(None) => fs.db.as_ref().map(|db| db.handle().clone()),
             Err(_) => {
                 tokio::time::sleep(LOOK).await;
                 None
