@@ -343,8 +343,10 @@ impl Fs {
 
     /// A number that no mount ever had, for making others: never an old one again.
     pub(crate) async fn claim_allocator(&self) -> Result<u32, client::Error> {
-        loop {
-            let n = getrandom::u32().unwrap_or_else(|_| wall_ns() as u32) & 0xff_ffff;
+        for tried in 1.. {
+            // By chance, so that islands do not claim the same; a test's are the same each time.
+            let chance = || getrandom::u32().unwrap_or_else(|_| wall_ns() as u32) & 0xff_ffff;
+            let n = if self.db.is_some() { chance() } else { tried };
             let key = record::allocator(n);
             let made = put(key.clone(), Bytes::copy_from_slice(self.name_of_node.as_bytes()));
             let batch = Batch { checks: vec![Check::Absent(key)], writes: vec![made], sync: true };
@@ -352,6 +354,7 @@ impl Fs {
                 return Ok(n);
             }
         }
+        Err(client::Error::Ended)
     }
 
     pub(crate) fn next_handle(&self) -> HandleId {

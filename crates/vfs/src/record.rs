@@ -273,10 +273,6 @@ pub(crate) fn tidied() -> Bytes {
     key(0, b'R', &[])
 }
 
-pub(crate) fn settled_all() -> Bytes {
-    key(0, b'Y', &[])
-}
-
 pub(crate) fn settled(id: u64) -> Bytes {
     key(0, b'Y', &[&id.to_be_bytes()])
 }
