@@ -126,7 +126,7 @@ fn errno(e: &FsError) -> Errno {
         FsError::TooManyLinks => Errno::EMLINK,
         FsError::Beyond => Errno::ENXIO,
         FsError::Unsupported => Errno::EOPNOTSUPP,
-        FsError::Unavailable | FsError::Damaged(_) => Errno::EIO,
+        FsError::Unavailable | FsError::Damaged(_) | FsError::Missing(_) => Errno::EIO,
     }
 }
 

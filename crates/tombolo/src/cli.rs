@@ -170,6 +170,8 @@ pub(crate) enum Command {
     /// Shared filesystems.
     #[command(subcommand)]
     Fs(FsCommand),
+    /// Look at every inode, name and byte of a shared filesystem, which may be in use, and say what is not as it should be.
+    Fsck(crate::fsck::Fsck),
     /// How things stand.
     Status {
         /// As one JSON object.

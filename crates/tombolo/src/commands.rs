@@ -80,6 +80,7 @@ async fn command(cli: Cli, sources: &ArgMatches) -> Result<u8> {
         Command::Mount(mount) => mount_command(data, cli.config.as_deref(), mount).await,
         Command::Umount { dir } => umount(&data, &dir).await,
         Command::Fs(command) => fs_command(&data, command).await,
+        Command::Fsck(what) => crate::fsck::command(&data, what).await,
         Command::Status { json } => status(&data, json).await,
         Command::Conflicts(what) => {
             conflicts::check(&what)?;

@@ -57,6 +57,8 @@ pub(crate) enum Ask {
     Nodes,
     Word(String, node::Word),
     DropFs(String),
+    /// Which filesystem; mend it.
+    Fsck(String, bool),
     Stop,
     Map,
     PauseBalance(bool),
@@ -105,6 +107,7 @@ pub(crate) enum Told {
     /// By node, with its name.
     Events(BTreeMap<base::NodeId, (String, Vec<node::Happened>)>),
     Text(String),
+    Checked(Box<vfs::Checked>),
     /// The same.
     Metrics(BTreeMap<base::NodeId, (String, Vec<node::Sample>)>),
 }

@@ -13,6 +13,7 @@ mod cookie;
 mod doctor;
 mod dump;
 mod events;
+mod fsck;
 mod http;
 mod logging;
 mod map;

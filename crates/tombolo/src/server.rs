@@ -269,6 +269,7 @@ impl Server {
                 Told::Done
             }
             Ask::DropFs(name) => self.drop_fs(&db, &name).await?,
+            Ask::Fsck(name, repair) => self.fsck(&name, repair).await?,
             Ask::Stop => {
                 self.stop().await;
                 Told::Done
@@ -291,6 +292,26 @@ impl Server {
             ));
         };
         crate::why::of_file(db, &name, &dir, path).await
+    }
+
+    async fn fsck(&self, name: &str, repair: bool) -> Result<Told, Error> {
+        let db = Database::new(self.handle.clone(), FS_LIMIT);
+        // One that is not there is not to be made.
+        if db.table(&vfs::table_names(name).0).await.is_err() {
+            let why = format!("there is no filesystem {name:?}; `tombolo fs list` shows those there are");
+            return Ok(Told::Failed(FAILED, why));
+        }
+        let fs = match Fs::mount(db, name, MountOptions::default(), self.data.clone()).await {
+            Ok(fs) => fs,
+            Err(MountError::Client(e)) => return Err(e),
+            Err(e) => return Ok(Told::Failed(FAILED, e.to_string())),
+        };
+        let checked = fs.fsck(repair).await;
+        let ended = fs.unmount().await;
+        Ok(match checked.and_then(|checked| ended.map(|()| checked)) {
+            Ok(checked) => Told::Checked(Box::new(checked)),
+            Err(e) => Told::Failed(OTHER, format!("{name} could not be looked at to the end: {e}")),
+        })
     }
 
     async fn drop_fs(&self, db: &Database, name: &str) -> Result<Told, Error> {

@@ -28,6 +28,8 @@ const SMALL_MAX: u64 = 64 * 1024;
 const EXTENTS_IN_FLIGHT: usize = 8;
 /// How many bytes of one file are gathered before they are committed.
 const DIRTY_INODE_MAX: usize = 4 * 1024 * 1024;
+/// How long bytes are looked for that are not where they should be.
+const LOOK_FOR: std::time::Duration = std::time::Duration::from_secs(3);
 /// How much one read of the database asks for.
 const READ_BYTES_MAX: u64 = 2 * 1024 * 1024;
 
@@ -377,7 +379,7 @@ impl Fs {
         let rows = self.read_meta(ranges).await?;
         let mut out = BTreeMap::new();
         for ((n, _), rows) in wanted.into_iter().zip(rows) {
-            let row = first(Some(rows)).ok_or(FsError::Damaged("a page of a file's map is missing"))?;
+            let row = first(Some(rows)).ok_or(FsError::Missing("a page of a file's map"))?;
             out.insert(n, record::decode(row.value.as_deref().unwrap_or_default())?);
         }
         Ok(out)
@@ -410,21 +412,21 @@ impl Fs {
     /// Up to `len` bytes from `at`; fewer at the end of the file.
     pub async fn read(&self, ino: Ino, at: u64, len: u32) -> Result<Bytes, FsError> {
         self.flush_inode(ino, false).await?;
-        let mut last = FsError::Unavailable;
-        for round in 0..8 {
+        let begun = tokio::time::Instant::now();
+        for round in 0.. {
             let (content, _) = self.content(ino).await?;
             let end = content.size.min(at.saturating_add(u64::from(len)));
             if at >= end {
                 return Ok(Bytes::new());
             }
             match self.read_range(ino, &content, at, end).await {
-                // The map was replaced, and what it named freed, while it was followed: look again.
-                Err(e @ FsError::Damaged(_)) => last = e,
+                // The map was replaced, and what it named freed, while it was followed; or islands have met, and names came before
+                // what they name: look again.
+                Err(FsError::Missing(_)) if begun.elapsed() < LOOK_FOR => pause(round).await,
                 other => return other,
             }
-            pause(round).await;
         }
-        Err(last)
+        Err(FsError::Unavailable)
     }
 
     pub(crate) async fn read_range(&self, ino: Ino, content: &Content, at: u64, end: u64) -> Result<Bytes, FsError> {
@@ -438,7 +440,7 @@ impl Fs {
         let ranges: Vec<Range> = small.iter().map(|e| Range::key(record::small(ino, e.id))).collect();
         if !ranges.is_empty() {
             for (extent, rows) in small.iter().zip(self.read_meta(ranges).await?) {
-                let stored = first(Some(rows)).and_then(|r| r.value).ok_or(FsError::Damaged("data is missing"))?;
+                let stored = first(Some(rows)).and_then(|r| r.value).ok_or(FsError::Missing("data of a file"))?;
                 paint(&mut out, at, extent, &record::unchecked(&stored)?, 0)?;
             }
         }
@@ -469,7 +471,7 @@ impl Fs {
         let ranges = group.iter().map(|(e, n)| Range::key(record::block(ino, e.id, *n))).collect();
         let rows = self.blocks.read(&ino.to_be_bytes(), ranges).await?;
         for ((extent, n), rows) in group.drain(..).zip(rows) {
-            let stored = first(Some(rows)).and_then(|r| r.value).ok_or(FsError::Damaged("data is missing"))?;
+            let stored = first(Some(rows)).and_then(|r| r.value).ok_or(FsError::Missing("data of a file"))?;
             paint(out, at, &extent, &record::unchecked(&stored)?, u64::from(n) * PIECE)?;
         }
         Ok(())

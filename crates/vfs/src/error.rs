@@ -37,6 +37,9 @@ pub enum FsError {
     Unavailable,
     #[error("the stored filesystem is damaged: {0}")]
     Damaged(&'static str),
+    /// It may still be on its way from another island.
+    #[error("not found where it should be: {0}")]
+    Missing(&'static str),
 }
 
 /// Why a filesystem could not be mounted.

@@ -9,6 +9,7 @@
 
 mod acl;
 mod attrs;
+mod check;
 mod data;
 mod dir;
 mod error;
@@ -27,11 +28,11 @@ mod tidy;
 mod watch;
 
 pub use attrs::SetXattr;
+pub use check::Checked;
 pub use dir::{Entry, Listing};
 pub use error::{FsError, MountError};
 pub use fs::{
     Attr, Caller, Fs, HandleId, Ino, Kind, MountOptions, New, Over, SetAttr, Usage, filesystems, table_names,
 };
 pub use space::Allocate;
-pub use tidy::Walk;
 pub use watch::{Kernel, Mark};

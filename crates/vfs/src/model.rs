@@ -4,6 +4,7 @@
 use crate::error::FsError;
 use crate::fs::{Fs, Ino, Kind, MountOptions, New, Over, ROOT, SetAttr, lock, policy};
 use crate::tables::Records;
+use crate::tidy::Walk;
 use base::{FragmentId, Instant, NodeId, Now, TableId, WallMs};
 use bytes::Bytes;
 use client::{Batch, Error, Heal, LedgerRow, Outcome, Range, Rows, Space};
@@ -287,7 +288,8 @@ impl World {
             (_, Some(path)) => {
                 let (parent, old) = path.rsplit_once('/').expect("a path");
                 let (Some(parent), Some(ino)) = (self.find(side, parent).await, self.find(side, &path).await) else {
-                    return Ok(());};
+                    return Ok(());
+                };
                 let is_dir = tree.iter().any(|(p, t)| *p == path && t.is_empty());
                 match what {
                     8..=10 if !is_dir => self.write(side, ino).await.expect("written"),
@@ -314,7 +316,7 @@ impl World {
     /// The tree is sound, and the same from both sides.
     async fn check(&self) -> Result<Tree, String> {
         for side in 0..2 {
-            let walk = self.mounts[side].walk(false, true).await.expect("walked");
+            let walk = self.mounts[side].walk(Walk::new(false, true, true)).await.expect("walked");
             if !walk.found.is_empty() {
                 return Err(format!("{:?}", walk.found));
             }
@@ -408,7 +410,7 @@ async fn damage_that_was_put_in_is_found_and_mended() {
             continue;
         }
         fs.commit(Vec::new(), vec![client::Write::Delete { key: key.clone() }], false).await.expect("done");
-        let found = fs.walk(false, true).await.expect("walked").found;
+        let found = fs.walk(Walk::new(false, true, true)).await.expect("walked").found;
         assert!(!found.is_empty(), "seed {seed}: {key:?} is missing, and nobody says so");
         kinds.insert(key[8]);
         if key[8] == b'I' {
@@ -418,6 +420,37 @@ async fn damage_that_was_put_in_is_found_and_mended() {
         assert_eq!(world.check().await.expect("sound"), before, "seed {seed}: {key:?}");
     }
     assert_eq!(kinds, BTreeSet::from(*b"DPKI"));
+}
+
+/// Bytes that are gone, or are others than were written, are found.
+#[tokio::test(start_paused = true)]
+async fn bytes_that_are_not_what_was_written_are_found() {
+    for large in [false, true] {
+        let world = World::new(7).await;
+        let fs = &world.mounts[0];
+        let new = New { kind: Kind::File, mode: 0o644, umask: 0, uid: 0, gid: 0, rdev: 0, target: None };
+        let ino = fs.make(ROOT, b"file", new).await.expect("made").0.ino;
+        let (handle, _) = fs.open(ino, false).await.expect("opened");
+        fs.write(handle, 0, &vec![7; if large { 200_000 } else { 100 }], false).await.expect("written");
+        fs.flush(handle).await.expect("flushed");
+        assert_eq!(fs.fsck(false).await.expect("looked").left, Vec::<String>::new());
+        let (content, _) = fs.content(ino).await.expect("there");
+        let extent = content.extents[0];
+        let (table, key) = match large {
+            false => (&fs.meta, crate::record::small(ino, extent.id)),
+            true => (&fs.blocks, crate::record::block(ino, extent.id, 1)),
+        };
+        let put = |value: Vec<u8>| client::Write::Put { key: key.clone(), value: value.into(), ttl_ms: None };
+        for (write, says) in
+            [(put(vec![1; 108]), "checksum"), (client::Write::Delete { key: key.clone() }, "not found")]
+        {
+            let batch = Batch { writes: vec![write], ..Batch::default() };
+            table.batch(&ino.to_be_bytes(), batch).await.expect("put");
+            let left = fs.fsck(true).await.expect("looked").left;
+            assert!(left.len() == 1 && left[0].contains("file") && left[0].contains(says), "{left:?}");
+            assert!(fs.read(ino, 0, 1 << 20).await.is_err());
+        }
+    }
 }
 
 /// As many as `SEEDS` says: `SEEDS=1000-2000 cargo test -p vfs --release -- --ignored histories`.

@@ -5,12 +5,13 @@
 //! come back with a map that names what was freed.
 
 use crate::error::FsError;
-use crate::fs::{Fs, Ino, TRIES_MAX, lock, put, to_content};
-use crate::names::HERE;
-use crate::record::{self, Dropped, Session};
+use crate::fs::{Fs, Ino, TRIES_MAX, first, lock, put, to_content};
+use crate::names::{HERE, removal_ranges};
+use crate::record::{self, Dropped, Gone, Session};
 use crate::tables::Records;
+use crate::tidy::Group;
 use bytes::Bytes;
-use client::{Batch, Range, Record, Space, Write};
+use client::{Batch, Check, Range, Record, Space, Write};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Weak;
 use std::time::{Duration, Instant};
@@ -86,7 +87,8 @@ impl Fs {
             orphans.into_iter().filter_map(|(k, r)| Some((number(&k, 9)?, r))).collect();
         self.say_seen(&orphans, &dropped, &sessions, &holds).await?;
         let first = sessions.keys().next() == Some(&self.session);
-        if !first || !self.everybody_is_here().await? {
+        // In this order: with everybody here no island is left whose heal would come after this.
+        if !first || !self.everybody_is_here().await? || self.untidied().await?.is_some() {
             return Ok(());
         }
         let seen = sessions.values().map(|s| s.seen).min().unwrap_or(0);
@@ -96,7 +98,7 @@ impl Fs {
             .filter_map(|(k, _)| number(k, 9))
             .collect();
         for (ino, row) in orphans {
-            if row.hlc.0 <= seen && !held.contains(&ino) {
+            if row.hlc.0 <= seen && !held.contains(&ino) && self.give_up(ino).await? {
                 self.free_inode(ino).await?;
             }
         }
@@ -127,15 +129,44 @@ impl Fs {
         Ok(())
     }
 
-    /// Has everything been tidied that heals left? The first of the mounts does it, another if it does not.
-    async fn is_tidied(&self, before: usize, since: &mut Option<Instant>) -> Result<bool, FsError> {
+    /// What to put down when all is tidied that heals left; `None`: it is.
+    async fn untidied(&self) -> Result<Option<Bytes>, FsError> {
         let heals = self.meta.heals().await?;
         let said = self.get(record::tidied()).await?.and_then(|row| row.value);
         let mark = Bytes::copy_from_slice(&blake3::hash(&record::encode(&heals)).as_bytes()[..8]);
-        if heals.is_empty() || said.as_ref() == Some(&mark) {
+        Ok((!heals.is_empty() && said.as_ref() != Some(&mark)).then_some(mark))
+    }
+
+    /// Takes the heart of an inode that nobody wants any more, so that nothing brings it back; `false`: somebody does, or may.
+    async fn give_up(&self, ino: Ino) -> Result<bool, FsError> {
+        let key = record::orphan(ino);
+        let ranges = removal_ranges(ino).into_iter().chain([Range::key(key.clone())]).collect();
+        let mut rows = self.read_meta(ranges).await?.into_iter();
+        let links = rows.next().unwrap_or_default().rows;
+        let (inode, content, orphan) = (first(rows.next()), first(rows.next()), first(rows.next()));
+        let Some(orphan) = orphan.filter(|_| links.is_empty()) else { return Ok(false) };
+        let Some(inode) = inode else { return Ok(true) };
+        let group = Group::of(ino, &inode, content.as_ref())?;
+        if Gone::read(orphan.value.as_deref().unwrap_or_default()).iter().all(|gone| group.is_newer(gone)) {
+            return Ok(false);
+        }
+        let at = record::content(ino);
+        let checks = vec![
+            Check::AtVersion(key, orphan.version),
+            Check::AtVersion(record::inode(ino), inode.version),
+            content.map_or(Check::Absent(at.clone()), |c| Check::AtVersion(at, c.version)),
+            Check::Count(record::places(ino), 0),
+            Check::Count(record::names(ino), 0),
+        ];
+        Ok(self.commit(checks, vec![Write::Delete { key: record::inode(ino) }], false).await?.is_none())
+    }
+
+    /// Has everything been tidied that heals left? The first of the mounts does it, another if it does not.
+    async fn is_tidied(&self, before: usize, since: &mut Option<Instant>) -> Result<bool, FsError> {
+        let Some(mark) = self.untidied().await? else {
             *since = None;
             return Ok(true);
-        }
+        };
         let since = *since.get_or_insert_with(Instant::now);
         if since.elapsed() < TIDY_AFTER * before as u32 {
             return Ok(false);

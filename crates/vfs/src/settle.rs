@@ -235,7 +235,7 @@ impl Fs {
                 said.into_iter().find_map(|gone| gone.place)
             }
         };
-        let mut walk = Walk::mending();
+        let mut walk = Walk::new(true, false, false);
         match place {
             Some(Place { parent, name, .. }) => Ok((self.usable(parent, 0, &mut walk).await?, name)),
             None => Ok((self.lost(&walk).await?, format!("inode {ino:x}").into())),

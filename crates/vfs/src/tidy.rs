@@ -66,13 +66,16 @@ pub(crate) struct Group {
 
 /// What a walk found, and did.
 #[derive(Default, Debug)]
-pub struct Walk {
+pub(crate) struct Walk {
     /// In words, one for each thing that is not as it should be.
     pub found: Vec<String>,
     /// How many of them were mended.
     pub mended: usize,
-    /// How many inodes there are.
+    /// How many inodes there are, and how many bytes of files were read.
     pub inodes: u64,
+    pub bytes: u64,
+    /// Bytes are read, too.
+    deep: bool,
     /// What is only judged when nothing else is to be done.
     calm: bool,
     /// Directories from which the root is reached.
@@ -81,9 +84,9 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// One that mends whatever it meets.
-    pub(crate) fn mending() -> Walk {
-        Walk { repair: true, ..Walk::default() }
+    /// `repair`: mends what it can; `calm`: judges, too, what could be the half of something else; `deep`: reads all bytes.
+    pub(crate) fn new(repair: bool, calm: bool, deep: bool) -> Walk {
+        Walk { repair, calm, deep, ..Walk::default() }
     }
 
     /// Does it mend what it finds?
@@ -121,8 +124,18 @@ fn decode<T: for<'a> serde::Deserialize<'a>>(row: &Record) -> Result<T, FsError>
 }
 
 impl Group {
+    /// What is known of an inode by these records alone.
+    pub(crate) fn of(ino: Ino, inode: &Record, content: Option<&Record>) -> Result<Group, FsError> {
+        let content = content.map(|row| Ok::<_, FsError>((decode(row)?, row.version))).transpose()?;
+        Ok(Group { ino, inode: Some((decode(inode)?, inode.version)), content, ..Group::default() })
+    }
+
+    pub(crate) fn is(&self, kind: Kind) -> bool {
+        self.inode.as_ref().is_some_and(|(inode, _)| inode.kind == kind)
+    }
+
     /// Is there anything of it that whoever took the name had not seen?
-    fn is_newer(&self, gone: &Gone) -> bool {
+    pub(crate) fn is_newer(&self, gone: &Gone) -> bool {
         let newer = |seen: Version, now: Option<Version>, after: bool| !after && now.is_some_and(|now| now != seen);
         let (inode, content) = (self.inode.as_ref(), self.content.as_ref());
         newer(gone.inode, inode.map(|(_, v)| *v), inode.is_some_and(|(i, _)| i.after))
@@ -135,7 +148,7 @@ impl Fs {
     pub(crate) async fn tidy(&self) -> Result<usize, FsError> {
         let (mut mended, mut calm) = (self.settle_bytes().await?, false);
         for _ in 0..WALKS_MAX {
-            let walk = self.walk(true, calm).await?;
+            let walk = self.walk(Walk::new(true, calm, false)).await?;
             mended += walk.mended;
             if walk.found.is_empty() && calm {
                 return Ok(mended);
@@ -145,9 +158,8 @@ impl Fs {
         Err(FsError::Unavailable)
     }
 
-    /// Looks at every inode once. `repair`: mends what it can; `calm`: judges, too, what could be the half of something else.
-    pub(crate) async fn walk(&self, repair: bool, calm: bool) -> Result<Walk, FsError> {
-        let mut walk = Walk { repair, calm, ..Walk::default() };
+    /// Looks at every inode once.
+    pub(crate) async fn walk(&self, mut walk: Walk) -> Result<Walk, FsError> {
         let mut from = Bytes::copy_from_slice(&ROOT.to_be_bytes());
         let mut group = Group::default();
         loop {
@@ -205,6 +217,9 @@ impl Fs {
         let kind = inode.kind;
         if group.ino != ROOT {
             self.look_at_places(&group, kind, orphan.as_ref(), walk).await?;
+        }
+        if walk.deep {
+            self.look_at_bytes(&group, walk).await?;
         }
         if kind == Kind::Directory {
             self.look_at_count(&group, walk).await?;

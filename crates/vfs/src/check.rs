@@ -1,0 +1,85 @@
+//! `fsck`: everything of a filesystem looked at, in words, and mended where it can be.
+
+use crate::error::FsError;
+use crate::fs::{Fs, Kind};
+use crate::tidy::{Group, Walk};
+use serde::{Deserialize, Serialize};
+
+/// How many bytes are read at once.
+const STEP: u64 = 1024 * 1024;
+/// How often it is begun anew, while mending finds something.
+const WALKS_MAX: usize = 64;
+/// How much is told of what was found; all of it is counted.
+const TOLD_MAX: usize = 1000;
+
+/// What `fsck` found.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Checked {
+    /// How many inodes there are.
+    pub inodes: u64,
+    /// How many bytes of files were read.
+    pub bytes: u64,
+    /// What was not as it should be, in words: the first thousand.
+    pub found: Vec<String>,
+    /// How many things were mended.
+    pub mended: u64,
+    /// What is still not as it should be, in words: the first thousand.
+    pub left: Vec<String>,
+}
+
+impl Fs {
+    /// Looks at every inode, every name and every byte. `repair`: mends what can be mended first; nothing is thrown away.
+    ///
+    /// Errors: the copies do not answer. What was mended until then is mended.
+    pub async fn fsck(&self, repair: bool) -> Result<Checked, FsError> {
+        let mut out = Checked::default();
+        if repair {
+            let settled = self.settle_bytes().await?;
+            out.mended += settled as u64;
+            let mut calm = false;
+            for _ in 0..WALKS_MAX {
+                let walk = self.walk(Walk::new(true, calm, false)).await?;
+                let done = walk.found.is_empty() && calm;
+                calm = walk.found.is_empty();
+                out.mended += walk.mended as u64;
+                out.found.extend(walk.found);
+                out.found.truncate(TOLD_MAX);
+                if done {
+                    break;
+                }
+            }
+        }
+        let walk = self.walk(Walk::new(false, true, true)).await?;
+        (out.inodes, out.bytes, out.left) = (walk.inodes, walk.bytes, walk.found);
+        out.left.truncate(TOLD_MAX);
+        if !repair {
+            out.found = out.left.clone();
+        }
+        Ok(out)
+    }
+
+    /// Reads all bytes of a file.
+    pub(crate) async fn look_at_bytes(&self, group: &Group, walk: &mut Walk) -> Result<(), FsError> {
+        let Some((content, _)) = group.content.as_ref().filter(|_| group.is(Kind::File)) else { return Ok(()) };
+        let name = group.places.first().map(|(_, place, _)| String::from_utf8_lossy(&place.name).into_owned());
+        let name = name.unwrap_or_else(|| "a file without a name".into());
+        let mut at = 0;
+        while at < content.size {
+            let end = content.size.min(at + STEP);
+            match self.read_range(group.ino, content, at, end).await {
+                Ok(_) => {}
+                Err(e @ (FsError::Damaged(_) | FsError::Missing(_))) => {
+                    // Written over meanwhile, it is another's.
+                    let now = self.get(crate::record::content(group.ino)).await?;
+                    if now.map(|row| row.version) == group.content.as_ref().map(|(_, version)| *version) {
+                        walk.say(format!("bytes {at} to {end} of {name:?} (inode {:x}): {e}", group.ino));
+                    }
+                }
+                Err(e) => return Err(e),
+            }
+            walk.bytes += end - at;
+            at = end;
+        }
+        Ok(())
+    }
+}
