@@ -4,11 +4,13 @@
 //! what others change (`vfs::Kernel`).
 
 mod adapter;
+mod options;
 mod side;
 mod tally;
 
 use adapter::Adapter;
 use fuser::{BackgroundSession, Config, Filesystem, INodeNo, MountOption, Notifier, SessionACL};
+pub use options::Options;
 use procfs::Proc;
 use rustix::mount::{UnmountFlags, unmount};
 use side::Alone;
@@ -22,22 +24,11 @@ use vfs::{Fs, Ino, Kernel};
 /// Threads that read requests of the kernel.
 const THREADS: usize = 2;
 
-/// How to mount.
-#[derive(Clone, Default, Debug)]
-pub struct Options {
-    /// Read-only.
-    pub ro: bool,
-    /// Other users may use it, with their own permissions; the default for root.
-    pub allow_other: bool,
-    /// The kernel keeps no name and no attribute of others' making: each call asks.
-    pub strict: bool,
-}
-
 /// Why a filesystem was not mounted.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
     /// An option of `-o` that is not known.
-    #[error("the mount option {0:?} is not known; known are ro, rw, allow_other, strict")]
+    #[error("the mount option {0:?} is not known; known are {known}", known = options::KNOWN)]
     Option(String),
     /// The mount point.
     #[error("{path} is not a directory; make it first: mkdir -p {path}")]
@@ -57,24 +48,7 @@ pub enum MountError {
     },
 }
 
-impl Options {
-    /// Reads what follows `-o`.
-    pub fn parse(text: &str) -> Result<Options, MountError> {
-        let mut out = Options { allow_other: is_root(), ..Options::default() };
-        for word in text.split(',').filter(|w| !w.is_empty()) {
-            match word {
-                "ro" => out.ro = true,
-                "rw" => out.ro = false,
-                "allow_other" => out.allow_other = true,
-                "strict" => out.strict = true,
-                other => return Err(MountError::Option(other.into())),
-            }
-        }
-        Ok(out)
-    }
-}
-
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
@@ -136,16 +110,8 @@ fn begin(
         return Err(MountError::NoDirectory { path: path.into() });
     }
     let mut config = Config::default();
-    let access = if options.ro { MountOption::RO } else { MountOption::RW };
-    config.mount_options = vec![
-        MountOption::FSName(name.into()),
-        MountOption::Subtype(kind.into()),
-        MountOption::DefaultPermissions,
-        access,
-    ];
-    if is_root() {
-        config.mount_options.extend([MountOption::Suid, MountOption::Dev]);
-    }
+    let named = [MountOption::FSName(name.into()), MountOption::Subtype(kind.into()), MountOption::DefaultPermissions];
+    config.mount_options = named.into_iter().chain(options.for_kernel()).collect();
     config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(THREADS);
     let session = fuser::spawn_mount(filesystem, path, &config);

@@ -512,7 +512,8 @@ pub(crate) struct Mount {
     /// No filesystem, but the cluster itself: every node, table and fragment as files, on this directory.
     #[arg(long, value_name = "DIR")]
     pub proc: Option<PathBuf>,
-    /// Options: ro, rw, allow_other.
+    /// Options: ro, rw, allow_other, strict (ask for each name and attribute), relatime, noatime, cache=SIZE (how much may wait to be written),
+    /// uid=N, gid=N, noexec, nosuid, nodev, sync; and what stands in fstab for others.
     #[arg(short, value_name = "OPTS", default_value = "")]
     pub options: String,
     /// Copies of every record when the filesystem is made; fewer nodes: as many as there are, the rest when they come.

@@ -14,6 +14,7 @@ mod doctor;
 mod dump;
 mod events;
 mod fsck;
+mod helper;
 mod http;
 mod logging;
 mod map;
@@ -38,6 +39,10 @@ static ALLOCATOR: alloc::Counting = alloc::Counting;
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    let mut args = std::env::args_os();
+    if helper::is_called(args.next().as_deref()) {
+        return helper::run(args);
+    }
     let matches = cli::Cli::command().get_matches();
     let cli = cli::Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     if !matches!(cli.command, cli::Command::Up(_) | cli::Command::Mount(_)) {

@@ -162,6 +162,11 @@ impl Server {
         if self.data.starts_with(dir) {
             return Err((USAGE, format!("the data directory {} would lie in its own mount", self.data.display())));
         }
+        // What was unmounted a moment ago is being ended.
+        let deadline = tokio::time::Instant::now() + FS_LIMIT;
+        while self.mounts().contains_key(dir) && !fuse::is_mounted(dir) && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(LOOK).await;
+        }
         if self.mounts().contains_key(dir) || fuse::is_mounted(dir) && !is_dead(dir) {
             return Err((
                 FAILED,
@@ -186,7 +191,15 @@ impl Server {
         (options, fuse_options): (&str, &fuse::Options),
     ) -> Result<(), (u8, String)> {
         let db = Database::new(self.handle.clone(), FS_LIMIT);
-        let fs_options = MountOptions { copies, strict: fuse_options.strict, ..MountOptions::default() };
+        let plain = MountOptions::default();
+        let fs_options = MountOptions {
+            copies,
+            strict: fuse_options.strict,
+            relatime: fuse_options.relatime,
+            dirty_bytes_max: fuse_options.cache.unwrap_or(plain.dirty_bytes_max),
+            uid: fuse_options.uid,
+            gid: fuse_options.gid,
+        };
         let deadline = tokio::time::Instant::now() + FS_LIMIT;
         let fs = loop {
             match Fs::mount(db.clone(), name, fs_options.clone(), self.data.clone()).await {

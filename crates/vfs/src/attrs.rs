@@ -13,6 +13,8 @@ use client::{Bump, Check, Range, Record, Write};
 
 /// The longest value of an extended attribute, as Linux has it.
 const XATTR_BYTES_MAX: usize = 65_536;
+/// A day, in nanoseconds.
+const DAY_NS: u64 = 86_400_000_000_000;
 /// What a program may do that others may not, kept in a file's attributes.
 const CAPABILITY: &[u8] = b"security.capability";
 
@@ -134,6 +136,16 @@ impl Fs {
             pause(round).await;
         }
         Err(FsError::Unavailable)
+    }
+
+    /// Writes down when a file was read, if it changed since it was read before, or a day has gone by.
+    pub(crate) async fn note_read(&self, ino: Ino, at: u64) -> Result<(), FsError> {
+        let (attr, _) = self.getattr(ino).await?;
+        if attr.atime > attr.mtime.max(attr.ctime) && at.saturating_sub(attr.atime) < DAY_NS {
+            return Ok(());
+        }
+        let bump = Write::Bump { key: record::atime(ino), by: Bump::Max, fields: vec![at] };
+        self.commit(vec![Check::Present(record::inode(ino))], vec![bump], false).await.map(drop)
     }
 
     /// Where a symbolic link leads.

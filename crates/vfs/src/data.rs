@@ -67,6 +67,10 @@ impl Fs {
         let Some(handle) = lock(&self.handles).remove(&handle) else { return };
         // Reported by flush, if at all: release answers nobody.
         let _ = self.flush_inode(handle.ino, false).await;
+        let read_at = lock(&self.open).get_mut(&handle.ino).and_then(|inode| inode.read_at.take());
+        if let Some(at) = read_at {
+            let _ = self.note_read(handle.ino, at).await;
+        }
         let mut open = lock(&self.open);
         if let Some(inode) = open.get_mut(&handle.ino) {
             inode.handles = inode.handles.saturating_sub(1);
@@ -412,6 +416,9 @@ impl Fs {
     /// Up to `len` bytes from `at`; fewer at the end of the file.
     pub async fn read(&self, ino: Ino, at: u64, len: u32) -> Result<Bytes, FsError> {
         self.flush_inode(ino, false).await?;
+        if let Some(inode) = lock(&self.open).get_mut(&ino).filter(|_| self.options.relatime) {
+            inode.read_at = Some(wall_ns());
+        }
         let begun = tokio::time::Instant::now();
         for round in 0.. {
             let (content, _) = self.content(ino).await?;

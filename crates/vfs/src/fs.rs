@@ -128,11 +128,24 @@ pub struct MountOptions {
     pub dirty_bytes_max: usize,
     /// The kernel keeps no name and no attribute: each is asked for.
     pub strict: bool,
+    /// Reading changes the time of access, where that is older than the last change, or than a day.
+    pub relatime: bool,
+    /// All files are shown as this user's.
+    pub uid: Option<u32>,
+    /// And as this group's.
+    pub gid: Option<u32>,
 }
 
 impl Default for MountOptions {
     fn default() -> Self {
-        MountOptions { copies: 3, dirty_bytes_max: 64 * 1024 * 1024, strict: false }
+        MountOptions {
+            copies: 3,
+            dirty_bytes_max: 64 * 1024 * 1024,
+            strict: false,
+            relatime: false,
+            uid: None,
+            gid: None,
+        }
     }
 }
 
@@ -163,6 +176,8 @@ pub(crate) struct Open {
     pub dirty_since: Option<std::time::Instant>,
     /// Of bytes that are not committed yet, those on their way included.
     pub pending: Option<Pending>,
+    /// When it was last read, if that is to be written down.
+    pub read_at: Option<u64>,
     /// Errors of late commits, counted; each handle reports those it has not seen.
     pub errors: Vec<FsError>,
 }
@@ -425,11 +440,17 @@ impl Fs {
         mark: Mark,
     ) -> Result<Option<(Attr, Mark)>, FsError> {
         let Some((mut attr, content)) = to_attr(ino, rows)? else { return Ok(None) };
+        self.show_owner(&mut attr);
         for pending in before.into_iter().chain(self.pending(ino)) {
             attr.size = attr.size.max(pending.end);
             (attr.mtime, attr.ctime) = (attr.mtime.max(pending.mtime), attr.ctime.max(pending.mtime));
         }
         Ok(Some((attr, mark.with_content(content))))
+    }
+
+    /// Whose it is shown as.
+    pub(crate) fn show_owner(&self, attr: &mut Attr) {
+        (attr.uid, attr.gid) = (self.options.uid.unwrap_or(attr.uid), self.options.gid.unwrap_or(attr.gid));
     }
 
     pub(crate) fn pending(&self, ino: Ino) -> Option<Pending> {

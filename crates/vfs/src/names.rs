@@ -93,8 +93,9 @@ impl Fs {
         }
         let size = inode.target.as_ref().map_or(if kind == Kind::Directory { 4096 } else { 0 }, |t| t.len() as u64);
         let nlink = if kind == Kind::Directory { 2 } else { 1 };
-        let attr =
+        let mut attr =
             Attr { ino, kind, mode, nlink, uid, gid, rdev, size, atime: now, mtime: now, ctime: now, birth: now };
+        self.show_owner(&mut attr);
         self.watch.made(ino);
         Ok((attr, mark))
     }
