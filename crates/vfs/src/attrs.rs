@@ -3,8 +3,8 @@
 use crate::acl::{self, Acl};
 use crate::error::FsError;
 use crate::fs::{
-    Attr, Caller, Fs, Ino, Kind, NAME_BYTES_MAX, SetAttr, TRIES_MAX, first, named, pause, put, put_xattr, to_content,
-    version_of, wall_ns,
+    Attr, Caller, Fs, Ino, Kind, NAME_BYTES_MAX, SetAttr, TRIES_MAX, first, is_removed, named, pause, put, put_xattr,
+    to_content, version_of, wall_ns,
 };
 use crate::record::{self, Inode};
 use crate::watch::Mark;
@@ -74,7 +74,7 @@ impl Fs {
         let mut inode: Inode = record::decode(i.value.as_deref().unwrap_or_default())?;
         let (mut checks, mut writes) = (vec![Check::AtVersion(record::inode(ino), i.version)], Vec::new());
         checks.push(named(ino, orphan.is_none()));
-        (inode.ctime, inode.after) = (wall_ns(), orphan.is_some());
+        (inode.ctime, inode.after) = (wall_ns(), is_removed(orphan.as_ref()));
         if set.uid.or(set.gid).is_some() {
             (inode.uid, inode.gid) = (set.uid.unwrap_or(inode.uid), set.gid.unwrap_or(inode.gid));
             if inode.kind != Kind::Directory {
@@ -124,7 +124,7 @@ impl Fs {
             if capability.is_none() && less == inode.mode {
                 return Ok(());
             }
-            (inode.mode, inode.ctime, inode.after) = (less, wall_ns(), orphan.is_some());
+            (inode.mode, inode.ctime, inode.after) = (less, wall_ns(), is_removed(orphan.as_ref()));
             let checks = vec![Check::AtVersion(record::inode(ino), i.version), named(ino, orphan.is_none())];
             let gone = Write::Delete { key: record::xattr(ino, CAPABILITY) };
             let writes = vec![put(record::inode(ino), record::encode(&inode)), gone];
@@ -211,7 +211,7 @@ impl Fs {
             let (row, orphan) = (first(rows.next()).ok_or(FsError::NotFound)?, first(rows.next()));
             let mut inode: Inode = record::decode(row.value.as_deref().unwrap_or_default())?;
             inode.mode = list.mode(inode.mode);
-            (inode.ctime, inode.after) = (wall_ns(), orphan.is_some());
+            (inode.ctime, inode.after) = (wall_ns(), is_removed(orphan.as_ref()));
             if !caller.is_in(inode.gid) {
                 inode.mode &= !0o2000;
             }

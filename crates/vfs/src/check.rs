@@ -4,6 +4,7 @@ use crate::error::FsError;
 use crate::fs::{Fs, Kind};
 use crate::tidy::{Group, Walk};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 
 /// How many bytes are read at once.
 const STEP: u64 = 1024 * 1024;
@@ -34,16 +35,14 @@ impl Fs {
     pub async fn fsck(&self, repair: bool) -> Result<Checked, FsError> {
         let mut out = Checked::default();
         if repair {
-            let settled = self.settle_bytes().await?;
-            out.mended += settled as u64;
+            out.mended = self.settle_bytes(false).await? as u64;
             let mut calm = false;
             for _ in 0..WALKS_MAX {
                 let walk = self.walk(Walk::new(true, calm, false)).await?;
-                let done = walk.found.is_empty() && calm;
-                calm = walk.found.is_empty();
+                let done = walk.mended == 0 && calm;
+                calm = walk.mended == 0;
                 out.mended += walk.mended as u64;
-                out.found.extend(walk.found);
-                out.found.truncate(TOLD_MAX);
+                out.found.extend(walk.found.into_iter().take(TOLD_MAX - out.found.len().min(TOLD_MAX)));
                 if done {
                     break;
                 }
@@ -51,6 +50,11 @@ impl Fs {
         }
         let walk = self.walk(Walk::new(false, true, true)).await?;
         (out.inodes, out.bytes, out.left) = (walk.inodes, walk.bytes, walk.found);
+        if !out.left.is_empty() {
+            // What somebody was changing at that moment is not found twice.
+            let again: HashSet<String> = self.walk(Walk::new(false, true, true)).await?.found.into_iter().collect();
+            out.left.retain(|what| again.contains(what));
+        }
         out.left.truncate(TOLD_MAX);
         if !repair {
             out.found = out.left.clone();
@@ -63,8 +67,14 @@ impl Fs {
         let Some((content, _)) = group.content.as_ref().filter(|_| group.is(Kind::File)) else { return Ok(()) };
         let name = group.places.first().map(|(_, place, _)| String::from_utf8_lossy(&place.name).into_owned());
         let name = name.unwrap_or_else(|| "a file without a name".into());
-        let mut at = 0;
-        while at < content.size {
+        let steps = match self.steps(group.ino, content).await {
+            Err(e @ (FsError::Damaged(_) | FsError::Missing(_))) => {
+                walk.say(format!("where the bytes of {name:?} (inode {:x}) lie: {e}", group.ino));
+                return Ok(());
+            }
+            steps => steps?,
+        };
+        for at in steps {
             let end = content.size.min(at + STEP);
             match self.read_range(group.ino, content, at, end).await {
                 Ok(_) => {}
@@ -78,7 +88,6 @@ impl Fs {
                 Err(e) => return Err(e),
             }
             walk.bytes += end - at;
-            at = end;
         }
         Ok(())
     }

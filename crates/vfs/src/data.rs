@@ -2,7 +2,8 @@
 
 use crate::error::FsError;
 use crate::fs::{
-    Fs, Handle, HandleId, Ino, Pending, TRIES_MAX, first, lock, named, pause, refused, to_content, version_of, wall_ns,
+    Fs, Handle, HandleId, Ino, Pending, TRIES_MAX, first, is_removed, lock, named, pause, refused, to_content,
+    version_of, wall_ns,
 };
 use crate::map::{lay, unreferenced, within};
 use crate::record::{self, Content, Dropped, Extent};
@@ -239,7 +240,8 @@ impl Fs {
         first(rows.next()).ok_or(FsError::Stale)?;
         let (row, orphan) = (first(rows.next()), first(rows.next()));
         // Of whoever changes it from here on it is known whether it knew that the file had lost its name.
-        let content = Content { after: orphan.is_some(), ..to_content(row.as_ref())? };
+        let content =
+            Content { after: is_removed(orphan.as_ref()), nameless: orphan.is_some(), ..to_content(row.as_ref())? };
         Ok((content, row.map(|r| r.version)))
     }
 
@@ -405,7 +407,7 @@ impl Fs {
             let key = record::dropped(self.numbers.fresh()?);
             writes.push(Write::Put { key, value: record::encode(&dropped), ttl_ms: None });
         }
-        let named = named(ino, !content.after);
+        let named = named(ino, !content.nameless);
         let done = self.commit_as(vec![Check::Present(record::inode(ino)), at, named], writes, sync, true).await?;
         if let Ok(after) = done {
             self.watch.committed(ino, version.unwrap_or_default(), after);

@@ -20,7 +20,7 @@ pub type Ino = u64;
 pub type HandleId = u64;
 
 /// Of what form the records are: raised whenever an older program would not understand them, or they an older one's.
-const FORM: u64 = 3;
+const FORM: u64 = 4;
 /// The root directory.
 pub(crate) const ROOT: Ino = 1;
 /// How often an operation is tried when others keep changing what it looked at.
@@ -228,6 +228,12 @@ pub fn filesystems<'a>(tables: impl Iterator<Item = &'a str>) -> Vec<String> {
     tables.filter_map(|t| t.strip_prefix("fs.")).filter(|t| !t.ends_with(".blocks")).map(String::from).collect()
 }
 
+/// Did somebody take its last name who meant to?
+pub(crate) fn is_removed(orphan: Option<&Record>) -> bool {
+    let said = orphan.and_then(|row| row.value.as_deref()).map(record::Gone::read);
+    said.is_some_and(|said| said.is_empty() || said.iter().any(|gone| !gone.alike))
+}
+
 /// The inode has a name, or has lost its last one.
 pub(crate) fn named(ino: Ino, so: bool) -> Check {
     let key = record::orphan(ino);
@@ -293,6 +299,7 @@ impl Fs {
         let me = db.status().await?.node;
         let fs = Arc::new(Fs::begin(Some(db), (meta, blocks), (name, &me), options, data_dir).await?);
         tokio::spawn(crate::reap::keep_house(Arc::downgrade(&fs)));
+        tokio::spawn(crate::reap::keep_order(Arc::downgrade(&fs)));
         Ok(fs)
     }
 

@@ -14,6 +14,8 @@ mod data;
 mod dir;
 mod error;
 mod fs;
+#[cfg(test)]
+mod islands;
 mod map;
 #[cfg(test)]
 mod model;

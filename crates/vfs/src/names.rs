@@ -36,6 +36,8 @@ pub(crate) struct Found {
     pub link: u64,
     pub kind: Kind,
     pub version: Version,
+    /// Nobody asks for its removal: there is another like it.
+    pub alike: bool,
 }
 
 impl Fs {
@@ -107,7 +109,7 @@ impl Fs {
 
     async fn found(&self, dir: Ino, name: &[u8]) -> Result<Option<Found>, FsError> {
         let found = self.find(dir, name).await?;
-        Ok(found.map(|(ino, link, kind, row)| Found { ino, link, kind, version: row.version }))
+        Ok(found.map(|(ino, link, kind, row)| Found { ino, link, kind, version: row.version, alike: false }))
     }
 
     async fn links(&self, ino: Ino) -> Result<usize, FsError> {
@@ -142,6 +144,7 @@ impl Fs {
             place: seen.map(record::decode).transpose()?,
             inode: inode.version,
             content: version_of(content.as_ref()),
+            alike: found.alike,
         };
         // What is seen here is all that there is: else it would come back when islands meet.
         checks.push(Check::AtVersion(record::inode(found.ino), inode.version));

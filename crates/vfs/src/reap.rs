@@ -24,14 +24,17 @@ const DIRTY_AGE: Duration = Duration::from_secs(1);
 const REAP_EVERY: Duration = Duration::from_secs(1);
 /// So much later another mount tidies what the one before it did not.
 const TIDY_AFTER: Duration = Duration::from_secs(5);
-/// How much is freed in one round.
-const REAP_MAX: u32 = 500;
+/// How long things are freed in one round.
+const REAP_FOR: Duration = Duration::from_millis(500);
+/// So long is waited for what may be on its way still, before tidying does without.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How many rows one read brings.
+const ROWS: u32 = 4000;
 /// How many keys one batch deletes.
 const DELETE_MAX: usize = 1000;
 
-/// Runs until the mount is gone.
+/// Commits what is old enough, until the mount is gone.
 pub(crate) async fn keep_house(fs: Weak<Fs>) {
-    let (mut reaped, mut untidy) = (Instant::now(), None);
     loop {
         tokio::time::sleep(ROUND).await;
         let Some(fs) = fs.upgrade() else { return };
@@ -46,19 +49,45 @@ pub(crate) async fn keep_house(fs: Weak<Fs>) {
         {
             fs.numbers.take_spare(next);
         }
-        if reaped.elapsed() >= REAP_EVERY {
-            reaped = Instant::now();
-            if let Err(e) = fs.reap(&mut untidy).await {
-                tracing::debug!("nothing freed this time: {e}");
-            }
+    }
+}
+
+/// Tidies after heals and frees what nobody needs, until the mount is gone.
+pub(crate) async fn keep_order(fs: Weak<Fs>) {
+    let mut rounds = Rounds::default();
+    loop {
+        tokio::time::sleep(REAP_EVERY).await;
+        let Some(fs) = fs.upgrade() else { return };
+        if let Err(e) = fs.reap(&mut rounds).await {
+            tracing::debug!("nothing freed this time: {e}");
         }
     }
+}
+
+/// What one round leaves to the next.
+#[derive(Default)]
+pub(crate) struct Rounds {
+    /// Since when there is something to tidy.
+    untidy: Option<Instant>,
+    /// The newest mark of the last round.
+    newest: u64,
+}
+
+/// Whether an inode may be freed.
+#[derive(PartialEq, Eq, Debug)]
+enum Verdict {
+    /// Nothing brings it back.
+    Given,
+    /// Not now.
+    Kept,
+    /// Somebody changed it who had not been told that it was removed.
+    Wanted,
 }
 
 impl Fs {
     pub(crate) async fn begin_session(&self) -> Result<(), client::Error> {
         let (node, incarnation) = self.me();
-        let session = Session { node, incarnation, seen: 0 };
+        let session = Session { node, incarnation, seen: 0, heals: 0 };
         let put = put(record::session(self.session), record::encode(&session));
         let batch = Batch { checks: Vec::new(), writes: vec![put], sync: true };
         self.meta.batch(&[0; 8], batch).await.map(drop)
@@ -70,36 +99,47 @@ impl Fs {
     }
 
     /// One round: say what this mount has seen and holds; if it is this mount's turn, free what nobody needs.
-    async fn reap(&self, since: &mut Option<Instant>) -> Result<(), FsError> {
-        let prefixes = [record::orphans(), record::dropped_all(), record::sessions(), record::holds()];
-        let ranges = prefixes.into_iter().map(|p| Range::prefix(p, REAP_MAX)).collect();
-        let mut rows = self.read_meta(ranges).await?.into_iter();
-        let mut next = || rows.next().unwrap_or_default().rows;
-        let (orphans, dropped, sessions, holds) = (next(), next(), next(), next());
-        let sessions = self.live_sessions(sessions).await?;
+    pub(crate) async fn reap(&self, rounds: &mut Rounds) -> Result<(), FsError> {
+        let ((holds, _), (sessions, _)) = (self.all(record::holds()).await?, self.all(record::sessions()).await?);
+        let sessions = self.live_sessions(sessions, &holds).await?;
+        let ((orphans, one), (dropped, other)) =
+            (self.all(record::orphans()).await?, self.all(record::dropped_all()).await?);
         // What islands made of one tree may name what one of them gave up.
-        if !self.is_tidied(sessions.range(..self.session).count(), since).await?
-            || orphans.is_empty() && dropped.is_empty()
+        let mark = self.heal_mark().await?;
+        if !self.is_tidied(sessions.range(..self.session).count(), rounds).await? || orphans.len() + dropped.len() == 0
         {
             return Ok(());
         }
         let orphans: BTreeMap<Ino, Record> =
             orphans.into_iter().filter_map(|(k, r)| Some((number(&k, 9)?, r))).collect();
-        self.say_seen(&orphans, &dropped, &sessions, &holds).await?;
-        let first = sessions.keys().next() == Some(&self.session);
+        let newest = orphans.values().chain(dropped.iter().map(|(_, r)| r)).map(|r| r.hlc.0).max().unwrap_or(0);
+        // In several reads one that was written between them may be missing. What was there a round ago is not.
+        let seen = if one && other { newest } else { rounds.newest.min(newest) };
+        rounds.newest = newest;
+        self.say_seen(&orphans, (seen, mark), &sessions, &holds).await?;
         // In this order: with everybody here no island is left whose heal would come after this.
+        let first = sessions.keys().next() == Some(&self.session);
         if !first || !self.everybody_is_here().await? || self.untidied().await?.is_some() {
             return Ok(());
         }
+        // What a mount saw before islands met says nothing of what the other island removed.
+        if sessions.values().any(|s| s.heals != mark) {
+            return Ok(());
+        }
         let seen = sessions.values().map(|s| s.seen).min().unwrap_or(0);
-        let held: BTreeSet<Ino> = holds
-            .iter()
-            .filter(|(k, _)| number(k, 17).is_some_and(|s| sessions.contains_key(&s)))
-            .filter_map(|(k, _)| number(k, 9))
-            .collect();
+        let ledger = self.lost_bytes().await?;
+        let begun = Instant::now();
         for (ino, row) in orphans {
-            if row.hlc.0 <= seen && !held.contains(&ino) && self.give_up(ino).await? {
-                self.free_inode(ino).await?;
+            if row.hlc.0 > seen || ledger.contains_key(&ino) {
+                continue;
+            }
+            match self.give_up(ino).await? {
+                Verdict::Given => self.free_inode(ino).await?,
+                Verdict::Kept => {}
+                Verdict::Wanted => drop(self.tidy(false).await?),
+            }
+            if begun.elapsed() > REAP_FOR {
+                return Ok(());
             }
         }
         let mut by_ino: BTreeMap<Ino, Vec<(Bytes, Dropped)>> = BTreeMap::new();
@@ -107,10 +147,28 @@ impl Fs {
             let dropped: Dropped = record::decode(row.value.as_deref().unwrap_or_default())?;
             by_ino.entry(dropped.ino).or_default().push((key, dropped));
         }
-        for (ino, all) in by_ino {
+        for (ino, all) in by_ino.into_iter().filter(|(ino, _)| !ledger.contains_key(ino)) {
             self.free_dropped(ino, all).await?;
+            if begun.elapsed() > REAP_FOR {
+                return Ok(());
+            }
         }
         Ok(())
+    }
+
+    /// All rows under a prefix, and whether one read brought them.
+    async fn all(&self, prefix: Bytes) -> Result<(Vec<(Bytes, Record)>, bool), FsError> {
+        let (mut out, mut range) = (Vec::new(), Range::prefix(prefix, ROWS));
+        for reads in 1.. {
+            let rows = self.read_meta(vec![range.clone()]).await?.into_iter().next().unwrap_or_default();
+            let last = rows.rows.last().map(|(key, _)| key.clone());
+            out.extend(rows.rows);
+            match last {
+                Some(last) if rows.more => range.from = [&last[..], &[0]].concat().into(),
+                _ => return Ok((out, reads == 1)),
+            }
+        }
+        Ok((out, false))
     }
 
     /// Deletes what commits of a file gave up, but what its map names all the same: another island's commit may have won that
@@ -129,26 +187,33 @@ impl Fs {
         Ok(())
     }
 
-    /// What to put down when all is tidied that heals left; `None`: it is.
-    async fn untidied(&self) -> Result<Option<Bytes>, FsError> {
+    /// Names all heals so far.
+    async fn heal_mark(&self) -> Result<u64, FsError> {
         let heals = self.meta.heals().await?;
-        let said = self.get(record::tidied()).await?.and_then(|row| row.value);
-        let mark = Bytes::copy_from_slice(&blake3::hash(&record::encode(&heals)).as_bytes()[..8]);
-        Ok((!heals.is_empty() && said.as_ref() != Some(&mark)).then_some(mark))
+        let hash = blake3::hash(&record::encode(&heals));
+        let number = hash.as_bytes().first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        Ok(if heals.is_empty() { 0 } else { number })
     }
 
-    /// Takes the heart of an inode that nobody wants any more, so that nothing brings it back; `false`: somebody does, or may.
-    async fn give_up(&self, ino: Ino) -> Result<bool, FsError> {
+    /// What to put down when all is tidied that heals left; `None`: it is.
+    async fn untidied(&self) -> Result<Option<Bytes>, FsError> {
+        let (now, said) = (self.heal_mark().await?, self.get(record::tidied()).await?.and_then(|row| row.value));
+        let mark = Bytes::copy_from_slice(&now.to_be_bytes());
+        Ok((now != 0 && said.as_ref() != Some(&mark)).then_some(mark))
+    }
+
+    /// Takes the heart of an inode that nobody wants any more, so that nothing brings it back.
+    async fn give_up(&self, ino: Ino) -> Result<Verdict, FsError> {
         let key = record::orphan(ino);
         let ranges = removal_ranges(ino).into_iter().chain([Range::key(key.clone())]).collect();
         let mut rows = self.read_meta(ranges).await?.into_iter();
         let links = rows.next().unwrap_or_default().rows;
         let (inode, content, orphan) = (first(rows.next()), first(rows.next()), first(rows.next()));
-        let Some(orphan) = orphan.filter(|_| links.is_empty()) else { return Ok(false) };
-        let Some(inode) = inode else { return Ok(true) };
+        let Some(orphan) = orphan.filter(|_| links.is_empty()) else { return Ok(Verdict::Kept) };
+        let Some(inode) = inode else { return Ok(Verdict::Given) };
         let group = Group::of(ino, &inode, content.as_ref())?;
         if Gone::read(orphan.value.as_deref().unwrap_or_default()).iter().all(|gone| group.is_newer(gone)) {
-            return Ok(false);
+            return Ok(Verdict::Wanted);
         }
         let at = record::content(ino);
         let checks = vec![
@@ -157,21 +222,24 @@ impl Fs {
             content.map_or(Check::Absent(at.clone()), |c| Check::AtVersion(at, c.version)),
             Check::Count(record::places(ino), 0),
             Check::Count(record::names(ino), 0),
+            Check::Count(record::holds_of(ino), 0),
         ];
-        Ok(self.commit(checks, vec![Write::Delete { key: record::inode(ino) }], false).await?.is_none())
+        let heart = vec![Write::Delete { key: record::inode(ino) }];
+        let done = self.commit(checks, heart, false).await?.is_none();
+        Ok(if done { Verdict::Given } else { Verdict::Kept })
     }
 
     /// Has everything been tidied that heals left? The first of the mounts does it, another if it does not.
-    async fn is_tidied(&self, before: usize, since: &mut Option<Instant>) -> Result<bool, FsError> {
+    async fn is_tidied(&self, before: usize, rounds: &mut Rounds) -> Result<bool, FsError> {
         let Some(mark) = self.untidied().await? else {
-            *since = None;
+            rounds.untidy = None;
             return Ok(true);
         };
-        let since = *since.get_or_insert_with(Instant::now);
+        let since = *rounds.untidy.get_or_insert_with(Instant::now);
         if since.elapsed() < TIDY_AFTER * before as u32 {
             return Ok(false);
         }
-        let mended = self.tidy().await?;
+        let mended = self.tidy(since.elapsed() < PATIENCE).await?;
         if mended > 0 {
             tracing::info!("islands met: {mended} things in the tree were put in order");
         }
@@ -183,7 +251,7 @@ impl Fs {
     async fn say_seen(
         &self,
         orphans: &BTreeMap<Ino, Record>,
-        dropped: &[(Bytes, Record)],
+        (seen, heals): (u64, u64),
         sessions: &BTreeMap<u64, Session>,
         holds: &[(Bytes, Record)],
     ) -> Result<(), FsError> {
@@ -193,10 +261,9 @@ impl Fs {
         let mut writes: Vec<Write> =
             open.difference(&held).map(|ino| put(record::hold(*ino, self.session), HERE)).collect();
         writes.extend(held.difference(&open).map(|ino| Write::Delete { key: record::hold(*ino, self.session) }));
-        let newest = orphans.values().chain(dropped.iter().map(|(_, r)| r)).map(|r| r.hlc.0).max().unwrap_or(0);
         let key = record::session(self.session);
         let (node, incarnation) = self.me();
-        let now = Session { node, incarnation, seen: newest };
+        let now = Session { node, incarnation, seen, heals };
         if sessions.get(&self.session) != Some(&now) {
             writes.push(put(key, record::encode(&now)));
         }
@@ -204,7 +271,11 @@ impl Fs {
     }
 
     /// Sessions that still count; one ends by unmount or a newer start of its node, never by silence.
-    async fn live_sessions(&self, rows: Vec<(Bytes, Record)>) -> Result<BTreeMap<u64, Session>, FsError> {
+    async fn live_sessions(
+        &self,
+        rows: Vec<(Bytes, Record)>,
+        holds: &[(Bytes, Record)],
+    ) -> Result<BTreeMap<u64, Session>, FsError> {
         let mut all: BTreeMap<u64, Session> = BTreeMap::new();
         for (key, row) in rows {
             let session = record::decode(row.value.as_deref().unwrap_or_default())?;
@@ -220,6 +291,10 @@ impl Fs {
         let over = |s: &Session| newest.get(&s.node).is_some_and(|n| *n > s.incarnation);
         let gone: Vec<Bytes> = all.iter().filter(|(_, s)| over(s)).map(|(id, _)| record::session(*id)).collect();
         all.retain(|_, s| !over(s));
+        // What an ended session held it holds no more.
+        let held =
+            holds.iter().map(|(key, _)| key).filter(|key| number(key, 17).is_none_or(|id| !all.contains_key(&id)));
+        let gone: Vec<Bytes> = gone.into_iter().chain(held.cloned()).collect();
         if !gone.is_empty() {
             self.delete_meta(gone).await?;
         }
@@ -243,7 +318,7 @@ impl Fs {
         let mut from = Bytes::copy_from_slice(&ino.to_be_bytes());
         let to: Option<Bytes> = ino.checked_add(1).map(|next| Bytes::copy_from_slice(&next.to_be_bytes()));
         for _ in 0..TRIES_MAX {
-            let range = Range { space: Space::User, from: from.clone(), to: to.clone(), limit: REAP_MAX };
+            let range = Range { space: Space::User, from: from.clone(), to: to.clone(), limit: DELETE_MAX as u32 };
             let rows = self.blocks.read(&ino.to_be_bytes(), vec![range]).await?;
             let Some(rows) = rows.into_iter().next() else { break };
             let keys: Vec<Bytes> = rows.rows.into_iter().map(|(k, _)| k).collect();
@@ -258,7 +333,7 @@ impl Fs {
                 space: Space::User,
                 from: Bytes::copy_from_slice(&ino.to_be_bytes()),
                 to: to.clone(),
-                limit: REAP_MAX,
+                limit: DELETE_MAX as u32,
             };
             let rows = self.read_meta(vec![range]).await?.into_iter().next().unwrap_or_default();
             let more = rows.more;

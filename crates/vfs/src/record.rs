@@ -77,6 +77,9 @@ pub struct Content {
     pub pages: Vec<(u32, u64)>,
     /// See [`Inode::after`].
     pub after: bool,
+    /// As it was read: it has no name. Not stored.
+    #[serde(skip)]
+    pub nameless: bool,
 }
 
 /// The truth of one name.
@@ -103,6 +106,8 @@ pub struct Gone {
     pub inode: Version,
     /// And of its bytes.
     pub content: Version,
+    /// Nobody asked for it: it was like another of its name. Whoever has it open goes on.
+    pub alike: bool,
 }
 
 impl Gone {
@@ -142,6 +147,8 @@ pub struct Session {
     pub incarnation: u64,
     /// It has looked at every `U` and `G` up to this stamp.
     pub seen: u64,
+    /// After which heals.
+    pub heals: u64,
 }
 
 /// Things dropped by a commit: extents (small or not) and pages of an inode.
@@ -293,6 +300,10 @@ pub(crate) fn holds() -> Bytes {
     key(0, b'H', &[])
 }
 
+pub(crate) fn holds_of(ino: Ino) -> Bytes {
+    key(0, b'H', &[&ino.to_be_bytes()])
+}
+
 pub(crate) fn hold(ino: Ino, session: u64) -> Bytes {
     key(0, b'H', &[&ino.to_be_bytes(), &session.to_be_bytes()])
 }
@@ -343,7 +354,8 @@ mod tests {
     #[test]
     fn lines_of_a_set_are_read_as_they_were_written() {
         let place = Place { parent: 1, name: Bytes::from_static(b"a\nb"), ctime: 5, previous: None };
-        let one = Gone { link: 7, place: Some(place), inode: Version::default(), content: Version::default() };
+        let one =
+            Gone { link: 7, place: Some(place), inode: Version::default(), content: Version::default(), alike: false };
         let two = Gone { link: 8, place: None, ..one.clone() };
         let lines = [&one.to_line()[..], b"\n", &two.to_line()[..], b"\nno line"].concat();
         assert_eq!(Gone::read(&lines), [one, two]);

@@ -1,7 +1,7 @@
 //! What becomes of what both sides of a cut made: of one name, and of one file's bytes.
 
 use crate::error::FsError;
-use crate::fs::{Fs, Ino, Kind, first, put, to_content, wall_ns};
+use crate::fs::{Fs, Ino, Kind, TRIES_MAX, first, pause, put, to_content, wall_ns};
 use crate::map::unreferenced;
 use crate::names::{Found, touch};
 use crate::record::{self, Content, Dropped, Extent, Gone, Inode, Place};
@@ -34,10 +34,11 @@ impl Fs {
         let Some(winner) = same.next() else { return Ok(()) };
         for other in same {
             let shown = String::from_utf8_lossy(&other.name).into_owned();
-            if self.is_alike(&winner, &other).await? {
+            if let Some(seen) = self.is_alike(&winner, &other).await? {
                 let what = format!("{shown:?} was made alike on both sides: one of the two goes");
-                let (mut checks, mut writes) = (Vec::new(), vec![touch(dir, wall_ns())]);
-                self.take(dir, &other.name, &Found::from(&other), wall_ns(), (&mut checks, &mut writes)).await?;
+                let (mut checks, mut writes) = (seen, vec![touch(dir, wall_ns())]);
+                let found = Found { alike: true, ..Found::from(&other) };
+                self.take(dir, &other.name, &found, wall_ns(), (&mut checks, &mut writes)).await?;
                 self.mend(walk, "alike", what, (checks, writes)).await?;
                 continue;
             }
@@ -69,41 +70,61 @@ impl Fs {
         Err(FsError::Exists)
     }
 
-    /// Are these the same for whoever looks at them?
-    async fn is_alike(&self, a: &Entry, b: &Entry) -> Result<bool, FsError> {
-        let (Some(i), Some(j)) = (&a.inode, &b.inode) else { return Ok(false) };
+    /// Are these the same for whoever looks at them? As long as this holds.
+    async fn is_alike(&self, a: &Entry, b: &Entry) -> Result<Option<Vec<Check>>, FsError> {
+        let (Some(i), Some(j)) = (&a.inode, &b.inode) else { return Ok(None) };
         let looks = |i: &Inode| (i.kind, i.mode, i.uid, i.gid, i.rdev, i.target.clone());
-        if a.ino == b.ino || looks(i) != looks(j) || i.kind == Kind::Directory {
-            return Ok(a.ino == b.ino && a.link != b.link);
+        if a.ino == b.ino {
+            // Two links of one inode.
+            return Ok(Some(Vec::new()));
+        }
+        if looks(i) != looks(j) || i.kind == Kind::Directory {
+            return Ok(None);
         }
         let attributes = [a.ino, b.ino].map(|ino| Range::prefix(record::xattr(ino, b""), 4096));
-        let keys = [a.ino, b.ino].map(|ino| Range::key(record::content(ino)));
-        let mut rows = self.read_meta(attributes.into_iter().chain(keys).collect()).await?.into_iter();
+        let keys = [record::content(a.ino), record::content(b.ino), record::inode(a.ino), record::inode(b.ino)];
+        let ranges = attributes.into_iter().chain(keys.clone().map(Range::key)).collect();
+        let mut rows = self.read_meta(ranges).await?.into_iter();
         let mut listed = || -> Vec<(Bytes, Option<Bytes>)> {
             let rows = rows.next().unwrap_or_default().rows;
             rows.into_iter().map(|(key, row)| (key.slice(8..), row.value)).collect()
         };
-        if listed() != listed() {
-            return Ok(false);
-        }
-        let (c, d) = (first(rows.next()), first(rows.next()));
-        self.is_same((a.ino, &to_content(c.as_ref())?), (b.ino, &to_content(d.as_ref())?)).await
+        let (mine, others) = (listed(), listed());
+        let rows: Vec<Option<Record>> = rows.map(|rows| first(Some(rows))).collect();
+        let as_seen = |(key, row): (Bytes, &Option<Record>)| match row {
+            Some(row) => Check::AtVersion(key, row.version),
+            None => Check::Absent(key),
+        };
+        let seen: Vec<Check> = keys.into_iter().zip(&rows).map(as_seen).collect();
+        let content = |n: usize| to_content(rows.get(n).and_then(Option::as_ref));
+        let same = mine == others && self.is_same((a.ino, &content(0)?), (b.ino, &content(1)?)).await?;
+        Ok(same.then_some(seen))
     }
 
-    /// The same bytes?
+    /// The same bytes? Where some cannot be read, that is not known.
     async fn is_same(&self, (ino, a): (Ino, &Content), (other, b): (Ino, &Content)) -> Result<bool, FsError> {
         if a.size != b.size {
             return Ok(false);
         }
-        let mut at = 0;
-        while at < a.size {
+        let mut steps = self.steps(ino, a).await?;
+        steps.extend(self.steps(other, b).await?);
+        for at in steps {
             let end = a.size.min(at + STEP);
-            if self.read_range(ino, a, at, end).await? != self.read_range(other, b, at, end).await? {
-                return Ok(false);
+            match (self.read_range(ino, a, at, end).await, self.read_range(other, b, at, end).await) {
+                (Ok(one), Ok(two)) if one == two => {}
+                (Ok(_), Ok(_)) | (Err(FsError::Damaged(_)), _) | (_, Err(FsError::Damaged(_))) => return Ok(false),
+                (Err(e), _) | (_, Err(e)) => return Err(e),
             }
-            at = end;
         }
         Ok(true)
+    }
+
+    /// Where steps begin that hold anything but holes.
+    pub(crate) async fn steps(&self, ino: Ino, content: &Content) -> Result<BTreeSet<u64>, FsError> {
+        let (extents, _) = self.named(ino, content).await?;
+        let steps = |e: &Extent| e.at / STEP..=(e.at + u64::from(e.len) - 1) / STEP;
+        let all = extents.iter().filter(|e| e.len > 0 && e.at < content.size).flat_map(steps);
+        Ok(all.map(|step| step * STEP).filter(|at| *at < content.size).collect())
     }
 
     /// What is in one directory goes into another of the same name, and whoever comes to the one finds the other.
@@ -119,27 +140,17 @@ impl Fs {
         } else {
             walk.say(what);
         }
-        let rows = self.read_meta(vec![Range::prefix(record::names(from.ino), 4096)]).await?;
-        let rows: Vec<_> = rows.into_iter().flat_map(|r| r.rows).collect();
-        let empty = rows.is_empty();
-        for part in batches(rows) {
-            let (mut checks, mut writes) = (Vec::new(), Vec::new());
-            for (key, row) in part {
-                let (name, ino, link) = record::split_entry(&key).ok_or(FsError::Damaged("an entry's key"))?;
-                let Some(place) = self.get(record::place(ino, link)).await? else { continue };
-                let was: Place = record::decode(place.value.as_deref().unwrap_or_default())?;
-                if was.parent != from.ino || was.name != name {
-                    continue;
-                }
-                let kind: Kind = record::decode(row.value.as_deref().unwrap_or_default())?;
-                let previous = (kind == Kind::Directory).then(|| (from.ino, name.clone()));
-                let to = Place { parent: into, name: name.clone(), ctime: was.ctime, previous };
-                let step = put_back((ino, link, kind), place.version, (from.ino, &name), to);
-                checks.extend(step.0);
-                writes.extend(step.1);
+        let mut empty = false;
+        loop {
+            let rows = self.read_meta(vec![Range::prefix(record::names(from.ino), 1024)]).await?;
+            let rows: Vec<_> = rows.into_iter().flat_map(|r| r.rows).collect();
+            empty |= rows.is_empty();
+            let mended = walk.mended;
+            for part in batches(rows) {
+                self.move_entries(part, from.ino, into, walk).await?;
             }
-            if !writes.is_empty() {
-                self.mend(walk, "entries", format!("{} entries go into it", checks.len()), (checks, writes)).await?;
+            if walk.mended == mended {
+                break;
             }
         }
         if empty && walk.mends() {
@@ -151,8 +162,43 @@ impl Fs {
         Ok(())
     }
 
-    /// Bytes that were written over by another island's become files beside those. Returns how many did.
-    pub(crate) async fn settle_bytes(&self) -> Result<usize, FsError> {
+    /// Moves some entries of a directory that is merged into another.
+    async fn move_entries(
+        &self,
+        part: Vec<(Bytes, Record)>,
+        from: Ino,
+        into: Ino,
+        walk: &mut Walk,
+    ) -> Result<(), FsError> {
+        let (mut checks, mut writes, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        let split = |key: &Bytes| record::split_entry(key).ok_or(FsError::Damaged("an entry's key"));
+        for (key, _) in &part {
+            let (_, ino, link) = split(key)?;
+            places.push(Range::key(record::place(ino, link)));
+        }
+        for ((key, row), place) in part.iter().zip(self.read_meta(places).await?) {
+            let (name, ino, link) = split(key)?;
+            let Some(place) = first(Some(place)) else { continue };
+            let was: Place = record::decode(place.value.as_deref().unwrap_or_default())?;
+            if was.parent != from || was.name != name {
+                continue;
+            }
+            let kind: Kind = record::decode(row.value.as_deref().unwrap_or_default())?;
+            let previous = (kind == Kind::Directory).then(|| (from, name.clone()));
+            let to = Place { parent: into, name: name.clone(), ctime: was.ctime, previous };
+            let step = put_back((ino, link, kind), place.version, (from, &name), to);
+            checks.extend(step.0);
+            writes.extend(step.1);
+        }
+        if !writes.is_empty() {
+            let what = format!("{} entries go into it", checks.len());
+            self.mend(walk, "entries", what, (checks, writes)).await?;
+        }
+        Ok(())
+    }
+
+    /// Versions of files' bytes that were written over by another island's, by inode.
+    pub(crate) async fn lost_bytes(&self) -> Result<BTreeMap<Ino, Vec<LedgerRow>>, FsError> {
         let (mut all, mut from) = (BTreeMap::<Ino, Vec<LedgerRow>>::new(), Some(Bytes::new()));
         while let Some(at) = from {
             let (rows, next) = self.meta.ledger(at).await?;
@@ -163,30 +209,54 @@ impl Fs {
             }
             from = next;
         }
-        let mut settled = 0;
-        for (ino, mut rows) in all {
-            while let Some(row) = rows.pop() {
-                if is_left_out("bytes") {
-                    continue;
-                }
-                match self.settle_one(ino, &row, &rows).await {
-                    Ok(made) => settled += usize::from(made),
-                    // It stays in the ledger, where `tombolo conflicts` shows it.
-                    Err(FsError::Damaged(why)) => tracing::warn!("a losing version of inode {ino:x} is left: {why}"),
-                    Err(e) => return Err(e),
-                }
-            }
-        }
-        Ok(settled)
+        Ok(all)
     }
 
-    async fn settle_one(&self, ino: Ino, row: &LedgerRow, others: &[LedgerRow]) -> Result<bool, FsError> {
-        let keys = [record::inode(ino), record::content(ino), record::orphan(ino)].map(Range::key);
+    /// They become files beside those. Returns how many did. `patient`: what is not there may be on its way, and is waited for.
+    pub(crate) async fn settle_bytes(&self, patient: bool) -> Result<usize, FsError> {
+        let mut settled = 0;
+        for round in 0..TRIES_MAX {
+            let mut again = false;
+            for (ino, rows) in self.lost_bytes().await? {
+                for (n, row) in rows.iter().enumerate() {
+                    let others: Vec<&LedgerRow> =
+                        rows.iter().enumerate().filter(|(m, _)| *m != n).map(|(_, r)| r).collect();
+                    match self.settle_one(ino, row, &others).await {
+                        Ok(made) => {
+                            settled += usize::from(made == Some(true));
+                            again |= made.is_none();
+                        }
+                        Err(FsError::Missing(_)) if patient => return Err(FsError::Unavailable),
+                        // It stays in the ledger, where `tombolo conflicts` shows it, and so does what it names.
+                        Err(e @ (FsError::Damaged(_) | FsError::Missing(_))) => {
+                            tracing::warn!("a losing version of inode {ino:x} is left in the ledger: {e}");
+                        }
+                        Err(e) => return Err(e),
+                    }
+                }
+            }
+            if !again || is_left_out("bytes") {
+                return Ok(settled);
+            }
+            pause(round).await;
+        }
+        Err(FsError::Unavailable)
+    }
+
+    /// `Some(true)`: it became a file; `None`: something changed meanwhile.
+    async fn settle_one(&self, ino: Ino, row: &LedgerRow, others: &[&LedgerRow]) -> Result<Option<bool>, FsError> {
+        if is_left_out("bytes") {
+            return Ok(Some(false));
+        }
+        let id = blake3::hash(&[&row.key[..], &record::encode(&row.lost.version)].concat());
+        let id = id.as_bytes().first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        let keys = [record::inode(ino), record::content(ino), record::orphan(ino), record::settled(id)].map(Range::key);
         let mut rows = self.read_meta(keys.into()).await?.into_iter();
         let (inode, content, orphan) = (first(rows.next()), first(rows.next()), first(rows.next()));
+        let is_settled = first(rows.next()).is_some();
         let forget = Write::Forget { key: row.key.clone(), lost: row.lost.version };
-        let (Some(inode), Some(lost)) = (inode, row.lost.value.as_deref()) else {
-            return self.commit(Vec::new(), vec![forget], false).await.map(|_| false);
+        let (Some(inode), Some(lost), false) = (inode, row.lost.value.as_deref(), is_settled) else {
+            return self.commit(Vec::new(), vec![forget], false).await.map(|_| Some(false));
         };
         let (inode, losing): (Inode, Content) =
             (record::decode(inode.value.as_deref().unwrap_or_default())?, record::decode(lost)?);
@@ -197,16 +267,11 @@ impl Fs {
         if self.is_same((ino, &now), (ino, &losing)).await? {
             let at = content.map(|c| Check::AtVersion(record::content(ino), c.version));
             let writes = [forget].into_iter().chain(drop).collect();
-            return self.commit(at.into_iter().collect(), writes, false).await.map(|_| false);
+            let done = self.commit(at.into_iter().collect(), writes, false).await?;
+            return Ok(done.is_none().then_some(false));
         }
         let copy = self.copy_losing(ino, &inode, &losing).await?;
         let (dir, name) = self.place_beside(ino, orphan.as_ref()).await?;
-        let id = u64::from_be_bytes(
-            *blake3::hash(&[&row.key[..], &record::encode(&row.lost.version)].concat())
-                .as_bytes()
-                .first_chunk()
-                .unwrap_or(&[0; 8]),
-        );
         let made = losing.extents.iter().map(|e| e.id).max().unwrap_or(ino);
         let (link, name) = (self.numbers.fresh()?, self.free_name(dir, &name, made, losing.mtime).await?);
         let shown = String::from_utf8_lossy(&name).into_owned();
@@ -222,7 +287,7 @@ impl Fs {
         ]);
         writes.extend([settled(id, what), forget]);
         writes.extend(drop);
-        Ok(self.commit_as(checks, writes, false, false).await?.is_ok())
+        Ok(self.commit_as(checks, writes, false, false).await?.is_ok().then_some(true))
     }
 
     /// Where a file's other version is put: beside its first name, or what was that.
@@ -248,15 +313,12 @@ impl Fs {
         let inode = Inode { ctime: wall_ns(), birth: wall_ns(), after: false, ..like.clone() };
         let key = record::inode(copy);
         self.commit(vec![Check::Absent(key.clone())], vec![put(key, record::encode(&inode))], false).await?;
-        let mut at = 0;
-        while at < losing.size {
-            let end = losing.size.min(at + STEP);
-            let bytes = self.read_range(ino, losing, at, end).await?;
-            // Holes stay holes; the last byte says how long it is.
-            if end == losing.size || bytes.iter().any(|b| *b != 0) {
-                self.commit_ranges(copy, vec![(at, bytes.to_vec())], losing.mtime, false, false).await?;
-            }
-            at = end;
+        // Holes stay holes; the last byte says how long it is.
+        let mut steps = self.steps(ino, losing).await?;
+        steps.extend(losing.size.checked_sub(1).map(|last| last / STEP * STEP));
+        for at in steps {
+            let bytes = self.read_range(ino, losing, at, losing.size.min(at + STEP)).await?;
+            self.commit_ranges(copy, vec![(at, bytes.to_vec())], losing.mtime, false, false).await?;
         }
         Ok(copy)
     }
@@ -267,7 +329,7 @@ impl Fs {
         ino: Ino,
         losing: &Content,
         now: &Content,
-        others: &[LedgerRow],
+        others: &[&LedgerRow],
     ) -> Result<Dropped, FsError> {
         let (mut wanted, mut pages) = self.named(ino, now).await?;
         for other in others {
@@ -294,6 +356,6 @@ impl Fs {
 
 impl From<&Entry> for Found {
     fn from(e: &Entry) -> Found {
-        Found { ino: e.ino, link: e.link, kind: e.kind, version: e.version }
+        Found { ino: e.ino, link: e.link, kind: e.kind, version: e.version, alike: false }
     }
 }

@@ -10,7 +10,7 @@ use crate::error::FsError;
 use crate::fs::{Fs, Ino, Kind, ROOT, first, put, version_of, wall_ns};
 use crate::names::{HERE, touch};
 use crate::record::{self, Content, Gone, Inode, Place, Settled};
-use base::Version;
+use base::{Hlc, Version};
 use bytes::Bytes;
 use client::{Check, Range, Record, Space, Write};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -55,7 +55,7 @@ pub(crate) struct Group {
     pub places: Vec<(u64, Place, Record)>,
     pub merged: bool,
     /// Of names that it had beside others.
-    taken: Vec<Gone>,
+    taken: Vec<(Hlc, Gone)>,
     /// Entries, not looked at yet.
     names: Vec<(Bytes, Ino, u64, Kind, Version)>,
     /// Directories among them, and as they are counted.
@@ -144,16 +144,18 @@ impl Group {
 }
 
 impl Fs {
-    /// Walks over the tree until there is nothing to mend. Returns how many things were mended.
-    pub(crate) async fn tidy(&self) -> Result<usize, FsError> {
-        let (mut mended, mut calm) = (self.settle_bytes().await?, false);
+    /// Walks over the tree until there is nothing to mend. Returns how many things were mended. `patient`: what is not there
+    /// may be on its way still.
+    pub(crate) async fn tidy(&self, patient: bool) -> Result<usize, FsError> {
+        let (mut mended, mut calm) = (self.settle_bytes(patient).await?, false);
         for _ in 0..WALKS_MAX {
             let walk = self.walk(Walk::new(true, calm, false)).await?;
             mended += walk.mended;
-            if walk.found.is_empty() && calm {
+            // What others were changing meanwhile was nothing to mend.
+            if walk.mended == 0 && calm {
                 return Ok(mended);
             }
-            calm = walk.found.is_empty();
+            calm = walk.mended == 0;
         }
         Err(FsError::Unavailable)
     }
@@ -172,7 +174,9 @@ impl Fs {
                     self.look_at(std::mem::take(&mut group), &mut walk).await?;
                     group.ino = ino;
                 }
-                gather(&mut group, *kind, key, row)?;
+                if gather(&mut group, *kind, key, row).is_err() {
+                    walk.say(format!("a record {:?} of inode {ino:x} cannot be read", char::from(*kind)));
+                }
             }
             // The last name is kept back: another of it may follow.
             self.look_at_names(&mut group, false, &mut walk).await?;
@@ -193,10 +197,13 @@ impl Fs {
         what: String,
         (checks, writes): Step,
     ) -> Result<bool, FsError> {
-        walk.say(what);
         // The kernel knows nothing of it.
         let done = walk.repair && !is_left_out(rule) && self.commit_as(checks, writes, false, false).await?.is_ok();
         walk.mended += usize::from(done);
+        // What is refused was changed by somebody meanwhile.
+        if done || !walk.repair {
+            walk.say(what);
+        }
         Ok(done)
     }
 
@@ -302,10 +309,19 @@ impl Fs {
     /// How many directories are in one.
     async fn look_at_count(&self, group: &Group, walk: &mut Walk) -> Result<(), FsError> {
         for dir in group.dirs.symmetric_difference(&group.counted) {
-            let key = record::subdir(group.ino, *dir);
-            let (checks, write) = match group.dirs.contains(dir) {
-                true => (vec![Check::Present(record::inode(*dir))], put(key, HERE)),
-                false => (vec![Check::Present(key.clone())], Write::Delete { key }),
+            // Looked at again: it may have come or gone while the rows were read.
+            let (key, places) = (record::subdir(group.ino, *dir), Range::prefix(record::places(*dir), 1));
+            let mut rows = self.read_meta(vec![places, Range::key(key.clone())]).await?.into_iter();
+            let (place, counted) = (rows.next().unwrap_or_default().rows.into_iter().next(), first(rows.next()));
+            let place =
+                place.map(|(key, row)| Ok::<_, FsError>((key, decode::<Place>(&row)?, row.version))).transpose()?;
+            let here = place.filter(|(_, place, _)| place.parent == group.ino);
+            let (checks, write) = match (here, counted) {
+                (Some((place, _, version)), None) => {
+                    (vec![Check::AtVersion(place, version), Check::Absent(key.clone())], put(key, HERE))
+                }
+                (None, Some(row)) => (vec![Check::AtVersion(key.clone(), row.version)], Write::Delete { key }),
+                _ => continue,
             };
             let what = format!("directory {:x} counts {dir:x} wrongly", group.ino);
             self.mend(walk, "count", what, (checks, vec![write])).await?;
@@ -347,15 +363,14 @@ impl Fs {
                 self.revive(group.ino, 0, walk).await?;
             }
             (true, None) if walk.calm => {
-                // Each side took one name and left the other: nobody meant it to go. First comes what who took it had not seen.
-                let when = |gone: &&Gone| (group.is_newer(gone), gone.place.as_ref().map(|p| p.ctime));
-                if let Some(gone) = group.taken.iter().max_by_key(when) {
+                // Each side took one name and left the other: nobody meant it to go.
+                if let Some((_, gone)) = group.taken.iter().max_by_key(|(hlc, _)| *hlc) {
                     return self.name_again((group.ino, kind), gone.clone(), None, 0, walk).await;
                 }
                 let (inode, content) = (group.inode.as_ref(), group.content.as_ref());
                 let seen = |version: Option<Version>| version.unwrap_or_default();
                 let (inode, content) = (seen(inode.map(|(_, v)| *v)), seen(content.map(|(_, v)| *v)));
-                let gone = Gone { link: 0, place: None, inode, content };
+                let gone = Gone { link: 0, place: None, inode, content, alike: false };
                 let key = record::orphan(group.ino);
                 let checks = vec![Check::Absent(key.clone()), Check::Count(record::places(group.ino), 0)];
                 let what = format!("inode {:x} never got a name: it goes", group.ino);
@@ -380,7 +395,7 @@ impl Fs {
         let kind = decode::<Inode>(&inode)?.kind;
         let said = Gone::read(orphan.value.as_deref().unwrap_or_default());
         let last = said.into_iter().max_by_key(|gone| gone.place.as_ref().map(|p| p.ctime));
-        let none = Gone { link: 0, place: None, inode: Version::default(), content: Version::default() };
+        let none = Gone { link: 0, place: None, inode: Version::default(), content: Version::default(), alike: false };
         self.name_again((ino, kind), last.unwrap_or(none), Some(orphan.version), depth, walk).await
     }
 
@@ -513,7 +528,7 @@ fn gather(group: &mut Group, kind: u8, key: &Bytes, row: &Record) -> Result<(), 
         b'I' => group.inode = Some((decode(row)?, row.version)),
         b'C' => group.content = Some((decode(row)?, version_of(Some(row)))),
         b'F' => group.merged = true,
-        b'L' => group.taken.push(decode(row)?),
+        b'L' => group.taken.push((row.hlc, decode(row)?)),
         b'K' => drop(group.counted.insert(last())),
         b'P' => group.places.push((last(), decode(row)?, row.clone())),
         b'D' => {
