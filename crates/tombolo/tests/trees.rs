@@ -33,6 +33,29 @@ fn sound(node: &Node) {
     assert!(said.contains("All is as it should be."), "{said}");
 }
 
+/// What each side does while they do not see each other.
+fn change_both(left: &Path, right: &Path) {
+    for (top, side, large) in [(left, "left", 10), (right, "right", 300_000)] {
+        let write = |path: &str, bytes: String| {
+            wait(format!("{side} serves"), 30, || fs::write(top.join(path), &bytes).is_ok());
+        };
+        write("new.txt", format!("{side} made this"));
+        write("both", side.repeat(large));
+        fs::create_dir(top.join("shared")).unwrap();
+        write(&format!("shared/of {side}"), side.into());
+        write("shared/alike", "alike".into());
+    }
+    fs::remove_dir_all(left.join("gone")).unwrap();
+    fs::write(right.join("gone/deep/kept"), "kept").unwrap();
+    fs::remove_file(left.join("removed")).unwrap();
+    fs::write(right.join("removed"), "written all the same").unwrap();
+    fs::rename(left.join("moved"), left.join("moved left")).unwrap();
+    fs::rename(right.join("moved"), right.join("moved right")).unwrap();
+    fs::rename(left.join("one"), left.join("two/one")).unwrap();
+    fs::rename(right.join("two"), right.join("one/two")).unwrap();
+    fs::remove_file(right.join("untouched")).unwrap();
+}
+
 #[test]
 fn a_tree_that_was_changed_on_both_sides_of_a_cut_becomes_one() {
     need_namespaces!();
@@ -52,25 +75,7 @@ fn a_tree_that_was_changed_on_both_sides_of_a_cut_becomes_one() {
     for node in [&nodes[0], &nodes[2]] {
         wait("the cut is noticed", 30, || node.status().contains("\"state\":\"partitioned\""));
     }
-    for (top, side, large) in [(&left, "left", 10), (&right, "right", 300_000)] {
-        let write = |path: &str, bytes: String| {
-            wait(format!("{side} serves"), 30, || fs::write(top.join(path), &bytes).is_ok());
-        };
-        write("new.txt", format!("{side} made this"));
-        write("both", side.repeat(large));
-        fs::create_dir(top.join("shared")).unwrap();
-        write(&format!("shared/of {side}"), side.into());
-        write("shared/alike", "alike".into());
-    }
-    fs::remove_dir_all(left.join("gone")).unwrap();
-    fs::write(right.join("gone/deep/kept"), "kept").unwrap();
-    fs::remove_file(left.join("removed")).unwrap();
-    fs::write(right.join("removed"), "written all the same").unwrap();
-    fs::rename(left.join("moved"), left.join("moved left")).unwrap();
-    fs::rename(right.join("moved"), right.join("moved right")).unwrap();
-    fs::rename(left.join("one"), left.join("two/one")).unwrap();
-    fs::rename(right.join("two"), right.join("one/two")).unwrap();
-    fs::remove_file(right.join("untouched")).unwrap();
+    change_both(&left, &right);
     net.join(3);
     nodes.iter().for_each(|n| n.sees(3, 40));
     let settled = || {

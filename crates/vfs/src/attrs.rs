@@ -138,14 +138,16 @@ impl Fs {
         Err(FsError::Unavailable)
     }
 
-    /// Writes down when a file was read, if it changed since it was read before, or a day has gone by.
+    /// Writes down when a file was read, if that is to be.
     pub(crate) async fn note_read(&self, ino: Ino, at: u64) -> Result<(), FsError> {
         let (attr, _) = self.getattr(ino).await?;
-        if attr.atime > attr.mtime.max(attr.ctime) && at.saturating_sub(attr.atime) < DAY_NS {
+        if !is_read_noted(&attr, at) {
             return Ok(());
         }
         let bump = Write::Bump { key: record::atime(ino), by: Bump::Max, fields: vec![at] };
-        self.commit(vec![Check::Present(record::inode(ino))], vec![bump], false).await.map(drop)
+        // The kernel is told: the file may have been looked at since it was closed.
+        let checks = vec![Check::Present(record::inode(ino))];
+        self.commit_as(checks, vec![bump], false, false).await.map(drop)
     }
 
     /// Where a symbolic link leads.
@@ -235,6 +237,11 @@ impl Fs {
         let gone = self.commit(vec![Check::Present(key)], writes, false).await?.is_none();
         if gone || [acl::ACCESS, acl::DEFAULT].contains(&name) { Ok(()) } else { Err(FsError::NoAttribute) }
     }
+}
+
+/// Is it written down that a file is read at this time? If it changed since it was read before, or a day has gone by.
+pub(crate) fn is_read_noted(attr: &Attr, at: u64) -> bool {
+    attr.atime <= attr.mtime.max(attr.ctime) || at.saturating_sub(attr.atime) >= DAY_NS
 }
 
 /// The list follows the mode, if there is one.

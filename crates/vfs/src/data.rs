@@ -1,5 +1,6 @@
 //! Bytes of files: gathered, written as extents that never change, and committed by the inode's `C` record.
 
+use crate::attrs::is_read_noted;
 use crate::error::FsError;
 use crate::fs::{
     Fs, Handle, HandleId, Ino, Pending, TRIES_MAX, first, is_removed, lock, named, pause, refused, to_content,
@@ -48,7 +49,13 @@ impl Fs {
             return Err(FsError::Stale);
         }
         let id = self.open_known(ino, append);
-        Ok((id, self.watch.opened(ino, version_of(content.as_ref())).await))
+        let mut keep = self.watch.opened(ino, version_of(content.as_ref())).await;
+        if keep && self.options.relatime {
+            // What the kernel reads by itself nobody hears of.
+            let (attr, _) = self.getattr(ino).await?;
+            keep = !is_read_noted(&attr, wall_ns());
+        }
+        Ok((id, keep))
     }
 
     /// Opens a file that was made just now.
