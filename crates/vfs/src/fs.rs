@@ -294,8 +294,8 @@ impl Fs {
             storage: Storage::DiscOnly,
             ..TableOptions::default()
         };
-        let meta = Records::Table(db.create_table(&meta_name, meta, true).await?);
-        let blocks = Records::Table(db.create_table(&blocks_name, blocks, true).await?);
+        let meta = Records::Table(Box::new(db.create_table(&meta_name, meta, true).await?));
+        let blocks = Records::Table(Box::new(db.create_table(&blocks_name, blocks, true).await?));
         let me = db.status().await?.node;
         let fs = Arc::new(Fs::begin(Some(db), (meta, blocks), (name, &me), options, data_dir).await?);
         tokio::spawn(crate::reap::keep_house(Arc::downgrade(&fs)));

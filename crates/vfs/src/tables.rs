@@ -7,7 +7,7 @@ use client::{Batch, Error, Heal, LedgerRow, Outcome, Range, Rows, Table};
 #[derive(Clone)]
 pub(crate) enum Records {
     /// In a running node's table.
-    Table(Table),
+    Table(Box<Table>),
     #[cfg(test)]
     Model(std::sync::Arc<crate::model::Side>),
 }

@@ -539,9 +539,9 @@ mod tests {
     fn what_a_mount_wrote_itself_is_known_when_its_batch_is_answered() {
         let (watch, key) = (Watch::default(), record::content(5));
         assert_eq!(watch.is_own(&key, version(1)), Some(false));
-        watch.begin(&[key.clone()]);
+        watch.begin(std::slice::from_ref(&key));
         assert_eq!(watch.is_own(&key, version(1)), None);
-        watch.end(&[key.clone()], Some(version(1)));
+        watch.end(std::slice::from_ref(&key), Some(version(1)));
         assert_eq!(watch.is_own(&key, version(1)), Some(true));
         assert_eq!(watch.is_own(&key, version(2)), Some(false), "another's, after it");
         (10..10 + OWN_MAX as u64 + 1).for_each(|n| watch.end(&[], Some(version(n))));
@@ -613,7 +613,7 @@ mod tests {
     #[test]
     fn a_change_that_may_be_ones_own_is_pushed_when_it_is_not_known_in_time() {
         let (watch, key) = (Watch::default(), record::content(5));
-        watch.begin(&[key.clone()]);
+        watch.begin(std::slice::from_ref(&key));
         assert!(!watch.judge(&key, version(1), Instant::now()));
         assert!(watch.judge(&key, version(1), Instant::now() - UNCLEAR));
         assert_eq!(lock(&watch.lanes[1].queue).fresh.len(), 1);
