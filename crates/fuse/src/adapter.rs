@@ -706,9 +706,11 @@ impl Filesystem for Adapter {
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         const BLOCK: u64 = 4096;
-        let usage = self.fs.usage();
-        let (blocks, free) = (usage.total / BLOCK, usage.free / BLOCK);
-        reply.statfs(blocks, free, free, u64::MAX >> 16, u64::MAX >> 16, BLOCK as u32, 255, BLOCK as u32);
+        self.spawn(Call::Getattr, |fs| async move {
+            let usage = fs.usage().await;
+            let (blocks, free) = (usage.total / BLOCK, usage.free / BLOCK);
+            reply.statfs(blocks, free, free, u64::MAX >> 16, u64::MAX >> 16, BLOCK as u32, 255, BLOCK as u32);
+        });
     }
 
     fn setxattr(

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// An inode's number.
 pub type Ino = u64;
@@ -152,9 +152,9 @@ impl Default for MountOptions {
 /// What `statfs` shows.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
-    /// Bytes on the disc of this mount's node.
+    /// Bytes that there is room for in all.
     pub total: u64,
-    /// Bytes free on it.
+    /// Bytes that there is room for still.
     pub free: u64,
 }
 
@@ -210,7 +210,9 @@ pub struct Fs {
     pub(crate) dirty_bytes: AtomicUsize,
     pub(crate) watch: Arc<Watch>,
     pub(crate) options: MountOptions,
-    data_dir: std::path::PathBuf,
+    pub(crate) data_dir: std::path::PathBuf,
+    /// How much room there was when that was last asked.
+    pub(crate) usage: Mutex<Option<(Instant, Usage)>>,
 }
 
 /// Wall nanoseconds since 1970.
@@ -326,6 +328,7 @@ impl Fs {
             watch: Arc::default(),
             options,
             data_dir,
+            usage: Mutex::default(),
         };
         fs.make_root().await?;
         fs.check_form(name).await?;
@@ -500,12 +503,6 @@ impl Fs {
         Ok(best.map(|(_, found)| found))
     }
 
-    /// Room on this node's disc.
-    pub fn usage(&self) -> Usage {
-        let stat = rustix_statvfs(&self.data_dir);
-        stat.unwrap_or(Usage { total: 0, free: 0 })
-    }
-
     /// Who else is there, for the decision what may be freed.
     pub(crate) async fn status(&self) -> Result<Option<Status>, FsError> {
         let Some(db) = &self.db else { return Ok(None) };
@@ -527,11 +524,6 @@ impl Fs {
         self.end_session().await?;
         result
     }
-}
-
-fn rustix_statvfs(path: &std::path::Path) -> Option<Usage> {
-    let stat = rustix::fs::statvfs(path).ok()?;
-    Some(Usage { total: stat.f_blocks * stat.f_frsize, free: stat.f_bavail * stat.f_frsize })
 }
 
 pub(crate) fn refused(refusal: &Refusal) -> FsError {

@@ -27,6 +27,7 @@ mod settle;
 mod space;
 mod tables;
 mod tidy;
+mod usage;
 mod watch;
 
 pub use attrs::SetXattr;

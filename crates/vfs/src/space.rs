@@ -107,8 +107,11 @@ impl Fs {
             return Ok(map.get(first).map(|e| e.at.max(at)));
         }
         let mut at = at;
-        for e in map[first..].iter().take_while(|e| e.at <= at).collect::<Vec<_>>() {
-            at = at.max(e.at + u64::from(e.len));
+        for e in &map[first..] {
+            if e.at > at {
+                break;
+            }
+            at = e.at + u64::from(e.len);
         }
         Ok((at < (u64::from(page) + 1) * PAGE).then_some(at))
     }
