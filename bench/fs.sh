@@ -54,7 +54,8 @@ def read(path, mib):
 
 def sqlite(path, n):
     db = sqlite3.connect(path, isolation_level=None); db.execute("create table t(i integer primary key, v text)")
-    return rate(n, lambda: [db.execute("insert into t(v) values('x')") for _ in range(n)])
+    try: return rate(n, lambda: [db.execute("insert into t(v) values('x')") for _ in range(n)])
+    finally: db.close()
 
 def once(top):
     d = top + "/d"; out = {}

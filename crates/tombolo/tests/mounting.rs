@@ -6,7 +6,7 @@ mod common;
 use common::{BIN, Scratch, alone, says, wait};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// The program under the name by which `mount(8)` calls it.
@@ -24,6 +24,23 @@ fn tells(out: &Output, code: i32, words: &str) {
     assert!(out.status.code() == Some(code) && text.contains(words), "{:?} {text}", out.status);
 }
 
+/// A mount point that is left behind by no test, however it ends.
+struct Point(PathBuf);
+
+impl Point {
+    fn new(scratch: &Scratch) -> Point {
+        let dir = scratch.path("mnt");
+        fs::create_dir(&dir).unwrap();
+        Point(dir)
+    }
+}
+
+impl Drop for Point {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
+    }
+}
+
 fn umount(dir: &Path) {
     assert!(Command::new("umount").arg(dir).status().unwrap().success());
     wait("nothing is mounted", 20, || {
@@ -36,8 +53,8 @@ fn it_is_mounted_like_any_filesystem() {
     need_namespaces!();
     let scratch = Scratch::new();
     let node = alone(&scratch, "n1");
-    let dir = scratch.path("mnt");
-    fs::create_dir(&dir).unwrap();
+    let point = Point::new(&scratch);
+    let dir = point.0.clone();
     tells(&mount(&scratch, &dir, "_netdev,nofail,x-systemd.automount,noexec"), 0, "is mounted on");
     fs::write(dir.join("f"), "text").unwrap();
     let line = fs::read_to_string("/proc/mounts").unwrap();
@@ -61,8 +78,8 @@ fn reading_is_written_down_where_that_is_asked_for() {
     need_namespaces!();
     let scratch = Scratch::new();
     let _node = alone(&scratch, "n1");
-    let dir = scratch.path("mnt");
-    fs::create_dir(&dir).unwrap();
+    let point = Point::new(&scratch);
+    let dir = point.0.clone();
     let times = |name: &str| {
         let meta = fs::metadata(dir.join(name)).unwrap();
         ((meta.atime(), meta.atime_nsec()), (meta.mtime(), meta.mtime_nsec()))
