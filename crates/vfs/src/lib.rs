@@ -4,8 +4,8 @@
 //! conditional batch. Nothing is freed until every mount and every copy has seen that it is gone.** `docs/walkenfs.md` has
 //! the records and the operations; [`record`] names them.
 //!
-//! So far: one locality per filesystem, no delegations. What happens when islands wrote the same names is settled by the
-//! fragment's merge alone.
+//! What other mounts change is told to this machine's kernel (`watch`), and what two islands made of one tree is made one tree
+//! again (`tidy`, `settle`). So far: one locality per filesystem, no delegations.
 
 mod acl;
 mod attrs;

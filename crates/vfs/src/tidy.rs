@@ -243,12 +243,15 @@ impl Fs {
         let kept =
             if all { 0 } else { group.names.iter().rev().take_while(|(name, ..)| Some(name) == last.as_ref()).count() };
         let ripe: Vec<_> = group.names.drain(..group.names.len() - kept).collect();
-        let mut ranges = Vec::new();
-        for (_, ino, link, ..) in &ripe {
-            let keys = [record::place(*ino, *link), record::inode(*ino), record::orphan(*ino)];
-            ranges.extend(keys.map(Range::key));
+        let mut rows = Vec::new();
+        // An answer is cut after some megabytes: so many fit, whatever they hold.
+        for part in ripe.chunks(MOVES_MAX) {
+            let keys = |(_, ino, link, ..): &(Bytes, Ino, u64, Kind, Version)| {
+                [record::place(*ino, *link), record::inode(*ino), record::orphan(*ino)].map(Range::key)
+            };
+            rows.extend(self.read_meta(part.iter().flat_map(keys).collect()).await?);
         }
-        let mut rows = if ranges.is_empty() { Vec::new() } else { self.read_meta(ranges).await? }.into_iter();
+        let mut rows = rows.into_iter();
         let mut same: Vec<Entry> = Vec::new();
         for (name, ino, link, kind, version) in ripe {
             let (place, inode, orphan) = (first(rows.next()), first(rows.next()), first(rows.next()));
@@ -297,6 +300,9 @@ impl Fs {
             Some((_, row)) => Check::AtVersion(place, row.version),
             None => Check::Absent(place),
         });
+        if inode.is_none() {
+            checks.push(Check::Absent(record::inode(entry.ino)));
+        }
         if entry.kind == Kind::Directory {
             writes.push(Write::Delete { key: record::subdir(dir, entry.ino) });
         }
