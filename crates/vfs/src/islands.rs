@@ -131,3 +131,12 @@ async fn moved_on_both_sides_it_is_in_one_place() {
     reap(&world).await;
     assert_eq!(world.check().await.expect("sound").len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_filesystem_of_another_form_is_refused() {
+    let world = World::new(7).await;
+    let other = crate::fs::put(crate::record::form(), 99u64.to_be_bytes().to_vec().into());
+    world.mounts[0].commit(Vec::new(), vec![other], false).await.expect("put");
+    let said = world.mount(1).await.err().expect("refused").to_string();
+    assert!(said.contains("shared") && said.contains("form 99"), "{said}");
+}

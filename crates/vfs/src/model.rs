@@ -1,7 +1,7 @@
 //! Two islands of one filesystem: the real copies of its tables on a network of two nodes that can be cut, random operations on
 //! both sides, and what must hold when they have met.
 
-use crate::error::FsError;
+use crate::error::{FsError, MountError};
 use crate::fs::{Fs, Ino, Kind, MountOptions, New, Over, ROOT, SetAttr, lock, policy};
 use crate::reap::Rounds;
 use crate::tables::Records;
@@ -195,18 +195,27 @@ pub(crate) struct World {
 /// What a side sees: paths, and what lies there.
 pub(crate) type Tree = BTreeMap<String, String>;
 
+/// A mount on one side.
+async fn mount(tables: &[Arc<Mutex<Pair>>; 2], me: usize) -> Result<Fs, MountError> {
+    let side = |n: usize| Records::Model(Arc::new(Side { pair: tables[n].clone(), me }));
+    let (name, options) = (format!("n{}", me + 1), MountOptions::default());
+    Fs::begin(None, (side(0), side(1)), ("shared", &name), options, "/".into()).await
+}
+
 impl World {
     pub(crate) async fn new(seed: u64) -> World {
         let pair = |table, policy: &MergePolicy| Arc::new(Mutex::new(Pair::new(table, policy, seed)));
         let tables = [pair(1, &policy()), pair(2, &MergePolicy::default())];
         let mut mounts = Vec::new();
         for me in 0..2 {
-            let side = |n: usize| Records::Model(Arc::new(Side { pair: tables[n].clone(), me }));
-            let (name, options) = (format!("n{}", me + 1), MountOptions::default());
-            let fs = Fs::begin(None, (side(0), side(1)), ("shared", &name), options, "/".into()).await;
-            mounts.push(fs.expect("mounted"));
+            mounts.push(mount(&tables, me).await.expect("mounted"));
         }
         World { tables, mounts, rounds: Default::default(), rng: StdRng::seed_from_u64(seed), tokens: 0 }
+    }
+
+    /// Another mount on that side.
+    pub(crate) async fn mount(&self, me: usize) -> Result<Fs, MountError> {
+        mount(&self.tables, me).await
     }
 
     /// One of the tables alone: the names, or the bytes.
