@@ -230,7 +230,8 @@ async fn attributes(fs: &Fs, reply: ReplyAttr, done: Result<(Attr, Mark), FsErro
     }
 }
 
-/// Opens what has a name; and whether the kernel may keep its bytes. Cuts it off first, if asked to.
+/// Opens what has a name; and whether the kernel may keep its bytes. Cuts it off if asked to, which happens only where the kernel took
+/// the name to be free: otherwise it asks for that by itself, once it knows that no program runs from the file (so not ATOMIC_O_TRUNC).
 async fn open(fs: &Fs, ino: u64, flags: i32, kill: bool) -> Result<(FileHandle, bool), FsError> {
     let (handle, keep) = fs.open(ino, flags & O_APPEND != 0).await?;
     if flags & O_TRUNC != 0
@@ -294,7 +295,6 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_MAX_PAGES,
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
             // The kernel decides by access control lists, and leaves it to us what a new inode inherits.
             InitFlags::FUSE_POSIX_ACL,
             InitFlags::FUSE_DONT_MASK,
