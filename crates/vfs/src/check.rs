@@ -1,15 +1,13 @@
 //! `fsck`: everything of a filesystem looked at, in words, and mended where it can be.
 
 use crate::error::FsError;
-use crate::fs::{Fs, Kind};
+use crate::fs::{Fs, Kind, lock};
+use crate::settle::STEP;
 use crate::tidy::{Group, Walk};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
+use std::sync::Mutex;
 
-/// How many bytes are read at once.
-const STEP: u64 = 1024 * 1024;
-/// How often it is begun anew, while mending finds something.
-const WALKS_MAX: usize = 64;
 /// How much is told of what was found; all of it is counted.
 const TOLD_MAX: usize = 1000;
 
@@ -35,18 +33,11 @@ impl Fs {
     pub async fn fsck(&self, repair: bool) -> Result<Checked, FsError> {
         let mut out = Checked::default();
         if repair {
-            out.mended = self.settle_bytes(false).await? as u64;
-            let mut calm = false;
-            for _ in 0..WALKS_MAX {
-                let walk = self.walk(Walk::new(true, calm, false)).await?;
-                let done = walk.mended == 0 && calm;
-                calm = walk.mended == 0;
-                out.mended += walk.mended as u64;
-                out.found.extend(walk.found.into_iter().take(TOLD_MAX - out.found.len().min(TOLD_MAX)));
-                if done {
-                    break;
-                }
-            }
+            let found = Mutex::new(Vec::new());
+            let say = |what| lock(&found).push(what);
+            out.mended = self.tidy(false, say).await? as u64;
+            out.found = found.into_inner().unwrap_or_default();
+            out.found.truncate(TOLD_MAX);
         }
         let walk = self.walk(Walk::new(false, true, true)).await?;
         (out.inodes, out.bytes, out.left) = (walk.inodes, walk.bytes, walk.found);

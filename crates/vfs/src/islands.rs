@@ -55,7 +55,7 @@ async fn of_names_that_were_taken_the_last_comes_back_and_no_older_one() {
     world.mounts[0].remove(ROOT, b"a", false).await.expect("removed");
     world.mounts[1].remove(ROOT, b"b", false).await.expect("removed");
     world.cut(false);
-    world.mounts[0].tidy(true).await.expect("tidied");
+    world.mounts[0].tidy(true, drop).await.expect("tidied");
     let tree = world.check().await.expect("sound");
     assert!(tree.len() == 1 && !tree.contains_key("/old"), "{tree:?}");
 }
@@ -74,7 +74,7 @@ async fn versions_are_settled_when_their_bytes_have_come() {
     }
     // The names meet, the bytes do not yet.
     world.cut_table(0, false);
-    let tidied = [world.mounts[0].tidy(true).await, world.mounts[1].tidy(true).await];
+    let tidied = [world.mounts[0].tidy(true, drop).await, world.mounts[1].tidy(true, drop).await];
     assert!(tidied.iter().any(Result::is_err), "{tidied:?}");
     world.cut_table(1, false);
     reap(&world).await;
@@ -110,7 +110,7 @@ async fn what_cannot_be_mended_does_not_keep_the_rest_from_it() {
     let ino = made(&mut world, b"f").await;
     let gone = client::Write::Delete { key: crate::record::inode(ino) };
     world.mounts[0].commit(Vec::new(), vec![gone], false).await.expect("deleted");
-    world.mounts[0].tidy(true).await.expect("tidied");
+    world.mounts[0].tidy(true, drop).await.expect("tidied");
     assert!(world.tree(0).await.expect("a tree").is_empty());
     let left = world.mounts[0].fsck(true).await.expect("looked").left;
     assert!(left.iter().any(|what| what.contains("records of inode")), "{left:?}");

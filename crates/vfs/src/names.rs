@@ -15,7 +15,7 @@ use client::{Bump, Check, Range, Write};
 /// The most links of one inode.
 pub(crate) const LINKS_MAX: usize = 60_000;
 /// The deepest path that a move of a directory walks up.
-const DEPTH_MAX: usize = 4096;
+pub(crate) const DEPTH_MAX: usize = 4096;
 
 /// The value of records whose key says all.
 pub(crate) const HERE: Bytes = Bytes::from_static(&[1]);

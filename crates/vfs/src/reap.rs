@@ -5,7 +5,7 @@
 //! come back with a map that names what was freed.
 
 use crate::error::FsError;
-use crate::fs::{Fs, Ino, TRIES_MAX, first, lock, put, to_content};
+use crate::fs::{Fs, Ino, first, lock, put, to_content};
 use crate::names::{HERE, removal_ranges};
 use crate::record::{self, Dropped, Gone, Session};
 use crate::tables::Records;
@@ -136,7 +136,7 @@ impl Fs {
             match self.give_up(ino).await? {
                 Verdict::Given => self.free_inode(ino).await?,
                 Verdict::Kept => {}
-                Verdict::Wanted => drop(self.tidy(false).await?),
+                Verdict::Wanted => drop(self.tidy(false, |what| tracing::info!("{what}")).await?),
             }
             if begun.elapsed() > REAP_FOR {
                 return Ok(());
@@ -239,7 +239,7 @@ impl Fs {
         if since.elapsed() < TIDY_AFTER * before as u32 {
             return Ok(false);
         }
-        let mended = self.tidy(since.elapsed() < PATIENCE).await?;
+        let mended = self.tidy(since.elapsed() < PATIENCE, |what| tracing::info!("islands met: {what}")).await?;
         if mended > 0 {
             tracing::info!("islands met: {mended} things in the tree were put in order");
         }
@@ -317,7 +317,8 @@ impl Fs {
     async fn free_inode(&self, ino: Ino) -> Result<(), FsError> {
         let mut from = Bytes::copy_from_slice(&ino.to_be_bytes());
         let to: Option<Bytes> = ino.checked_add(1).map(|next| Bytes::copy_from_slice(&next.to_be_bytes()));
-        for _ in 0..TRIES_MAX {
+        // However many pieces there are: an answer brings some megabytes of them.
+        loop {
             let range = Range { space: Space::User, from: from.clone(), to: to.clone(), limit: DELETE_MAX as u32 };
             let rows = self.blocks.read(&ino.to_be_bytes(), vec![range]).await?;
             let Some(rows) = rows.into_iter().next() else { break };

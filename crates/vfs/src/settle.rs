@@ -5,13 +5,13 @@ use crate::fs::{Fs, Ino, Kind, TRIES_MAX, first, pause, put, to_content, wall_ns
 use crate::map::unreferenced;
 use crate::names::{Found, touch};
 use crate::record::{self, Content, Dropped, Extent, Gone, Inode, Place};
-use crate::tidy::{Entry, Walk, batches, conflict_name, is_left_out, put_back, settled};
+use crate::tidy::{Entry, MOVES_MAX, Walk, conflict_name, is_left_out, put_back, settled};
 use bytes::Bytes;
 use client::{Check, LedgerRow, Range, Record, Write};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How many bytes of two files are compared, or copied, at once.
-const STEP: u64 = 1024 * 1024;
+pub(crate) const STEP: u64 = 1024 * 1024;
 /// How many names are tried for a file that lost its own.
 const NAMES_MAX: usize = 1000;
 
@@ -146,7 +146,7 @@ impl Fs {
             let rows: Vec<_> = rows.into_iter().flat_map(|r| r.rows).collect();
             empty |= rows.is_empty();
             let mended = walk.mended;
-            for part in batches(rows) {
+            for part in rows.chunks(MOVES_MAX) {
                 self.move_entries(part, from.ino, into, walk).await?;
             }
             if walk.mended == mended {
@@ -165,14 +165,14 @@ impl Fs {
     /// Moves some entries of a directory that is merged into another.
     async fn move_entries(
         &self,
-        part: Vec<(Bytes, Record)>,
+        part: &[(Bytes, Record)],
         from: Ino,
         into: Ino,
         walk: &mut Walk,
     ) -> Result<(), FsError> {
         let (mut checks, mut writes, mut places) = (Vec::new(), Vec::new(), Vec::new());
         let split = |key: &Bytes| record::split_entry(key).ok_or(FsError::Damaged("an entry's key"));
-        for (key, _) in &part {
+        for (key, _) in part {
             let (_, ino, link) = split(key)?;
             places.push(Range::key(record::place(ino, link)));
         }
