@@ -24,6 +24,31 @@ pub(crate) fn touch(dir: Ino, now: u64) -> Write {
     Write::Bump { key: record::times(dir), by: Bump::Max, fields: vec![now, now] }
 }
 
+/// Writes that put a link at a place, and take it from where it stood, if it stood anywhere.
+pub(crate) fn put_at((ino, link, kind): (Ino, u64, Kind), from: Option<(Ino, &[u8])>, place: &Place) -> Vec<Write> {
+    let mut writes = Vec::new();
+    if let Some((dir, name)) = from.filter(|(dir, name)| (*dir, *name) != (place.parent, &place.name[..])) {
+        writes.push(Write::Delete { key: record::entry(dir, name, ino, link) });
+        if kind == Kind::Directory && dir != place.parent {
+            writes.push(Write::Delete { key: record::subdir(dir, ino) });
+        }
+    }
+    if kind == Kind::Directory && from.is_none_or(|(dir, _)| dir != place.parent) {
+        writes.push(put(record::subdir(place.parent, ino), HERE));
+    }
+    writes.push(put(record::entry(place.parent, &place.name, ino, link), record::encode(&kind)));
+    writes.push(put(record::place(ino, link), record::encode(place)));
+    writes
+}
+
+/// Writes that give something another place.
+fn moved(from: (Ino, &[u8]), to: (Ino, &[u8]), what: &Found, now: u64) -> Vec<Write> {
+    let moves = what.kind == Kind::Directory && from.0 != to.0;
+    let previous = moves.then(|| (from.0, Bytes::copy_from_slice(from.1)));
+    let place = Place { parent: to.0, name: Bytes::copy_from_slice(to.1), ctime: now, previous };
+    put_at((what.ino, what.link, what.kind), Some(from), &place)
+}
+
 /// What must be known of an inode that may lose its last name.
 pub(crate) fn removal_ranges(ino: Ino) -> Vec<Range> {
     let keys = [record::inode(ino), record::content(ino)].map(Range::key);
@@ -267,23 +292,6 @@ impl Fs {
         Err(FsError::Unavailable)
     }
 
-    /// Writes that put a link at a place; it is taken from where it stood.
-    fn put_at(&self, from: (Ino, &[u8]), to: (Ino, &[u8]), what: &Found, now: u64) -> Vec<Write> {
-        let moves = what.kind == Kind::Directory && from.0 != to.0;
-        let previous = moves.then(|| (from.0, Bytes::copy_from_slice(from.1)));
-        let place = Place { parent: to.0, name: Bytes::copy_from_slice(to.1), ctime: now, previous };
-        let mut writes = vec![
-            Write::Delete { key: record::entry(from.0, from.1, what.ino, what.link) },
-            put(record::entry(to.0, to.1, what.ino, what.link), record::encode(&what.kind)),
-            put(record::place(what.ino, what.link), record::encode(&place)),
-        ];
-        if moves {
-            writes.push(Write::Delete { key: record::subdir(from.0, what.ino) });
-            writes.push(put(record::subdir(to.0, what.ino), HERE));
-        }
-        writes
-    }
-
     /// What must hold, and is written, for directories that change their parent: of each, which and its new parent.
     async fn moving(&self, moves: &[(&Found, Ino)]) -> Result<(Vec<Check>, Vec<Write>), FsError> {
         let mut checks = Vec::new();
@@ -321,7 +329,7 @@ impl Fs {
         if let Some(target) = target {
             self.take(to, new, target, now, (&mut checks, &mut writes)).await?;
         }
-        writes.extend(self.put_at((dir, name), (to, new), source, now));
+        writes.extend(moved((dir, name), (to, new), source, now));
         match self.commit(checks, writes, false).await? {
             None => Ok(true),
             Some(0 | 1) => Err(FsError::NotFound),
@@ -343,8 +351,8 @@ impl Fs {
             checks.extend(more);
             writes.extend(bump);
         }
-        writes.extend(self.put_at((a.0, a.1), (b.0, b.1), a.2, now));
-        writes.extend(self.put_at((b.0, b.1), (a.0, a.1), b.2, now));
+        writes.extend(moved((a.0, a.1), (b.0, b.1), a.2, now));
+        writes.extend(moved((b.0, b.1), (a.0, a.1), b.2, now));
         Ok(self.commit(checks, writes, false).await?.is_none())
     }
 

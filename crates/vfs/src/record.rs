@@ -183,6 +183,11 @@ pub(crate) fn key(ino: Ino, kind: u8, rest: &[&[u8]]) -> Bytes {
     key.freeze()
 }
 
+/// Whose record this is the key of; 0: nobody's.
+pub(crate) fn ino_of(key: &Bytes) -> Ino {
+    key.first_chunk::<8>().map_or(0, |ino| u64::from_be_bytes(*ino))
+}
+
 pub(crate) fn inode(ino: Ino) -> Bytes {
     key(ino, b'I', &[])
 }

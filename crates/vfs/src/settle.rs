@@ -48,7 +48,7 @@ impl Fs {
                 format!("{shown:?} is of two files: the earlier is {:?} from now on", String::from_utf8_lossy(&name));
             let to = Place { name: name.clone(), ..place.clone() };
             let (mut checks, mut writes) =
-                put_back((other.ino, other.link, other.kind), row.version, (dir, &other.name), to);
+                put_back((other.ino, other.link, other.kind), row.version, Some((dir, &other.name)), to);
             checks.push(Check::Count(record::name(dir, &name), 0));
             writes.push(settled(other.link, what.clone()));
             self.mend(walk, "name", what, (checks, writes)).await?;
@@ -186,7 +186,7 @@ impl Fs {
             let kind: Kind = record::decode(row.value.as_deref().unwrap_or_default())?;
             let previous = (kind == Kind::Directory).then(|| (from, name.clone()));
             let to = Place { parent: into, name: name.clone(), ctime: was.ctime, previous };
-            let step = put_back((ino, link, kind), place.version, (from, &name), to);
+            let step = put_back((ino, link, kind), place.version, Some((from, &name)), to);
             checks.extend(step.0);
             writes.extend(step.1);
         }
@@ -203,8 +203,8 @@ impl Fs {
         while let Some(at) = from {
             let (rows, next) = self.meta.ledger(at).await?;
             for (_, row) in rows {
-                if let (Some(ino), Some(b'C')) = (row.key.first_chunk::<8>(), row.key.get(8)) {
-                    all.entry(u64::from_be_bytes(*ino)).or_default().push(row);
+                if row.key.get(8) == Some(&b'C') {
+                    all.entry(record::ino_of(&row.key)).or_default().push(row);
                 }
             }
             from = next;
@@ -278,7 +278,7 @@ impl Fs {
         let what = format!("inode {ino:x} was written on both sides: the earlier version is {shown:?}");
         tracing::warn!("{what}");
         let place = Place { parent: dir, name: name.clone(), ctime: wall_ns(), previous: None };
-        let (mut checks, mut writes) = put_back((copy, link, Kind::File), Default::default(), (0, b""), place);
+        let (mut checks, mut writes) = put_back((copy, link, Kind::File), Default::default(), None, place);
         checks.extend([
             // Another mount that does the same at once: one of them is first.
             Check::Absent(record::settled(id)),

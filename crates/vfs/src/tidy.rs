@@ -8,7 +8,7 @@
 
 use crate::error::FsError;
 use crate::fs::{Fs, Ino, Kind, ROOT, first, put, version_of, wall_ns};
-use crate::names::{DEPTH_MAX, HERE, touch};
+use crate::names::{DEPTH_MAX, HERE, put_at, touch};
 use crate::record::{self, Content, Gone, Inode, Place, Settled};
 use base::{Hlc, Version};
 use bytes::Bytes;
@@ -167,8 +167,7 @@ impl Fs {
             let range = Range { space: Space::User, from: from.clone(), to: None, limit: ROWS };
             let rows = self.read_meta(vec![range]).await?.into_iter().next().unwrap_or_default();
             for (key, row) in &rows.rows {
-                let (Some(ino), Some(kind)) = (key.first_chunk::<8>(), key.get(8)) else { continue };
-                let ino = u64::from_be_bytes(*ino);
+                let (ino, Some(kind)) = (record::ino_of(key), key.get(8)) else { continue };
                 if ino != group.ino {
                     self.look_at(std::mem::take(&mut group), &mut walk).await?;
                     group.ino = ino;
@@ -348,7 +347,7 @@ impl Fs {
             if parent == place.parent && there {
                 continue;
             }
-            let from = (place.parent, &place.name[..]);
+            let from = Some((place.parent, &place.name[..]));
             let step = put_back((group.ino, *link, kind), row.version, from, Place { parent, ..place.clone() });
             let shown = String::from_utf8_lossy(&place.name).into_owned();
             let what = format!("{shown:?} was in no directory: it is put into {parent:x}");
@@ -419,7 +418,7 @@ impl Fs {
             None => (self.numbers.fresh()?, place(self.lost(walk).await?, format!("inode {ino:x}").into())),
         };
         let key = record::orphan(ino);
-        let (mut checks, mut writes) = put_back((ino, link, kind), Version::default(), (0, b""), place.clone());
+        let (mut checks, mut writes) = put_back((ino, link, kind), Version::default(), None, place.clone());
         checks.push(Check::Count(record::places(ino), 0));
         match orphan {
             Some(version) => {
@@ -472,7 +471,7 @@ impl Fs {
             let target = None;
             let inode = Inode { kind, mode: 0o700, uid: 0, gid: 0, rdev: 0, target, ctime: 0, birth: 0, after: false };
             let place = Place { parent: ROOT, name: Bytes::from_static(LOST_NAME), ctime: 0, previous: None };
-            let (mut checks, mut writes) = put_back((LOST, 1, kind), Version::default(), (0, b""), place);
+            let (mut checks, mut writes) = put_back((LOST, 1, kind), Version::default(), None, place);
             checks.push(Check::Absent(key.clone()));
             writes.push(put(key, record::encode(&inode)));
             self.commit_as(checks, writes, false, false).await?.ok();
@@ -517,7 +516,7 @@ impl Fs {
             _ => (self.lost(walk).await?, place.name.clone()),
         };
         let back = Place { parent, name, ctime: wall_ns(), previous: None };
-        let from = (place.parent, &place.name[..]);
+        let from = Some((place.parent, &place.name[..]));
         let step = put_back((ino, link, Kind::Directory), row.version, from, back);
         let shown = String::from_utf8_lossy(&place.name).into_owned();
         let what = format!("{shown:?} and a directory in it were moved into each other: it goes back");
@@ -550,25 +549,14 @@ fn gather(group: &mut Group, kind: u8, key: &Bytes, row: &Record) -> Result<(), 
 pub(crate) fn put_back(
     (ino, link, kind): (Ino, u64, Kind),
     seen: Version,
-    (dir, name): (Ino, &[u8]),
+    from: Option<(Ino, &[u8])>,
     place: Place,
 ) -> Step {
     let key = record::place(ino, link);
     let as_seen =
         if seen == Version::default() { Check::Absent(key.clone()) } else { Check::AtVersion(key.clone(), seen) };
-    let (parent, now) = (place.parent, place.ctime.max(1));
-    let mut writes = vec![touch(parent, now)];
-    if dir != 0 && (dir, name) != (parent, &place.name[..]) {
-        writes.push(Write::Delete { key: record::entry(dir, name, ino, link) });
-        if kind == Kind::Directory && dir != parent {
-            writes.push(Write::Delete { key: record::subdir(dir, ino) });
-        }
-    }
-    if kind == Kind::Directory {
-        writes.push(put(record::subdir(parent, ino), HERE));
-    }
-    writes.push(put(record::entry(parent, &place.name, ino, link), record::encode(&kind)));
-    writes.push(put(key, record::encode(&place)));
+    let mut writes = vec![touch(place.parent, place.ctime)];
+    writes.extend(put_at((ino, link, kind), from, &place));
     (vec![as_seen], writes)
 }
 

@@ -55,13 +55,9 @@ enum Push {
     Bytes(Ino),
 }
 
-fn ino_of(key: &Bytes) -> Ino {
-    key.first_chunk::<8>().map_or(0, |ino| u64::from_be_bytes(*ino))
-}
-
 /// What the kernel has to forget when this key is changed.
 fn push_of(key: &Bytes) -> Option<Push> {
-    let ino = ino_of(key);
+    let ino = record::ino_of(key);
     match key.get(8)? {
         _ if ino == 0 => None,
         b'D' => record::split_entry(key).map(|(name, ..)| Push::Name(ino, name)),
@@ -148,14 +144,14 @@ impl Default for Watch {
 impl Watch {
     /// Of these keys a batch is on its way.
     pub(crate) fn begin(&self, keys: &[Bytes]) {
-        keys.iter().for_each(|key| self.changes(ino_of(key)));
+        keys.iter().for_each(|key| self.changes(record::ino_of(key)));
         let mut own = lock(&self.own);
         keys.iter().for_each(|key| *own.flying.entry(key.clone()).or_default() += 1);
     }
 
     /// It has been answered; `Some`: it was done, and the kernel knows it from the reply.
     pub(crate) fn end(&self, keys: &[Bytes], done: Option<Version>) {
-        keys.iter().for_each(|key| self.changes(ino_of(key)));
+        keys.iter().for_each(|key| self.changes(record::ino_of(key)));
         let mut own = lock(&self.own);
         for key in keys {
             if let Some(count) = own.flying.get_mut(key) {
