@@ -8,8 +8,10 @@ use rustix::fs::{AtFlags, FallocateFlags, RenameFlags, SeekFrom, renameat_with, 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 fn alone(scratch: &Scratch) -> (Node, PathBuf) {
     let mut node = Node::new(scratch, "n1", None, &["--no-multicast", "--listen", "127.0.0.1:0"]);
@@ -210,12 +212,21 @@ fn a_file_is_as_long_as_what_was_written_while_it_is_committed() {
     let (_node, dir) = alone(&scratch);
     let path = dir.join("growing");
     let mut file = File::create(&path).unwrap();
-    let look = |path: &Path, least: u64| {
-        let len = fs::metadata(path).unwrap().len();
-        assert!(len >= least, "{len} of {least}");
-    };
-    for n in 1..=400u64 {
-        file.write_all(&[n as u8; 50_000]).unwrap();
-        look(&path, n * 50_000);
+    // Another commits it all the time.
+    let (other, over) = (file.try_clone().unwrap(), Arc::new(AtomicBool::new(false)));
+    let committing = std::thread::spawn({
+        let over = over.clone();
+        move || {
+            while !over.load(Ordering::Relaxed) {
+                other.sync_all().unwrap();
+            }
+        }
+    });
+    for n in 1..=1500u64 {
+        file.write_all(&[n as u8; 5_000]).unwrap();
+        let len = fs::metadata(&path).unwrap().len();
+        assert_eq!(len, n * 5_000);
     }
+    over.store(true, Ordering::Relaxed);
+    committing.join().unwrap();
 }
