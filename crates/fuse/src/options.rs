@@ -98,6 +98,11 @@ impl Options {
         Ok(())
     }
 
+    /// Is nothing to be acknowledged before the copies have it?
+    pub fn waits(&self) -> bool {
+        self.ro || self.kernel.iter().any(|flag| matches!(flag, Flag::Sync | Flag::DirSync))
+    }
+
     pub(crate) fn for_kernel(&self) -> Vec<MountOption> {
         let one = |flag: &Flag| match flag {
             Flag::NoExec => MountOption::NoExec,

@@ -199,6 +199,7 @@ impl Server {
             dirty_bytes_max: fuse_options.cache.unwrap_or(plain.dirty_bytes_max),
             uid: fuse_options.uid,
             gid: fuse_options.gid,
+            delegate: !fuse_options.waits(),
         };
         let deadline = tokio::time::Instant::now() + FS_LIMIT;
         let fs = loop {

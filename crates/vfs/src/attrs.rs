@@ -1,6 +1,7 @@
 //! Attributes: mode, owner, times, access control lists and extended attributes.
 
 use crate::acl::{self, Acl};
+use crate::delegate::Told;
 use crate::error::FsError;
 use crate::fs::{
     Attr, Caller, Fs, Ino, Kind, NAME_BYTES_MAX, SetAttr, TRIES_MAX, first, is_removed, named, pause, put, put_xattr,
@@ -104,9 +105,9 @@ impl Fs {
             }
         }
         writes.push(put(record::inode(ino), record::encode(&inode)));
-        let done = self.commit_as(checks, writes, false, true).await?;
+        let done = self.commit_as(checks, writes, false, Told::Replies).await?;
         if let (true, Ok(after)) = (commits, done) {
-            self.watch.committed(ino, before, after);
+            self.watch.committed(ino, self.real(before), self.real(after));
         }
         Ok(done.is_ok())
     }
@@ -128,7 +129,7 @@ impl Fs {
             let checks = vec![Check::AtVersion(record::inode(ino), i.version), named(ino, orphan.is_none())];
             let gone = Write::Delete { key: record::xattr(ino, CAPABILITY) };
             let writes = vec![put(record::inode(ino), record::encode(&inode)), gone];
-            if self.commit_as(checks, writes, false, false).await?.is_ok() {
+            if self.commit_as(checks, writes, false, Told::Pushes).await?.is_ok() {
                 // The reply says nothing of it, and what the kernel keeps would let programs do more than they may.
                 self.watch.forget(ino, false).await;
                 return Ok(());
@@ -147,7 +148,7 @@ impl Fs {
         let bump = Write::Bump { key: record::atime(ino), by: Bump::Max, fields: vec![at] };
         // The kernel is told: the file may have been looked at since it was closed.
         let checks = vec![Check::Present(record::inode(ino))];
-        self.commit_as(checks, vec![bump], false, false).await.map(drop)
+        self.commit_as(checks, vec![bump], false, Told::Pushes).await.map(drop)
     }
 
     /// Where a symbolic link leads.

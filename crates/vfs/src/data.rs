@@ -1,6 +1,7 @@
 //! Bytes of files: gathered, written as extents that never change, and committed by the inode's `C` record.
 
 use crate::attrs::is_read_noted;
+use crate::delegate::Told;
 use crate::error::FsError;
 use crate::fs::{
     Fs, Handle, HandleId, Ino, Pending, TRIES_MAX, first, is_removed, lock, named, pause, refused, to_content,
@@ -49,7 +50,7 @@ impl Fs {
             return Err(FsError::Stale);
         }
         let id = self.open_known(ino, append);
-        let mut keep = self.watch.opened(ino, version_of(content.as_ref())).await;
+        let mut keep = self.watch.opened(ino, self.real(version_of(content.as_ref()))).await;
         if keep && self.options.relatime {
             // What the kernel reads by itself nobody hears of.
             let (attr, _) = self.getattr(ino).await?;
@@ -177,7 +178,8 @@ impl Fs {
             None => (Vec::new(), 0),
         };
         let bytes: usize = dirty.iter().map(|(_, b)| b.len()).sum();
-        let mut done = if dirty.is_empty() { Ok(()) } else { self.commit_ranges(ino, dirty, mtime, sync, false).await };
+        let commits = !dirty.is_empty();
+        let mut done = if commits { self.commit_ranges(ino, dirty, mtime, sync, false).await } else { Ok(()) };
         self.dirty_bytes.fetch_sub(bytes, Ordering::Relaxed);
         if let Some(inode) = lock(&self.open).get_mut(&ino).filter(|o| o.dirty.is_empty()) {
             // Until here whoever asked was told of them, on their way as they were.
@@ -185,7 +187,7 @@ impl Fs {
         }
         self.watch.changes(ino);
         if sync && done.is_ok() {
-            done = self.sync_data(ino).await;
+            done = self.sync_data(ino, commits).await;
         }
         if let Err(e) = &done
             && bytes > 0
@@ -198,13 +200,20 @@ impl Fs {
         done
     }
 
-    /// Flushes what earlier commits of this file left to the interval.
-    async fn sync_data(&self, ino: Ino) -> Result<(), FsError> {
+    /// Flushes what earlier commits of this file left to the interval. `committed`: one that is on disc came after them, and all
+    /// names that came before it are, too.
+    async fn sync_data(&self, ino: Ino, committed: bool) -> Result<(), FsError> {
+        let (content, _) = self.content(ino).await?;
+        let large = !content.pages.is_empty() || content.extents.iter().any(|e| !e.small);
         let nothing = Batch { sync: true, ..Batch::default() };
         for round in 0..TRIES_MAX {
+            if !large {
+                return if committed { Ok(()) } else { self.sync_names().await };
+            }
             match self.blocks.batch(&ino.to_be_bytes(), nothing.clone()).await {
                 // The fragment was made into others meanwhile, or its leader went away.
                 Ok(Outcome::Unknown) | Err(client::Error::Node(node::ClientError::Parted(_))) => pause(round).await,
+                Ok(_) if committed => return Ok(()),
                 Ok(_) => return self.sync_names().await,
                 Err(e) => return Err(e.into()),
             }
@@ -415,9 +424,10 @@ impl Fs {
             writes.push(Write::Put { key, value: record::encode(&dropped), ttl_ms: None });
         }
         let named = named(ino, !content.nameless);
-        let done = self.commit_as(vec![Check::Present(record::inode(ino)), at, named], writes, sync, true).await?;
+        let checks = vec![Check::Present(record::inode(ino)), at, named];
+        let done = self.commit_as(checks, writes, sync, Told::Replies).await?;
         if let Ok(after) = done {
-            self.watch.committed(ino, version.unwrap_or_default(), after);
+            self.watch.committed(ino, self.real(version.unwrap_or_default()), self.real(after));
         }
         Ok(done.is_ok())
     }

@@ -1,3 +1,4 @@
+use crate::delegate::{Delegations, Told};
 use crate::error::{FsError, MountError};
 use crate::numbers::Numbers;
 use crate::record::{self, Content, Inode};
@@ -20,7 +21,7 @@ pub type Ino = u64;
 pub type HandleId = u64;
 
 /// Of what form the records are: raised whenever an older program would not understand them, or they an older one's.
-const FORM: u64 = 4;
+const FORM: u64 = 5;
 /// The root directory.
 pub(crate) const ROOT: Ino = 1;
 /// How often an operation is tried when others keep changing what it looked at.
@@ -134,6 +135,8 @@ pub struct MountOptions {
     pub uid: Option<u32>,
     /// And as this group's.
     pub gid: Option<u32>,
+    /// Directories in which this mount works alone it has to itself: what it does there is acknowledged before the copies have it.
+    pub delegate: bool,
 }
 
 impl Default for MountOptions {
@@ -145,6 +148,7 @@ impl Default for MountOptions {
             relatime: false,
             uid: None,
             gid: None,
+            delegate: false,
         }
     }
 }
@@ -209,6 +213,7 @@ pub struct Fs {
     next_handle: AtomicU64,
     pub(crate) dirty_bytes: AtomicUsize,
     pub(crate) watch: Arc<Watch>,
+    pub(crate) delegations: Delegations,
     pub(crate) options: MountOptions,
     pub(crate) data_dir: std::path::PathBuf,
     /// How much room there was when that was last asked.
@@ -246,7 +251,7 @@ pub(crate) fn named(ino: Ino, so: bool) -> Check {
 pub(crate) fn policy() -> MergePolicy {
     // Times merge by `max`: two islands that made files in one directory are no conflict. Of those who removed one inode each is
     // heard.
-    let exceptions = vec![(8, b'T', MergeRule::Max), (8, b'U', MergeRule::Union)];
+    let exceptions = vec![(8, b'T', MergeRule::Max), (8, b'U', MergeRule::Union), (8, b'Q', MergeRule::Union)];
     MergePolicy { default: MergeRule::Latest, exceptions }
 }
 
@@ -300,6 +305,7 @@ impl Fs {
         let blocks = Records::Table(Box::new(db.create_table(&blocks_name, blocks, true).await?));
         let me = db.status().await?.node;
         let fs = Arc::new(Fs::begin(Some(db), (meta, blocks), (name, &me), options, data_dir).await?);
+        fs.keep_delegations();
         tokio::spawn(crate::reap::keep_house(Arc::downgrade(&fs)));
         tokio::spawn(crate::reap::keep_order(Arc::downgrade(&fs)));
         Ok(fs)
@@ -326,6 +332,7 @@ impl Fs {
             next_handle: AtomicU64::new(1),
             dirty_bytes: AtomicUsize::new(0),
             watch: Arc::default(),
+            delegations: Delegations::default(),
             options,
             data_dir,
             usage: Mutex::default(),
@@ -386,11 +393,6 @@ impl Fs {
         self.next_handle.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Ranges of the metadata, all at one moment.
-    pub(crate) async fn read_meta(&self, ranges: Vec<Range>) -> Result<Vec<Rows>, FsError> {
-        Ok(self.meta.read(&[0; 8], ranges).await?)
-    }
-
     /// One record of the metadata.
     pub(crate) async fn get(&self, key: Bytes) -> Result<Option<Record>, FsError> {
         let rows = self.read_meta(vec![Range::key(key)]).await?;
@@ -405,31 +407,7 @@ impl Fs {
         writes: Vec<Write>,
         sync: bool,
     ) -> Result<Option<u32>, FsError> {
-        Ok(self.commit_as(checks, writes, sync, true).await?.err())
-    }
-
-    /// The same, with the version that it was given. `known`: the kernel learns of it from the reply; if not, it is told.
-    pub(crate) async fn commit_as(
-        &self,
-        checks: Vec<Check>,
-        writes: Vec<Write>,
-        sync: bool,
-        known: bool,
-    ) -> Result<Result<Version, u32>, FsError> {
-        let keys: Vec<Bytes> = if known { writes.iter().map(|w| w.key().clone()).collect() } else { Vec::new() };
-        self.watch.begin(&keys);
-        let outcome = self.meta.batch(&[0; 8], Batch { checks, writes, sync }).await;
-        let done = match &outcome {
-            Ok(Outcome::Done { version, .. }) => Some(*version),
-            _ => None,
-        };
-        self.watch.end(&keys, done.filter(|_| known));
-        match outcome? {
-            Outcome::Done { version, .. } => Ok(Ok(version)),
-            Outcome::Failed(Refusal::Check(index)) => Ok(Err(index)),
-            Outcome::Failed(refusal) => Err(refused(&refusal)),
-            Outcome::Unknown => Err(FsError::Unavailable),
-        }
+        Ok(self.commit_as(checks, writes, sync, Told::Replies).await?.err())
     }
 
     /// Attributes of an inode.
@@ -520,6 +498,7 @@ impl Fs {
         for ino in all {
             result = result.and(self.flush_inode(ino, true).await);
         }
+        result = result.and(self.land_at_last().await);
         self.watch.close();
         self.end_session().await?;
         result

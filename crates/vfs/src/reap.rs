@@ -4,6 +4,7 @@
 //! The last condition is stronger than it has to be (walkenfs' reaper will ask each copy instead), and safe: no copy can
 //! come back with a map that names what was freed.
 
+use crate::delegate::Told;
 use crate::error::FsError;
 use crate::fs::{Fs, Ino, first, lock, put, to_content};
 use crate::names::{HERE, removal_ranges};
@@ -94,8 +95,10 @@ impl Fs {
     }
 
     pub(crate) async fn end_session(&self) -> Result<(), FsError> {
-        let gone = vec![Write::Delete { key: record::session(self.session) }];
-        self.commit(Vec::new(), gone, false).await.map(drop)
+        let asked = self.meta.read(&[0; 8], vec![Range::prefix(record::recalls_of(self.session), ROWS)]).await?;
+        let keys = asked.into_iter().flat_map(|rows| rows.rows).map(|(key, _)| key).chain(session_keys(self.session));
+        let gone = keys.map(|key| Write::Delete { key }).collect();
+        self.keep(Vec::new(), gone).await.map(drop)
     }
 
     /// One round: say what this mount has seen and holds; if it is this mount's turn, free what nobody needs.
@@ -160,7 +163,8 @@ impl Fs {
     async fn all(&self, prefix: Bytes) -> Result<(Vec<(Bytes, Record)>, bool), FsError> {
         let (mut out, mut range) = (Vec::new(), Range::prefix(prefix, ROWS));
         for reads in 1.. {
-            let rows = self.read_meta(vec![range.clone()]).await?.into_iter().next().unwrap_or_default();
+            // What has not landed nobody else knows: it neither frees anything nor is freed.
+            let rows = self.meta.read(&[0; 8], vec![range.clone()]).await?.into_iter().next().unwrap_or_default();
             let last = rows.rows.last().map(|(key, _)| key.clone());
             out.extend(rows.rows);
             match last {
@@ -225,7 +229,7 @@ impl Fs {
             Check::Count(record::holds_of(ino), 0),
         ];
         let heart = vec![Write::Delete { key: record::inode(ino) }];
-        let done = self.commit(checks, heart, false).await?.is_none();
+        let done = self.keep(checks, heart).await?;
         Ok(if done { Verdict::Given } else { Verdict::Kept })
     }
 
@@ -243,7 +247,7 @@ impl Fs {
         if mended > 0 {
             tracing::info!("islands met: {mended} things in the tree were put in order");
         }
-        self.commit(Vec::new(), vec![put(record::tidied(), mark)], false).await?;
+        self.keep(Vec::new(), vec![put(record::tidied(), mark)]).await?;
         Ok(true)
     }
 
@@ -267,7 +271,7 @@ impl Fs {
         if sessions.get(&self.session) != Some(&now) {
             writes.push(put(key, record::encode(&now)));
         }
-        if writes.is_empty() { Ok(()) } else { self.commit(Vec::new(), writes, false).await.map(drop) }
+        if writes.is_empty() { Ok(()) } else { self.keep(Vec::new(), writes).await.map(drop) }
     }
 
     /// Sessions that still count; one ends by unmount or a newer start of its node, never by silence.
@@ -289,7 +293,7 @@ impl Fs {
         let (me, incarnation) = self.me();
         newest.insert(me, incarnation);
         let over = |s: &Session| newest.get(&s.node).is_some_and(|n| *n > s.incarnation);
-        let gone: Vec<Bytes> = all.iter().filter(|(_, s)| over(s)).map(|(id, _)| record::session(*id)).collect();
+        let gone: Vec<Bytes> = all.iter().filter(|(_, s)| over(s)).flat_map(|(id, _)| session_keys(*id)).collect();
         all.retain(|_, s| !over(s));
         // What an ended session held it holds no more.
         let held =
@@ -345,10 +349,15 @@ impl Fs {
         }
     }
 
+    /// A batch that nobody asked for; `false`: a check did not hold.
+    async fn keep(&self, checks: Vec<Check>, writes: Vec<Write>) -> Result<bool, FsError> {
+        Ok(self.commit_as(checks, writes, false, Told::Nothing).await?.is_ok())
+    }
+
     async fn delete_meta(&self, keys: Vec<Bytes>) -> Result<(), FsError> {
         for part in keys.chunks(DELETE_MAX) {
             let writes = part.iter().map(|key| Write::Delete { key: key.clone() }).collect();
-            self.commit(Vec::new(), writes, false).await?;
+            self.keep(Vec::new(), writes).await?;
         }
         Ok(())
     }
@@ -360,6 +369,11 @@ impl Fs {
         }
         Ok(())
     }
+}
+
+/// What goes with a session.
+fn session_keys(session: u64) -> [Bytes; 3] {
+    [record::session(session), record::delegation(session), record::marker(session)]
 }
 
 fn number(key: &Bytes, at: usize) -> Option<u64> {

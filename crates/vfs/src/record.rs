@@ -17,12 +17,15 @@
 //!
 //! Under inode 0: `U` ino (unlinked, not freed: [`Gone`], a line from each who removed it), `R` (up to which heal all was tidied),
 //! `Y` ino (a conflict that was settled, [`Settled`]), `G` id (extents dropped, not freed), `S` session, `H` ino session (a mount
-//! has it open), `N` allocator, `F` (the form of all these records), `V` (moves of directories, one at a time).
+//! has it open), `N` allocator, `F` (the form of all these records), `V` (moves of directories, one at a time), `Q` session (the
+//! directories that a mount has to itself, [`encode_delegation`]), `q` session ino (another asks for one), `W` session (how many batches of a
+//! mount's acknowledged operations have landed).
 
 use crate::fs::{Ino, Kind};
 use base::Version;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 
 /// What rarely changes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -315,6 +318,38 @@ pub(crate) fn hold(ino: Ino, session: u64) -> Bytes {
 
 pub(crate) fn allocator(n: u32) -> Bytes {
     key(0, b'N', &[&n.to_be_bytes()])
+}
+
+pub(crate) fn delegations() -> Bytes {
+    key(0, b'Q', &[])
+}
+
+pub(crate) fn delegation(session: u64) -> Bytes {
+    key(0, b'Q', &[&session.to_be_bytes()])
+}
+
+pub(crate) fn recalls_of(session: u64) -> Bytes {
+    key(0, b'q', &[&session.to_be_bytes()])
+}
+
+pub(crate) fn recall(session: u64, dir: Ino) -> Bytes {
+    key(0, b'q', &[&session.to_be_bytes(), &dir.to_be_bytes()])
+}
+
+pub(crate) fn marker(session: u64) -> Bytes {
+    key(0, b'W', &[&session.to_be_bytes()])
+}
+
+/// The directories that a mount has to itself, a line each; the first line says how often they were written down.
+pub(crate) fn encode_delegation(serial: u64, dirs: impl Iterator<Item = Ino>) -> Bytes {
+    let lines: Vec<String> = dirs.map(|dir| format!("{dir:x}")).collect();
+    format!("#{serial}\n{}", lines.join("\n")).into()
+}
+
+/// The inverse; what is no number is left out.
+pub(crate) fn decode_delegation(value: &[u8]) -> HashSet<Ino> {
+    let lines = value.split(|c| *c == b'\n').filter_map(|line| std::str::from_utf8(line).ok());
+    lines.filter_map(|line| Ino::from_str_radix(line, 16).ok()).collect()
 }
 
 pub(crate) fn form() -> Bytes {

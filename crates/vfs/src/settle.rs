@@ -1,5 +1,6 @@
 //! What becomes of what both sides of a cut made: of one name, and of one file's bytes.
 
+use crate::delegate::Told;
 use crate::error::FsError;
 use crate::fs::{Fs, Ino, Kind, TRIES_MAX, first, pause, put, to_content, wall_ns};
 use crate::map::unreferenced;
@@ -57,7 +58,7 @@ impl Fs {
     }
 
     /// A name that nothing has yet, for what loses its own.
-    async fn free_name(&self, dir: Ino, name: &[u8], made: u64, when: u64) -> Result<Bytes, FsError> {
+    pub(crate) async fn free_name(&self, dir: Ino, name: &[u8], made: u64, when: u64) -> Result<Bytes, FsError> {
         let maker = self.get(record::allocator((made >> 24) as u32 & 0xff_ffff)).await?.and_then(|row| row.value);
         let maker = String::from_utf8_lossy(maker.as_deref().unwrap_or(b"?")).into_owned();
         for number in 1..NAMES_MAX {
@@ -256,7 +257,7 @@ impl Fs {
         let is_settled = first(rows.next()).is_some();
         let forget = Write::Forget { key: row.key.clone(), lost: row.lost.version };
         let (Some(inode), Some(lost), false) = (inode, row.lost.value.as_deref(), is_settled) else {
-            return self.commit(Vec::new(), vec![forget], false).await.map(|_| Some(false));
+            return self.commit_as(Vec::new(), vec![forget], false, Told::Nothing).await.map(|_| Some(false));
         };
         let (inode, losing): (Inode, Content) =
             (record::decode(inode.value.as_deref().unwrap_or_default())?, record::decode(lost)?);
@@ -267,8 +268,8 @@ impl Fs {
         if self.is_same((ino, &now), (ino, &losing)).await? {
             let at = content.map(|c| Check::AtVersion(record::content(ino), c.version));
             let writes = [forget].into_iter().chain(drop).collect();
-            let done = self.commit(at.into_iter().collect(), writes, false).await?;
-            return Ok(done.is_none().then_some(false));
+            let done = self.commit_as(at.into_iter().collect(), writes, false, Told::Nothing).await?;
+            return Ok(done.is_ok().then_some(false));
         }
         let copy = self.copy_losing(ino, &inode, &losing).await?;
         let (dir, name) = self.place_beside(ino, orphan.as_ref()).await?;
@@ -287,11 +288,11 @@ impl Fs {
         ]);
         writes.extend([settled(id, what), forget]);
         writes.extend(drop);
-        Ok(self.commit_as(checks, writes, false, false).await?.is_ok().then_some(true))
+        Ok(self.commit_as(checks, writes, false, Told::Pushes).await?.is_ok().then_some(true))
     }
 
     /// Where a file's other version is put: beside its first name, or what was that.
-    async fn place_beside(&self, ino: Ino, orphan: Option<&Record>) -> Result<(Ino, Bytes), FsError> {
+    pub(crate) async fn place_beside(&self, ino: Ino, orphan: Option<&Record>) -> Result<(Ino, Bytes), FsError> {
         let rows = self.read_meta(vec![Range::prefix(record::places(ino), 1)]).await?;
         let place = match rows.into_iter().flat_map(|r| r.rows).next() {
             Some((_, row)) => Some(record::decode(row.value.as_deref().unwrap_or_default())?),
@@ -308,11 +309,12 @@ impl Fs {
     }
 
     /// A file of its own with the bytes of a version that lost, without a name so far.
-    async fn copy_losing(&self, ino: Ino, like: &Inode, losing: &Content) -> Result<Ino, FsError> {
+    pub(crate) async fn copy_losing(&self, ino: Ino, like: &Inode, losing: &Content) -> Result<Ino, FsError> {
         let copy = self.numbers.fresh()?;
         let inode = Inode { ctime: wall_ns(), birth: wall_ns(), after: false, ..like.clone() };
         let key = record::inode(copy);
-        self.commit(vec![Check::Absent(key.clone())], vec![put(key, record::encode(&inode))], false).await?;
+        let made = vec![put(key.clone(), record::encode(&inode))];
+        self.commit_as(vec![Check::Absent(key)], made, false, Told::Nothing).await?.ok();
         // Holes stay holes; the last byte says how long it is.
         let mut steps = self.steps(ino, losing).await?;
         steps.extend(losing.size.checked_sub(1).map(|last| last / STEP * STEP));
@@ -324,7 +326,7 @@ impl Fs {
     }
 
     /// What one version of a file's map names and no other that is still wanted does.
-    async fn only_in(
+    pub(crate) async fn only_in(
         &self,
         ino: Ino,
         losing: &Content,

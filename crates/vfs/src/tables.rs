@@ -18,7 +18,10 @@ impl Records {
         match self {
             Records::Table(table) => table.batch(key, batch).await,
             #[cfg(test)]
-            Records::Model(side) => side.batch(batch),
+            Records::Model(side) => {
+                side.way().await;
+                side.batch(batch)
+            }
         }
     }
 
@@ -27,7 +30,10 @@ impl Records {
         match self {
             Records::Table(table) => table.read(key, ranges).await,
             #[cfg(test)]
-            Records::Model(side) => side.read(ranges),
+            Records::Model(side) => {
+                side.way().await;
+                side.read(ranges)
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 //! goes without somebody having removed it who had seen it: what was changed on one side and removed on the other stays, and what
 //! both sides gave one name gets two. `docs/walkenfs.md` has the rules.
 
+use crate::delegate::Told;
 use crate::error::FsError;
 use crate::fs::{Fs, Ino, Kind, ROOT, first, put, version_of, wall_ns};
 use crate::names::{DEPTH_MAX, HERE, put_at, touch};
@@ -196,7 +197,8 @@ impl Fs {
         (checks, writes): Step,
     ) -> Result<bool, FsError> {
         // The kernel knows nothing of it.
-        let done = walk.repair && !is_left_out(rule) && self.commit_as(checks, writes, false, false).await?.is_ok();
+        let done =
+            walk.repair && !is_left_out(rule) && self.commit_as(checks, writes, false, Told::Pushes).await?.is_ok();
         walk.mended += usize::from(done);
         // What is refused was changed by somebody meanwhile.
         if done || !walk.repair {
@@ -474,7 +476,7 @@ impl Fs {
             let (mut checks, mut writes) = put_back((LOST, 1, kind), Version::default(), None, place);
             checks.push(Check::Absent(key.clone()));
             writes.push(put(key, record::encode(&inode)));
-            self.commit_as(checks, writes, false, false).await?.ok();
+            self.commit_as(checks, writes, false, Told::Pushes).await?.ok();
         }
         Ok(LOST)
     }

@@ -152,6 +152,10 @@ impl Watch {
     /// It has been answered; `Some`: it was done, and the kernel knows it from the reply.
     pub(crate) fn end(&self, keys: &[Bytes], done: Option<Version>) {
         keys.iter().for_each(|key| self.changes(record::ino_of(key)));
+        self.ended(keys, done);
+    }
+
+    fn ended(&self, keys: &[Bytes], done: Option<Version>) {
         let mut own = lock(&self.own);
         for key in keys {
             if let Some(count) = own.flying.get_mut(key) {
@@ -169,6 +173,24 @@ impl Watch {
                 && let Some(old) = own.order.pop_front()
             {
                 own.done.remove(&old);
+            }
+        }
+    }
+
+    /// What was acknowledged early has landed, or never will (`None`). Of commits of bytes: whose, and the version that they had
+    /// until then.
+    pub(crate) fn landed(&self, keys: &[Bytes], done: Option<Version>, commits: &[(Ino, Version)]) {
+        self.ended(keys, done);
+        let mut known = lock(&self.known);
+        for (ino, early) in commits {
+            if let Some(entry) = known.get_mut(ino) {
+                let real = |version: &mut Option<Version>| {
+                    if *version == Some(*early) {
+                        *version = done;
+                    }
+                };
+                real(&mut entry.attributes);
+                real(&mut entry.bytes);
             }
         }
     }
@@ -242,6 +264,14 @@ impl Watch {
             let held: Vec<Ino> = lock(&self.known).drain().map(|(ino, _)| ino).collect();
             lock(&self.lanes[1].queue).fresh.extend(held.into_iter().map(Push::Bytes));
             self.lanes[1].wake.notify_one();
+        }
+    }
+
+    /// The kernel is to forget what these keys say.
+    pub(crate) fn push_all(&self, keys: &[Bytes]) {
+        for push in keys.iter().filter_map(push_of) {
+            self.others.fetch_add(1, Ordering::AcqRel);
+            self.push(push);
         }
     }
 
@@ -408,9 +438,10 @@ impl Fs {
 
     /// The kernel is about to be told attributes. Bytes of another commit than theirs it forgets before this returns.
     pub async fn tells(&self, ino: Ino, mark: &Mark) {
-        if self.watch.told(ino, mark.content, lock(&self.open).contains_key(&ino)) {
+        let content = self.real(mark.content);
+        if self.watch.told(ino, content, lock(&self.open).contains_key(&ino)) {
             self.watch.forget(ino, true).await;
-            self.watch.dropped(ino, mark.content);
+            self.watch.dropped(ino, content);
         }
     }
 
@@ -454,6 +485,7 @@ async fn follow(fs: Weak<Fs>, mut changes: Subscription) {
         watch.is_in_step(found.is_ok() && changes.is_in_step());
         let rest = match found {
             Ok(Some(Change::Key { key, record })) => {
+                fs.hears(&key);
                 let since = unclear.get(&key).map_or_else(Instant::now, |(_, since)| *since);
                 unclear.insert(key, (record.version, since));
                 None
@@ -487,10 +519,7 @@ impl Watch {
             Some(true) => return true,
             None | Some(false) => {}
         }
-        if let Some(push) = push_of(key) {
-            self.others.fetch_add(1, Ordering::AcqRel);
-            self.push(push);
-        }
+        self.push_all(std::slice::from_ref(key));
         true
     }
 }

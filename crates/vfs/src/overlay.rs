@@ -1,0 +1,329 @@
+//! What this mount has acknowledged and the tables do not have yet: operations in their order, and what reads show of them.
+//!
+//! No clock, no table, no task: [`crate::delegate`] has those.
+
+use crate::record;
+use base::{BranchId, Hlc, NodeId, Version};
+use bytes::Bytes;
+use client::{Bump, Check, Range, Record, Rows, Space, Write};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
+
+/// How many operations one batch carries, at most.
+const OPS_MAX: usize = 64;
+/// And how many bytes, unless one operation alone has more.
+const BYTES_MAX: usize = 1024 * 1024;
+/// And how many checks and writes.
+const ITEMS_MAX: usize = 2048;
+/// How many operations may wait, and how many bytes.
+const WAITING_OPS_MAX: usize = 1024;
+const WAITING_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Of how many batches it is remembered what version they got.
+const REAL_MAX: usize = 16_384;
+/// Whose branch it is that acknowledged writes are of until they have landed: no node has this number.
+const NOBODY: NodeId = NodeId(u64::MAX);
+
+/// The version of a write that has not landed.
+fn early(seq: u64) -> Version {
+    Version { branch: BranchId { node: NOBODY, n: 0 }, seq }
+}
+
+/// Is it of a write that had not landed when it was read?
+pub(crate) fn is_early(version: Version) -> bool {
+    version.branch.node == NOBODY
+}
+
+/// One acknowledged operation.
+#[derive(Clone, Debug)]
+pub(crate) struct Op {
+    pub seq: u64,
+    pub checks: Vec<Check>,
+    pub writes: Vec<Write>,
+}
+
+impl Op {
+    fn bytes(&self) -> usize {
+        let size = |w: &Write| match w {
+            Write::Put { key, value, .. } => key.len() + value.len(),
+            other => other.key().len(),
+        };
+        self.writes.iter().map(size).sum()
+    }
+}
+
+/// Some operations as one batch.
+#[derive(Clone, Debug)]
+pub(crate) struct Folded {
+    /// The last of them.
+    pub upto: u64,
+    pub checks: Vec<Check>,
+    pub writes: Vec<Write>,
+    /// All keys, each as often as it was begun.
+    pub keys: Vec<Bytes>,
+    /// Of commits of bytes, which operation was the last of the inode.
+    pub commits: Vec<(u64, Version)>,
+}
+
+/// The newest change of a key.
+#[derive(Clone, Debug)]
+struct Change {
+    seq: u64,
+    what: What,
+}
+
+#[derive(Clone, Debug)]
+enum What {
+    Put(Bytes),
+    Gone,
+    /// Field by field the greater of these and what is there.
+    Max(Vec<u64>),
+}
+
+/// Acknowledged operations that have not landed.
+#[derive(Default)]
+pub(crate) struct Overlay {
+    ops: VecDeque<Op>,
+    keys: BTreeMap<Bytes, Change>,
+    bytes: usize,
+    last: u64,
+    /// Counted up whenever something lands: what was read of the tables before may lack it.
+    epoch: u64,
+    /// Up to which operation: what version those got.
+    real: VecDeque<(u64, Option<Version>)>,
+}
+
+impl Overlay {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The last operation that was acknowledged, and the last of those that have landed.
+    pub(crate) fn last(&self) -> u64 {
+        self.last
+    }
+
+    pub(crate) fn landed(&self) -> u64 {
+        self.ops.front().map_or(self.last, |op| op.seq - 1)
+    }
+
+    /// How many operations have not landed.
+    pub(crate) fn waiting(&self) -> usize {
+        self.ops.len()
+    }
+
+    /// Must whoever comes wait?
+    pub(crate) fn is_full(&self) -> bool {
+        self.ops.len() >= WAITING_OPS_MAX || self.bytes >= WAITING_BYTES_MAX
+    }
+
+    /// Is there enough for a batch?
+    pub(crate) fn is_ripe(&self) -> bool {
+        self.ops.len() >= OPS_MAX || self.bytes >= BYTES_MAX
+    }
+
+    /// What a version is by now.
+    pub(crate) fn real(&self, version: Version) -> Version {
+        if !is_early(version) {
+            return version;
+        }
+        let at = self.real.partition_point(|(upto, _)| *upto < version.seq);
+        self.real.get(at).and_then(|(_, real)| *real).unwrap_or(version)
+    }
+
+    /// The same of a check.
+    pub(crate) fn real_check(&self, check: &Check) -> Check {
+        match check {
+            Check::AtVersion(key, version) => Check::AtVersion(key.clone(), self.real(*version)),
+            other => other.clone(),
+        }
+    }
+
+    /// Acknowledges an operation. Returns the version that its writes have until they land.
+    pub(crate) fn push(&mut self, checks: Vec<Check>, writes: Vec<Write>) -> Version {
+        self.last += 1;
+        let op = Op { seq: self.last, checks, writes };
+        for write in &op.writes {
+            let before = self.keys.get(write.key()).map(|c| &c.what);
+            if let Some(what) = after(before, write) {
+                self.keys.insert(write.key().clone(), Change { seq: op.seq, what });
+            }
+        }
+        self.bytes += op.bytes();
+        self.ops.push_back(op);
+        early(self.last)
+    }
+
+    /// As many rows are there that reads must not show: so many more are to be asked for.
+    pub(crate) fn hidden(&self, range: &Range) -> u32 {
+        if range.space != Space::User || self.keys.is_empty() {
+            return 0;
+        }
+        self.changes(&range.from, range.to.as_ref()).filter(|(_, c)| matches!(c.what, What::Gone)).count() as u32
+    }
+
+    fn changes(&self, from: &Bytes, to: Option<&Bytes>) -> impl Iterator<Item = (&Bytes, &Change)> {
+        let nothing = to.is_some_and(|to| to <= from);
+        let to = to.filter(|_| !nothing).map_or(Bound::Unbounded, Bound::Excluded);
+        self.keys.range::<Bytes, _>((Bound::Included(from), to)).filter(move |_| !nothing)
+    }
+
+    /// Rows of the tables as they are with what was acknowledged.
+    pub(crate) fn merge(&self, range: &Range, rows: Rows) -> Rows {
+        if range.space != Space::User || self.changes(&range.from, range.to.as_ref()).next().is_none() {
+            return rows;
+        }
+        let end = rows.rows.last().filter(|_| rows.more).map(|(key, _)| [&key[..], &[0]].concat().into());
+        let mut out: BTreeMap<Bytes, Record> = rows.rows.into_iter().collect();
+        for (key, change) in self.changes(&range.from, end.as_ref().or(range.to.as_ref())) {
+            let value = match &change.what {
+                What::Put(value) => value.clone(),
+                What::Gone => {
+                    out.remove(key);
+                    continue;
+                }
+                What::Max(fields) => greater(out.get(key).and_then(|r| r.value.as_ref()), fields),
+            };
+            // It is later than all there is.
+            let (version, hlc) = (early(change.seq), Hlc(u64::MAX));
+            out.insert(key.clone(), Record { version, hlc, expires: None, value: Some(value) });
+        }
+        let more = rows.more || out.len() > range.limit as usize;
+        Rows { rows: out.into_iter().take(range.limit as usize).collect(), more }
+    }
+
+    /// The next operations as one batch. What an earlier one of them wrote is not checked again: it was when it was acknowledged.
+    pub(crate) fn fold(&self) -> Option<Folded> {
+        let (mut count, mut bytes, mut items) = (0, 0, 0);
+        for op in self.ops.iter().take(OPS_MAX) {
+            bytes += op.bytes();
+            items += op.checks.len() + op.writes.len();
+            if count > 0 && (bytes > BYTES_MAX || items > ITEMS_MAX) {
+                break;
+            }
+            count += 1;
+        }
+        self.fold_some(count)
+    }
+
+    /// The next operation alone.
+    pub(crate) fn fold_one(&self) -> Option<Folded> {
+        self.fold_some(1)
+    }
+
+    fn fold_some(&self, count: usize) -> Option<Folded> {
+        let mut changes: BTreeMap<Bytes, (u64, What)> = BTreeMap::new();
+        let (mut checks, mut seen) = (Vec::new(), BTreeSet::new());
+        let (mut keys, mut upto) = (Vec::new(), None);
+        for op in self.ops.iter().take(count) {
+            for check in &op.checks {
+                let own = match check {
+                    Check::Count(prefix, _) => {
+                        changes.range(prefix.clone()..).next().is_some_and(|(key, _)| key.starts_with(prefix))
+                    }
+                    Check::Absent(key) | Check::Present(key) | Check::AtVersion(key, _) => changes.contains_key(key),
+                };
+                let check = self.real_check(check);
+                if !own && seen.insert(record::encode(&check)) {
+                    checks.push(check);
+                }
+            }
+            for write in &op.writes {
+                if let Some(what) = after(changes.get(write.key()).map(|(_, what)| what), write) {
+                    changes.insert(write.key().clone(), (op.seq, what));
+                }
+                keys.push(write.key().clone());
+            }
+            upto = Some(op.seq);
+        }
+        let is_commit = |key: &Bytes| key.get(8) == Some(&b'C') && record::ino_of(key) != 0;
+        let commit = |(key, (seq, _)): (&Bytes, &(u64, What))| (record::ino_of(key), early(*seq));
+        let commits = changes.iter().filter(|(key, _)| is_commit(key)).map(commit).collect();
+        let write = |(key, (_, what)): (Bytes, (u64, What))| match what {
+            What::Put(value) => Write::Put { key, value, ttl_ms: None },
+            What::Gone => Write::Delete { key },
+            What::Max(fields) => Write::Bump { key, by: Bump::Max, fields },
+        };
+        Some(Folded { upto: upto?, checks, writes: changes.into_iter().map(write).collect(), keys, commits })
+    }
+
+    /// All operations up to that one are in the tables, with this version. 0: none; something else of this mount is.
+    pub(crate) fn land(&mut self, upto: u64, version: Version) {
+        self.end(upto, Some(version));
+    }
+
+    /// The next operation will never be.
+    pub(crate) fn lose(&mut self) -> Option<Op> {
+        let op = self.ops.front()?.clone();
+        self.end(op.seq, None);
+        Some(op)
+    }
+
+    fn end(&mut self, upto: u64, version: Option<Version>) {
+        while self.ops.front().is_some_and(|op| op.seq <= upto)
+            && let Some(op) = self.ops.pop_front()
+        {
+            self.bytes -= op.bytes();
+            for write in &op.writes {
+                if self.keys.get(write.key()).is_some_and(|change| change.seq <= upto) {
+                    self.keys.remove(write.key());
+                }
+            }
+        }
+        self.epoch += 1;
+        if upto > 0 {
+            self.real.push_back((upto, version));
+        }
+        if self.real.len() > REAL_MAX {
+            self.real.pop_front();
+        }
+    }
+}
+
+/// What one more write makes of a change; `None`: it is none that can be acknowledged early.
+fn after(before: Option<&What>, write: &Write) -> Option<What> {
+    match (write, before) {
+        (Write::Put { value, .. }, _) => Some(What::Put(value.clone())),
+        (Write::Delete { .. }, _) => Some(What::Gone),
+        (Write::Bump { by: Bump::Max, fields, .. }, None) => Some(What::Max(fields.clone())),
+        (Write::Bump { by: Bump::Max, fields, .. }, Some(What::Max(more))) => {
+            Some(What::Max(fields.iter().zip(more).map(|(a, b)| *a.max(b)).collect()))
+        }
+        (Write::Bump { by: Bump::Max, fields, .. }, Some(What::Put(value))) => {
+            Some(What::Put(greater(Some(value), fields)))
+        }
+        (Write::Bump { by: Bump::Max, fields, .. }, Some(What::Gone)) => Some(What::Put(greater(None, fields))),
+        _ => None,
+    }
+}
+
+/// Field by field the greater.
+fn greater(value: Option<&Bytes>, fields: &[u64]) -> Bytes {
+    let there = |n: usize| {
+        let bytes = value?.get(8 * n..8 * n + 8)?;
+        Some(u64::from_be_bytes(bytes.try_into().ok()?))
+    };
+    let field = |(n, field): (usize, &u64)| there(n).unwrap_or(0).max(*field).to_be_bytes();
+    fields.iter().enumerate().flat_map(field).collect::<Vec<u8>>().into()
+}
+
+/// What must be read to know whether a check holds.
+pub(crate) fn range_of(check: &Check) -> Range {
+    match check {
+        Check::Absent(key) | Check::Present(key) | Check::AtVersion(key, _) => Range::key(key.clone()),
+        Check::Count(prefix, count) => Range::prefix(prefix.clone(), count.saturating_add(1)),
+    }
+}
+
+/// Does it hold, of what was read for it?
+pub(crate) fn holds(check: &Check, rows: &Rows) -> bool {
+    match check {
+        Check::Absent(_) => rows.rows.is_empty(),
+        Check::Present(_) => !rows.rows.is_empty(),
+        Check::AtVersion(_, version) => rows.rows.first().is_some_and(|(_, row)| row.version == *version),
+        Check::Count(_, count) => rows.rows.len() == *count as usize && !rows.more,
+    }
+}

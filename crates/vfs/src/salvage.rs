@@ -1,0 +1,174 @@
+//! What was acknowledged and cannot land where it was meant to, since the directory was taken from a mount that did not answer:
+//! nothing of it is lost without a word.
+//!
+//! | what could not land | what becomes of it |
+//! |---|---|
+//! | something new | it is made all the same: beside what has its name by now, in another directory if its own is gone |
+//! | bytes of a file that others wrote meanwhile | a file beside it |
+//! | a removal, another name, a mode | it is left out, as the other mount saw it last; the log says so |
+
+use crate::delegate::{Told, Touched};
+use crate::error::FsError;
+use crate::fs::{Fs, Ino, Kind, TRIES_MAX, first, lock, pause, put, refused, to_content, wall_ns};
+use crate::names::{put_at, touch};
+use crate::overlay::Op;
+use crate::record::{self, Content, Inode, Place};
+use crate::tidy::{Walk, put_back, settled};
+use bytes::Bytes;
+use client::{Check, Range, Refusal, Write};
+use std::collections::{HashSet, VecDeque};
+
+/// Operations that could not land, in their order.
+#[derive(Default)]
+pub(crate) struct Lost {
+    pub ops: VecDeque<(Op, Refusal)>,
+    /// What was new and has been made all the same.
+    saved: HashSet<Ino>,
+}
+
+/// What one put of an operation says, by the kind of its key.
+fn put_of(op: &Op, kind: u8) -> Option<(&Bytes, &Bytes)> {
+    op.writes.iter().find_map(|write| match write {
+        Write::Put { key, value, .. } if key.get(8) == Some(&kind) && record::ino_of(key) != 0 => Some((key, value)),
+        _ => None,
+    })
+}
+
+impl Fs {
+    /// Puts down what could not land. What cannot be put down now is tried again later.
+    pub(crate) async fn salvage(&self) {
+        let _alone = self.delegations.salvaging.lock().await;
+        loop {
+            let Some((op, refusal)) = lock(&self.delegations.lost).ops.front().cloned() else { return };
+            match self.salvage_one(&op, &refusal).await {
+                Ok(()) => {}
+                Err(FsError::Unavailable) => return,
+                Err(e) => tracing::error!("an operation that was acknowledged could not be kept: {e}: {op:?}"),
+            }
+            lock(&self.delegations.lost).ops.pop_front();
+        }
+    }
+
+    async fn salvage_one(&self, op: &Op, refusal: &Refusal) -> Result<(), FsError> {
+        let touched = Touched::of(&op.checks, &op.writes);
+        let commit = put_of(op, b'C');
+        if let Some((key, _)) = commit
+            && let Some(open) = lock(&self.open).get_mut(&record::ino_of(key))
+        {
+            // Whoever has it open hears that its bytes are not where it put them.
+            open.errors.push(refused(refusal));
+        }
+        if let (Some((key, inode)), Some((at, place))) = (put_of(op, b'I'), put_of(op, b'P')) {
+            let link = at.last_chunk::<8>().map_or(0, |link| u64::from_be_bytes(*link));
+            let (inode, place): (Inode, Place) = (record::decode(inode)?, record::decode(place)?);
+            return self.make_all_the_same(op, (record::ino_of(key), link, inode.kind), place).await;
+        }
+        let names = op.writes.iter().any(|w| matches!(w.key().get(8), Some(b'P' | b'D' | b'U')));
+        let saved = touched.inos.iter().all(|ino| lock(&self.delegations.lost).saved.contains(ino));
+        if saved && !names && !touched.inos.is_empty() {
+            let there = touched.inos.iter().map(|ino| Check::Present(record::inode(*ino))).collect();
+            return self.commit_as(there, op.writes.clone(), false, Told::Pushes).await.map(drop);
+        }
+        match commit {
+            Some((key, content)) => self.keep_bytes(op, record::ino_of(key), &record::decode(content)?).await,
+            None => {
+                tracing::warn!(
+                    "left out, since another mount came first ({refusal}): a change of inodes {:x?}",
+                    touched.inos
+                );
+                Ok(())
+            }
+        }
+    }
+
+    /// What was new, under its name if that is free, else beside it.
+    async fn make_all_the_same(
+        &self,
+        op: &Op,
+        (ino, link, kind): (Ino, u64, Kind),
+        place: Place,
+    ) -> Result<(), FsError> {
+        let mut walk = Walk::new(true, false, false);
+        for round in 0..TRIES_MAX {
+            let dir = self.usable(place.parent, 0, &mut walk).await?;
+            let name = match self.find(dir, &place.name).await? {
+                Some((there, ..)) if there == ino => break,
+                Some(_) => self.free_name(dir, &place.name, link, place.ctime).await?,
+                None => place.name.clone(),
+            };
+            let shown = String::from_utf8_lossy(&name).into_owned();
+            let what = format!("made by a mount that had been taken for gone: {shown:?}");
+            let checks = vec![
+                Check::Absent(record::inode(ino)),
+                Check::Count(record::name(dir, &name), 0),
+                Check::Present(record::inode(dir)),
+                Check::Absent(record::orphan(dir)),
+            ];
+            let of_its_own = |w: &&Write| record::ino_of(w.key()) == ino && w.key().get(8) != Some(&b'P');
+            let mut writes: Vec<Write> = op.writes.iter().filter(of_its_own).cloned().collect();
+            let to = Place { parent: dir, name, ctime: place.ctime, previous: None };
+            writes.extend(put_at((ino, link, kind), None, &to));
+            writes.extend([touch(dir, wall_ns()), settled(link, what.clone())]);
+            if self.commit_as(checks, writes, false, Told::Pushes).await?.is_ok() {
+                tracing::warn!("{what}");
+                break;
+            }
+            pause(round).await;
+        }
+        lock(&self.delegations.lost).saved.insert(ino);
+        Ok(())
+    }
+
+    /// Bytes that others wrote over meanwhile become a file beside that one.
+    async fn keep_bytes(&self, op: &Op, ino: Ino, content: &Content) -> Result<(), FsError> {
+        // Nobody names these: they harm nobody until they are dropped again.
+        let small = |w: &&Write| w.key().get(8) == Some(&b'E') && record::ino_of(w.key()) == ino;
+        let pages = |w: &&Write| w.key().get(8) == Some(&b'M') && record::ino_of(w.key()) == ino;
+        let bytes: Vec<Write> = op.writes.iter().filter(|w| small(w) || pages(w)).cloned().collect();
+        if !bytes.is_empty() {
+            self.commit_as(Vec::new(), bytes, false, Told::Pushes).await?.ok();
+        }
+        let keys = [record::inode(ino), record::content(ino), record::orphan(ino)].map(Range::key);
+        let mut rows = self.read_meta(keys.into()).await?.into_iter();
+        let (inode, now, orphan) = (first(rows.next()), first(rows.next()), first(rows.next()));
+        let Some(inode) = inode else { return Err(FsError::Stale) };
+        let (inode, now): (Inode, Content) =
+            (record::decode(inode.value.as_deref().unwrap_or_default())?, to_content(now.as_ref())?);
+        let made = content.extents.iter().map(|e| e.id).max().unwrap_or(ino);
+        let kept = self.keep_beside((ino, &inode), content, orphan.as_ref(), made).await;
+        let dropped = self.only_in(ino, content, &now, &[]).await?;
+        if kept.is_ok() && !dropped.is_empty() {
+            let row = put(record::dropped(self.numbers.fresh()?), record::encode(&dropped));
+            self.commit_as(Vec::new(), vec![row], false, Told::Nothing).await?.ok();
+        }
+        kept
+    }
+
+    async fn keep_beside(
+        &self,
+        (ino, inode): (Ino, &Inode),
+        content: &Content,
+        orphan: Option<&client::Record>,
+        made: u64,
+    ) -> Result<(), FsError> {
+        let copy = self.copy_losing(ino, inode, content).await?;
+        for round in 0..TRIES_MAX {
+            let (dir, name) = self.place_beside(ino, orphan).await?;
+            let (link, name) = (self.numbers.fresh()?, self.free_name(dir, &name, made, content.mtime).await?);
+            let what = format!(
+                "inode {ino:x} was written by a mount that had been taken for gone: its version is {:?}",
+                String::from_utf8_lossy(&name)
+            );
+            let place = Place { parent: dir, name: name.clone(), ctime: wall_ns(), previous: None };
+            let (mut checks, mut writes) = put_back((copy, link, Kind::File), Default::default(), None, place);
+            checks.push(Check::Count(record::name(dir, &name), 0));
+            writes.push(settled(link, what.clone()));
+            if self.commit_as(checks, writes, false, Told::Pushes).await?.is_ok() {
+                tracing::warn!("{what}");
+                return Ok(());
+            }
+            pause(round).await;
+        }
+        Err(FsError::Unavailable)
+    }
+}
