@@ -107,7 +107,8 @@ impl Fs {
         writes.push(put(record::inode(ino), record::encode(&inode)));
         let done = self.commit_as(checks, writes, false, Told::Replies).await?;
         if let (true, Ok(after)) = (commits, done) {
-            self.watch.committed(ino, self.real(before), self.real(after));
+            let key = record::content(ino);
+            self.watch.committed(ino, self.real(&key, before), self.real(&key, after));
         }
         Ok(done.is_ok())
     }

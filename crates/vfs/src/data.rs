@@ -50,7 +50,7 @@ impl Fs {
             return Err(FsError::Stale);
         }
         let id = self.open_known(ino, append);
-        let mut keep = self.watch.opened(ino, self.real(version_of(content.as_ref()))).await;
+        let mut keep = self.watch.opened(ino, self.real(&record::content(ino), version_of(content.as_ref()))).await;
         if keep && self.options.relatime {
             // What the kernel reads by itself nobody hears of.
             let (attr, _) = self.getattr(ino).await?;
@@ -427,7 +427,9 @@ impl Fs {
         let checks = vec![Check::Present(record::inode(ino)), at, named];
         let done = self.commit_as(checks, writes, sync, Told::Replies).await?;
         if let Ok(after) = done {
-            self.watch.committed(ino, self.real(version.unwrap_or_default()), self.real(after));
+            let key = record::content(ino);
+            let before = self.real(&key, version.unwrap_or_default());
+            self.watch.committed(ino, before, self.real(&key, after));
         }
         Ok(done.is_ok())
     }

@@ -17,6 +17,7 @@ mod error;
 mod fs;
 #[cfg(test)]
 mod islands;
+mod land;
 mod map;
 #[cfg(test)]
 mod model;

@@ -2,11 +2,12 @@
 //!
 //! No clock, no table, no task: [`crate::delegate`] has those.
 
+use crate::fs::Ino;
 use crate::record;
 use base::{BranchId, Hlc, NodeId, Version};
 use bytes::Bytes;
 use client::{Bump, Check, Range, Record, Rows, Space, Write};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 
 /// How many operations one batch carries, at most.
@@ -18,8 +19,10 @@ const ITEMS_MAX: usize = 2048;
 /// How many operations may wait, and how many bytes.
 const WAITING_OPS_MAX: usize = 1024;
 const WAITING_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Of how many batches it is remembered what version they got.
-const REAL_MAX: usize = 16_384;
+/// Of how many writes it is remembered what version they got.
+const REAL_MAX: usize = 65_536;
+/// One operation with more than this does not wait.
+const LARGE: usize = BYTES_MAX;
 /// Whose branch it is that acknowledged writes are of until they have landed: no node has this number.
 const NOBODY: NodeId = NodeId(u64::MAX);
 
@@ -43,11 +46,14 @@ pub(crate) struct Op {
 
 impl Op {
     fn bytes(&self) -> usize {
-        let size = |w: &Write| match w {
-            Write::Put { key, value, .. } => key.len() + value.len(),
-            other => other.key().len(),
-        };
-        self.writes.iter().map(size).sum()
+        self.writes.iter().map(size_of).sum()
+    }
+}
+
+fn size_of(write: &Write) -> usize {
+    match write {
+        Write::Put { key, value, .. } => key.len() + value.len(),
+        other => other.key().len(),
     }
 }
 
@@ -88,8 +94,10 @@ pub(crate) struct Overlay {
     last: u64,
     /// Counted up whenever something lands: what was read of the tables before may lack it.
     epoch: u64,
-    /// Up to which operation: what version those got.
-    real: VecDeque<(u64, Option<Version>)>,
+    /// What version writes got that have landed: the last of each key in its batch. One that another of the batch wrote over was never
+    /// anybody's.
+    real: HashMap<(Bytes, u64), Version>,
+    order: VecDeque<(Bytes, u64)>,
 }
 
 impl Overlay {
@@ -120,24 +128,28 @@ impl Overlay {
         self.ops.len() >= WAITING_OPS_MAX || self.bytes >= WAITING_BYTES_MAX
     }
 
+    /// Has any operation that has not landed to do with this inode?
+    pub(crate) fn touches(&self, ino: Ino) -> bool {
+        let own = Bytes::copy_from_slice(&ino.to_be_bytes());
+        let of_it = self.keys.range(own.clone()..).next().is_some_and(|(key, _)| key.starts_with(&own));
+        of_it || self.keys.contains_key(&record::orphan(ino))
+    }
+
     /// Is there enough for a batch?
     pub(crate) fn is_ripe(&self) -> bool {
         self.ops.len() >= OPS_MAX || self.bytes >= BYTES_MAX
     }
 
-    /// What a version is by now.
-    pub(crate) fn real(&self, version: Version) -> Version {
-        if !is_early(version) {
-            return version;
-        }
-        let at = self.real.partition_point(|(upto, _)| *upto < version.seq);
-        self.real.get(at).and_then(|(_, real)| *real).unwrap_or(version)
+    /// What the version of a key is by now.
+    pub(crate) fn real(&self, key: &Bytes, version: Version) -> Version {
+        let landed = || self.real.get(&(key.clone(), version.seq)).copied();
+        if is_early(version) { landed().unwrap_or(version) } else { version }
     }
 
     /// The same of a check.
     pub(crate) fn real_check(&self, check: &Check) -> Check {
         match check {
-            Check::AtVersion(key, version) => Check::AtVersion(key.clone(), self.real(*version)),
+            Check::AtVersion(key, version) => Check::AtVersion(key.clone(), self.real(key, *version)),
             other => other.clone(),
         }
     }
@@ -157,12 +169,16 @@ impl Overlay {
         early(self.last)
     }
 
-    /// As many rows are there that reads must not show: so many more are to be asked for.
-    pub(crate) fn hidden(&self, range: &Range) -> u32 {
-        if range.space != Space::User || self.keys.is_empty() {
-            return 0;
-        }
-        self.changes(&range.from, range.to.as_ref()).filter(|(_, c)| matches!(c.what, What::Gone)).count() as u32
+    /// The same range with so many rows more as reads must not show.
+    pub(crate) fn widened(&self, range: &Range) -> Range {
+        let hidden = match range.space {
+            Space::User if !self.keys.is_empty() => {
+                let gone = |(_, change): &(&Bytes, &Change)| matches!(change.what, What::Gone);
+                self.changes(&range.from, range.to.as_ref()).filter(gone).count() as u32
+            }
+            _ => 0,
+        };
+        Range { limit: range.limit.saturating_add(hidden), ..range.clone() }
     }
 
     fn changes(&self, from: &Bytes, to: Option<&Bytes>) -> impl Iterator<Item = (&Bytes, &Change)> {
@@ -263,22 +279,29 @@ impl Overlay {
     }
 
     fn end(&mut self, upto: u64, version: Option<Version>) {
+        let mut last: HashMap<Bytes, u64> = HashMap::new();
         while self.ops.front().is_some_and(|op| op.seq <= upto)
             && let Some(op) = self.ops.pop_front()
         {
             self.bytes -= op.bytes();
-            for write in &op.writes {
-                if self.keys.get(write.key()).is_some_and(|change| change.seq <= upto) {
-                    self.keys.remove(write.key());
+            for write in op.writes {
+                let key = write.key();
+                if self.keys.get(key).is_some_and(|change| change.seq <= upto) {
+                    self.keys.remove(key);
                 }
+                last.insert(key.clone(), op.seq);
             }
         }
         self.epoch += 1;
-        if upto > 0 {
-            self.real.push_back((upto, version));
+        let Some(version) = version else { return };
+        for written in last {
+            self.real.insert(written.clone(), version);
+            self.order.push_back(written);
         }
-        if self.real.len() > REAL_MAX {
-            self.real.pop_front();
+        while self.order.len() > REAL_MAX
+            && let Some(old) = self.order.pop_front()
+        {
+            self.real.remove(&old);
         }
     }
 }
@@ -308,6 +331,11 @@ fn greater(value: Option<&Bytes>, fields: &[u64]) -> Bytes {
     };
     let field = |(n, field): (usize, &u64)| there(n).unwrap_or(0).max(*field).to_be_bytes();
     fields.iter().enumerate().flat_map(field).collect::<Vec<u8>>().into()
+}
+
+/// Is it too large to wait?
+pub(crate) fn is_large(writes: &[Write]) -> bool {
+    writes.iter().map(size_of).sum::<usize>() > LARGE
 }
 
 /// What must be read to know whether a check holds.

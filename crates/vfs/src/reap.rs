@@ -95,9 +95,8 @@ impl Fs {
     }
 
     pub(crate) async fn end_session(&self) -> Result<(), FsError> {
-        let asked = self.meta.read(&[0; 8], vec![Range::prefix(record::recalls_of(self.session), ROWS)]).await?;
-        let keys = asked.into_iter().flat_map(|rows| rows.rows).map(|(key, _)| key).chain(session_keys(self.session));
-        let gone = keys.map(|key| Write::Delete { key }).collect();
+        let mut gone = self.asked_of(self.session).await?;
+        gone.extend(session_keys(self.session).map(|key| Write::Delete { key }));
         self.keep(Vec::new(), gone).await.map(drop)
     }
 
@@ -119,6 +118,11 @@ impl Fs {
         // In several reads one that was written between them may be missing. What was there a round ago is not.
         let seen = if one && other { newest } else { rounds.newest.min(newest) };
         rounds.newest = newest;
+        // What has not landed may name what those rows give up.
+        self.land_all(false).await?;
+        if !lock(&self.delegations.lost).ops.is_empty() {
+            return Ok(());
+        }
         self.say_seen(&orphans, (seen, mark), &sessions, &holds).await?;
         // In this order: with everybody here no island is left whose heal would come after this.
         let first = sessions.keys().next() == Some(&self.session);
@@ -178,7 +182,9 @@ impl Fs {
     /// Deletes what commits of a file gave up, but what its map names all the same: another island's commit may have won that
     /// had not given it up.
     async fn free_dropped(&self, ino: Ino, all: Vec<(Bytes, Dropped)>) -> Result<(), FsError> {
-        let row = self.get(record::content(ino)).await?;
+        // As it is in the table: what others have not landed names nothing that was given up.
+        let rows = self.meta.read(&[0; 8], vec![Range::key(record::content(ino))]).await?;
+        let row = first(rows.into_iter().next());
         let (extents, pages) = self.named(ino, &to_content(row.as_ref())?).await?;
         let wanted: BTreeSet<u64> = extents.iter().map(|e| e.id).chain(pages).collect();
         for (key, mut dropped) in all {
@@ -357,7 +363,8 @@ impl Fs {
     async fn delete_meta(&self, keys: Vec<Bytes>) -> Result<(), FsError> {
         for part in keys.chunks(DELETE_MAX) {
             let writes = part.iter().map(|key| Write::Delete { key: key.clone() }).collect();
-            self.keep(Vec::new(), writes).await?;
+            // Of what nobody names: not even whoever has its directory to itself.
+            self.meta.batch(&[0; 8], Batch { checks: Vec::new(), writes, sync: false }).await?;
         }
         Ok(())
     }
@@ -372,8 +379,8 @@ impl Fs {
 }
 
 /// What goes with a session.
-fn session_keys(session: u64) -> [Bytes; 3] {
-    [record::session(session), record::delegation(session), record::marker(session)]
+fn session_keys(session: u64) -> [Bytes; 4] {
+    [record::session(session), record::delegation(session), record::scope(session), record::marker(session)]
 }
 
 fn number(key: &Bytes, at: usize) -> Option<u64> {

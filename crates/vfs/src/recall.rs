@@ -10,14 +10,19 @@ use crate::tidy::is_left_out;
 use base::Version;
 use bytes::Bytes;
 use client::{Batch, Check, Outcome, Range, Rows, Write};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Whoever does not give back for so long what it was asked for loses all it has.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Whoever does not give back what it was asked for so often, and for so long each time, loses all it has.
+const ASKED_MAX: usize = 2;
+const PATIENCE: Duration = Duration::from_millis(1500);
+/// How many requests are looked at at once.
+const ASKED_AT_ONCE: u32 = 1000;
+/// Of how many places of an inode is checked that they stand.
+const PLACES_MAX: usize = 64;
 /// So long a mount does without a directory that it was asked for.
 const SHARED_FOR: Duration = Duration::from_secs(1);
 /// What was not used for so long is given back.
@@ -33,43 +38,40 @@ const WANTED_MAX: usize = 64;
 struct Held {
     session: u64,
     version: Version,
-    dirs: HashSet<Ino>,
-}
-
-fn held(rows: Rows) -> Vec<Held> {
-    let one = |(key, row): (Bytes, client::Record)| {
-        let session = record::ino_of(&key.slice(9..));
-        Held {
-            session,
-            version: row.version,
-            dirs: record::decode_delegation(row.value.as_deref().unwrap_or_default()),
-        }
-    };
-    rows.rows.into_iter().map(one).collect()
+    dirs: Arc<HashSet<Ino>>,
 }
 
 fn everything() -> Range {
     Range::prefix(record::delegations(), MOUNTS_MAX)
 }
 
+fn session_of(key: &Bytes) -> u64 {
+    record::ino_of(&key.slice(9..))
+}
+
 impl Fs {
     /// Ranges of the metadata, all at one moment, as they are for everybody: what others have to themselves they give back
     /// first.
-    pub(crate) async fn read_meta(&self, ranges: Vec<Range>) -> Result<Vec<Rows>, FsError> {
+    pub(crate) async fn read_meta(&self, mut ranges: Vec<Range>) -> Result<Vec<Rows>, FsError> {
         let inos: BTreeSet<Ino> =
             ranges.iter().map(|range| record::ino_of(&range.from)).filter(|ino| *ino != 0).collect();
         let count = ranges.len();
-        let mut ranges = ranges;
         ranges.push(everything());
         loop {
-            let wide = self.delegations.others.load(Ordering::Relaxed);
+            let wide = self.delegations.others.load(Ordering::Relaxed) && !inos.is_empty();
             ranges.truncate(count + 1);
             if wide {
                 ranges.extend(places_of(inos.iter().copied()));
             }
             let mut rows = self.read_own(ranges.clone()).await?;
             let places = rows.split_off(count + 1);
-            let others = self.of_others(rows.pop().unwrap_or_default());
+            let stand = rows.pop().unwrap_or_default();
+            if self.is_taken(&stand) {
+                // What was acknowledged here others may have changed by now.
+                self.give_way().await?;
+                continue;
+            }
+            let Some(others) = self.of_others(&stand).await? else { continue };
             self.delegations.others.store(!others.is_empty(), Ordering::Relaxed);
             if others.is_empty() || inos.is_empty() {
                 return Ok(rows);
@@ -85,61 +87,125 @@ impl Fs {
         }
     }
 
-    fn of_others(&self, rows: Rows) -> Vec<Held> {
-        let mut all = held(rows);
-        all.retain(|held| held.session != self.session);
-        all
+    /// Has somebody taken what this mount had to itself, and is something of it on its way?
+    fn is_taken(&self, stand: &Rows) -> bool {
+        let overlay = lock(&self.delegations.overlay);
+        let mine = stand.rows.iter().find(|(key, _)| session_of(key) == self.session);
+        !overlay.is_empty() && !lock(&self.delegations.scope).is_mine(mine.map(|(_, row)| row))
+    }
+
+    /// What other mounts have to themselves, by these rows. `None`: they have changed since.
+    async fn of_others(&self, stand: &Rows) -> Result<Option<Vec<Held>>, FsError> {
+        let (mut out, mut unknown) = (Vec::new(), Vec::new());
+        {
+            let mut known = lock(&self.delegations.scopes);
+            if stand.rows.is_empty() {
+                known.clear();
+            }
+            for (key, row) in stand.rows.iter().filter(|(key, _)| session_of(key) != self.session) {
+                let session = session_of(key);
+                match known.get(&session).filter(|(version, _)| *version == row.version) {
+                    Some((version, dirs)) => out.push(Held { session, version: *version, dirs: dirs.clone() }),
+                    None => unknown.push((session, row.version)),
+                }
+            }
+        }
+        if unknown.is_empty() {
+            return Ok(Some(out));
+        }
+        let key = |key: Bytes| Range::key(key);
+        let both = |(session, _): &(u64, Version)| [key(record::delegation(*session)), key(record::scope(*session))];
+        let mut rows = self.meta.read(&[0; 8], unknown.iter().flat_map(both).collect()).await?.into_iter();
+        for (session, version) in unknown {
+            let (row, scope) = (first(rows.next()), first(rows.next()));
+            if row.map(|row| row.version) != Some(version) {
+                return Ok(None);
+            }
+            let value = scope.and_then(|row| row.value).unwrap_or_default();
+            let dirs = Arc::new(record::decode_scope(&value));
+            lock(&self.delegations.scopes).insert(session, (version, dirs.clone()));
+            out.push(Held { session, version, dirs });
+        }
+        Ok(Some(out))
     }
 
     /// What of these inodes others have to themselves; and if nothing, what holds as long as that is so.
     pub(crate) async fn others(&self, inos: &BTreeSet<Ino>) -> Result<(Vec<(u64, Ino)>, Vec<Check>), FsError> {
-        let mut ranges = vec![everything()];
-        if self.delegations.others.load(Ordering::Relaxed) {
-            ranges.extend(places_of(inos.iter().copied()));
+        loop {
+            let wide = self.delegations.others.load(Ordering::Relaxed);
+            let mut ranges = vec![everything()];
+            if wide {
+                ranges.extend(places_of(inos.iter().copied()));
+            }
+            let mut rows = self.read_own(ranges).await?;
+            let places = rows.split_off(1);
+            let stand = rows.pop().unwrap_or_default();
+            let Some(others) = self.of_others(&stand).await? else { continue };
+            self.delegations.others.store(!others.is_empty(), Ordering::Relaxed);
+            if !others.is_empty() && !wide {
+                continue;
+            }
+            let mut checks = vec![Check::Count(record::delegations(), stand.rows.len() as u32)];
+            checks.extend(others.iter().map(|held| Check::AtVersion(record::delegation(held.session), held.version)));
+            if others.is_empty() {
+                return Ok((Vec::new(), checks));
+            }
+            // A file may come into another's directory with nothing else changed.
+            for (ino, places) in inos.iter().zip(&places) {
+                checks.push(Check::Count(record::places(*ino), places.rows.len() as u32));
+                let stands = |(key, row): &(Bytes, client::Record)| Check::AtVersion(key.clone(), row.version);
+                checks.extend(places.rows.iter().take(PLACES_MAX).map(stands));
+            }
+            return Ok((blocked(inos, &places, &others), checks));
         }
-        let mut rows = self.read_own(ranges).await?;
-        let mut places = rows.split_off(1);
-        let rows = rows.pop().unwrap_or_default();
-        let count = rows.rows.len() as u32;
-        let others = self.of_others(rows);
-        if !others.is_empty() && places.is_empty() {
-            self.delegations.others.store(true, Ordering::Relaxed);
-            places = self.read_own(places_of(inos.iter().copied())).await?;
-        }
-        let mut checks = vec![Check::Count(record::delegations(), count)];
-        checks.extend(others.iter().map(|held| Check::AtVersion(record::delegation(held.session), held.version)));
-        Ok((blocked(inos, &places, &others), checks))
     }
 
-    /// Asks for directories, each of a mount, and waits until they are given back.
+    /// Asks for directories, each of a mount, and waits until they are given back. Whoever does not answer, while the tables do, has
+    /// nothing to itself any more.
     pub(crate) async fn recall(&self, blocked: Vec<(u64, Ino)>) -> Result<(), FsError> {
-        let ask = |(session, dir): &(u64, Ino)| put(record::recall(*session, *dir), HERE);
-        self.common(Vec::new(), blocked.iter().map(ask).collect()).await?;
-        let begun = Instant::now();
+        let (mut asked, mut begun, mut seen) = (0, Instant::now(), BTreeMap::new());
         for round in 0.. {
-            let rows = self.meta.read(&[0; 8], vec![everything()]).await?;
-            let all = held(rows.into_iter().next().unwrap_or_default());
+            let stand = self.meta.read(&[0; 8], vec![everything()]).await?.into_iter().next().unwrap_or_default();
+            let Some(all) = self.of_others(&stand).await? else { continue };
             let still = |held: &&Held| blocked.iter().any(|(s, dir)| *s == held.session && held.dirs.contains(dir));
-            let silent: Vec<&Held> = all.iter().filter(still).collect();
+            let silent: BTreeMap<u64, Version> = all.iter().filter(still).map(|h| (h.session, h.version)).collect();
             if silent.is_empty() {
                 return Ok(());
             }
-            if begun.elapsed() > PATIENCE {
-                for held in silent {
-                    let key = record::delegation(held.session);
-                    tracing::warn!(
-                        "a mount (session {:x}) does not answer: it has nothing to itself any more",
-                        held.session
-                    );
-                    let mut writes = vec![Write::Delete { key: key.clone() }];
-                    let asked = held.dirs.iter().map(|dir| Write::Delete { key: record::recall(held.session, *dir) });
-                    writes.extend(asked);
-                    self.common(vec![Check::AtVersion(key, held.version)], writes).await?;
+            if silent != seen {
+                // They do something: they are asked anew.
+                (asked, seen) = (0, silent.clone());
+            }
+            if asked == 0 || begun.elapsed() > PATIENCE {
+                if asked == ASKED_MAX {
+                    return self.take_from(&silent).await;
                 }
+                let ask = |(session, dir): &(u64, Ino)| put(record::recall(*session, *dir), HERE);
+                let there = blocked.iter().filter(|(session, _)| silent.contains_key(session));
+                self.common(Vec::new(), there.map(ask).collect()).await?;
+                (asked, begun) = (asked + 1, Instant::now());
             }
             pause(round.min(3)).await;
         }
         Err(FsError::Unavailable)
+    }
+
+    async fn take_from(&self, silent: &BTreeMap<u64, Version>) -> Result<(), FsError> {
+        for (session, version) in silent {
+            tracing::warn!("a mount (session {session:x}) does not answer: it has nothing to itself any more");
+            let key = record::delegation(*session);
+            let mut writes = self.asked_of(*session).await?;
+            writes.extend([key.clone(), record::scope(*session)].map(|key| Write::Delete { key }));
+            self.common(vec![Check::AtVersion(key, *version)], writes).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes that take away what was asked of a mount.
+    pub(crate) async fn asked_of(&self, session: u64) -> Result<Vec<Write>, FsError> {
+        let asked = Range::prefix(record::recalls_of(session), ASKED_AT_ONCE);
+        let rows = self.meta.read(&[0; 8], vec![asked]).await?;
+        Ok(rows.into_iter().flat_map(|rows| rows.rows).map(|(key, _)| Write::Delete { key }).collect())
     }
 
     /// A batch of records that are no inode's.
@@ -165,9 +231,13 @@ impl Fs {
         if self.delegations.frozen.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let asked = Range::prefix(record::recalls_of(self.session), WANTED_MAX as u32 * 16);
+        let asked = Range::prefix(record::recalls_of(self.session), ASKED_AT_ONCE);
         let mut rows = self.meta.read(&[0; 8], vec![asked, everything()]).await?.into_iter();
-        let (asked, others) = (rows.next().unwrap_or_default(), self.of_others(rows.next().unwrap_or_default()));
+        let (asked, stand) = (rows.next().unwrap_or_default(), rows.next().unwrap_or_default());
+        let Some(others) = self.of_others(&stand).await? else {
+            self.delegations.signals.keeper.notify_one();
+            return Ok(());
+        };
         self.delegations.others.store(!others.is_empty(), Ordering::Relaxed);
         let keys: Vec<Bytes> = asked.rows.into_iter().map(|(key, _)| key).collect();
         let mut back: HashSet<Ino> = keys.iter().map(|key| record::ino_of(&key.slice(17..))).collect();
@@ -177,6 +247,14 @@ impl Fs {
             let twice = |dir: &&Ino| others.iter().any(|held| held.dirs.contains(dir));
             back.extend(scope.dirs.keys().filter(twice));
             back.extend(scope.dirs.iter().filter(|(_, used)| used.elapsed() > IDLE).map(|(dir, _)| *dir));
+        }
+        let mine = stand.rows.iter().find(|(key, _)| session_of(key) == self.session).map(|(_, row)| row);
+        let taken = {
+            let scope = lock(&self.delegations.scope);
+            !scope.dirs.is_empty() && !scope.is_mine(mine)
+        };
+        if taken {
+            self.give_way().await?;
         }
         if !back.is_empty() {
             self.give_back(&back, keys).await?;
@@ -191,6 +269,8 @@ impl Fs {
 
     async fn give_back(&self, dirs: &HashSet<Ino>, asked: Vec<Bytes>) -> Result<(), FsError> {
         let _gate = self.delegations.gate.write().await;
+        // As long as something has not landed it is this mount's.
+        self.land_held().await?;
         {
             let mut scope = lock(&self.delegations.scope);
             let until = Instant::now() + SHARED_FOR;
@@ -214,7 +294,8 @@ impl Fs {
         let mut rows = self.meta.read(&[0; 8], ranges).await?;
         let places = rows.split_off(1 + wanted.len());
         let inodes = rows.split_off(1);
-        let all = held(rows.pop().unwrap_or_default());
+        let stand = rows.pop().unwrap_or_default();
+        let Some(others) = self.of_others(&stand).await? else { return Ok(()) };
         let mut dirs: BTreeSet<Ino> = BTreeSet::new();
         for ((ino, inode), places) in wanted.into_iter().zip(inodes).zip(&places) {
             let inode = first(Some(inode)).and_then(|row| row.value);
@@ -226,27 +307,27 @@ impl Fs {
         }
         {
             let scope = lock(&self.delegations.scope);
-            let taken = |dir: &Ino| all.iter().any(|h| h.session != self.session && h.dirs.contains(dir));
+            let taken = |dir: &Ino| others.iter().any(|held| held.dirs.contains(dir));
             dirs.retain(|dir| !scope.banned.contains_key(dir) && !scope.dirs.contains_key(dir) && !taken(dir));
-            if dirs.is_empty() || scope.dirs.len() + dirs.len() > SCOPE_MAX {
+            if dirs.is_empty() || scope.is_shut() || scope.dirs.len() + dirs.len() > SCOPE_MAX {
                 return Ok(());
             }
         }
-        let mut line = self.delegations.line.lock().await;
         let dirs: Vec<Ino> = dirs.into_iter().collect();
-        let row = lock(&self.delegations.scope).next_row(&dirs);
-        let mut checks = vec![self.row_check(&line), Check::Count(record::delegations(), all.len() as u32)];
-        let others = all.iter().filter(|held| held.session != self.session);
-        checks.extend(others.map(|held| Check::AtVersion(record::delegation(held.session), held.version)));
+        let (rows, own) = {
+            let mut scope = lock(&self.delegations.scope);
+            (scope.next_rows(&dirs), self.row_check(&scope))
+        };
+        let mut checks = vec![own, Check::Count(record::delegations(), stand.rows.len() as u32)];
+        checks.extend(others.iter().map(|held| Check::AtVersion(record::delegation(held.session), held.version)));
         for dir in &dirs {
             checks.extend([Check::Present(record::inode(*dir)), Check::Absent(record::orphan(*dir))]);
         }
-        let batch = Batch { checks, writes: vec![put(record::delegation(self.session), row.clone())], sync: false };
+        let batch = Batch { checks, writes: self.put_rows(Some(rows)).into(), sync: false };
         match self.meta.batch(&[0; 8], batch).await? {
             Outcome::Done { version, .. } => {
-                line.row_version = Some(version);
                 let (now, mut scope) = (Instant::now(), lock(&self.delegations.scope));
-                scope.row = Some(row);
+                scope.row = Some(version);
                 scope.dirs.extend(dirs.into_iter().map(|dir| (dir, now)));
             }
             // Whatever became of it: what is there now is not what this mount knows, and is looked at when next something lands.

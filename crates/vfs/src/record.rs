@@ -17,9 +17,9 @@
 //!
 //! Under inode 0: `U` ino (unlinked, not freed: [`Gone`], a line from each who removed it), `R` (up to which heal all was tidied),
 //! `Y` ino (a conflict that was settled, [`Settled`]), `G` id (extents dropped, not freed), `S` session, `H` ino session (a mount
-//! has it open), `N` allocator, `F` (the form of all these records), `V` (moves of directories, one at a time), `Q` session (the
-//! directories that a mount has to itself, [`encode_delegation`]), `q` session ino (another asks for one), `W` session (how many batches of a
-//! mount's acknowledged operations have landed).
+//! has it open), `N` allocator, `F` (the form of all these records), `V` (moves of directories, one at a time), `Q` session (a
+//! mount has directories to itself; how often it wrote them down), `Z` session (which), `q` session ino (another asks for one), `W` session
+//! (how many batches of a mount's acknowledged operations have landed).
 
 use crate::fs::{Ino, Kind};
 use base::Version;
@@ -328,6 +328,11 @@ pub(crate) fn delegation(session: u64) -> Bytes {
     key(0, b'Q', &[&session.to_be_bytes()])
 }
 
+/// What a mount has to itself: always written with [`delegation`], which is small, and says whether this is as it was.
+pub(crate) fn scope(session: u64) -> Bytes {
+    key(0, b'Z', &[&session.to_be_bytes()])
+}
+
 pub(crate) fn recalls_of(session: u64) -> Bytes {
     key(0, b'q', &[&session.to_be_bytes()])
 }
@@ -340,14 +345,15 @@ pub(crate) fn marker(session: u64) -> Bytes {
     key(0, b'W', &[&session.to_be_bytes()])
 }
 
-/// The directories that a mount has to itself, a line each; the first line says how often they were written down.
-pub(crate) fn encode_delegation(serial: u64, dirs: impl Iterator<Item = Ino>) -> Bytes {
-    let lines: Vec<String> = dirs.map(|dir| format!("{dir:x}")).collect();
-    format!("#{serial}\n{}", lines.join("\n")).into()
+/// The directories that a mount has to itself, a line each. Lines are sorted, as sets of lines that islands merge are.
+pub(crate) fn encode_scope(mut dirs: Vec<Ino>) -> Bytes {
+    dirs.sort_unstable();
+    let lines: Vec<String> = dirs.into_iter().map(|dir| format!("{dir:016x}")).collect();
+    lines.join("\n").into()
 }
 
 /// The inverse; what is no number is left out.
-pub(crate) fn decode_delegation(value: &[u8]) -> HashSet<Ino> {
+pub(crate) fn decode_scope(value: &[u8]) -> HashSet<Ino> {
     let lines = value.split(|c| *c == b'\n').filter_map(|line| std::str::from_utf8(line).ok());
     lines.filter_map(|line| Ino::from_str_radix(line, 16).ok()).collect()
 }

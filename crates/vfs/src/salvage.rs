@@ -7,23 +7,31 @@
 //! | bytes of a file that others wrote meanwhile | a file beside it |
 //! | a removal, another name, a mode | it is left out, as the other mount saw it last; the log says so |
 
-use crate::delegate::{Told, Touched};
+use crate::delegate::{Signals, Told, Touched};
 use crate::error::FsError;
-use crate::fs::{Fs, Ino, Kind, TRIES_MAX, first, lock, pause, put, refused, to_content, wall_ns};
+use crate::fs::{Fs, Ino, Kind, TRIES_MAX, first, lock, pause, put, to_content, wall_ns};
 use crate::names::{put_at, touch};
 use crate::overlay::Op;
 use crate::record::{self, Content, Inode, Place};
 use crate::tidy::{Walk, put_back, settled};
+use base::Version;
 use bytes::Bytes;
 use client::{Check, Range, Refusal, Write};
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// How soon is tried again what could not be put down.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Operations that could not land, in their order.
 #[derive(Default)]
 pub(crate) struct Lost {
     pub ops: VecDeque<(Op, Refusal)>,
-    /// What was new and has been made all the same.
-    saved: HashSet<Ino>,
+    /// What was new and has been made all the same, and its bytes as they were put then.
+    saved: HashMap<Ino, Option<Version>>,
+    /// How often the first was tried.
+    tries: usize,
 }
 
 /// What one put of an operation says, by the kind of its key.
@@ -39,38 +47,38 @@ impl Fs {
     pub(crate) async fn salvage(&self) {
         let _alone = self.delegations.salvaging.lock().await;
         loop {
-            let Some((op, refusal)) = lock(&self.delegations.lost).ops.front().cloned() else { return };
-            match self.salvage_one(&op, &refusal).await {
+            let Some((op, refusal)) = lock(&self.delegations.lost).ops.front().cloned() else { break };
+            let done = self.salvage_one(&op, &refusal).await;
+            let mut lost = lock(&self.delegations.lost);
+            match done {
                 Ok(()) => {}
-                Err(FsError::Unavailable) => return,
+                // There may be room again, or what is missing may come.
+                Err(FsError::Unavailable | FsError::NoSpace) => return,
+                Err(_) if lost.tries < TRIES_MAX => {
+                    lost.tries += 1;
+                    return;
+                }
                 Err(e) => tracing::error!("an operation that was acknowledged could not be kept: {e}: {op:?}"),
             }
-            lock(&self.delegations.lost).ops.pop_front();
+            lost.ops.pop_front();
+            lost.tries = 0;
         }
+        lock(&self.delegations.lost).saved.clear();
     }
 
     async fn salvage_one(&self, op: &Op, refusal: &Refusal) -> Result<(), FsError> {
         let touched = Touched::of(&op.checks, &op.writes);
-        let commit = put_of(op, b'C');
-        if let Some((key, _)) = commit
-            && let Some(open) = lock(&self.open).get_mut(&record::ino_of(key))
-        {
-            // Whoever has it open hears that its bytes are not where it put them.
-            open.errors.push(refused(refusal));
-        }
         if let (Some((key, inode)), Some((at, place))) = (put_of(op, b'I'), put_of(op, b'P')) {
             let link = at.last_chunk::<8>().map_or(0, |link| u64::from_be_bytes(*link));
             let (inode, place): (Inode, Place) = (record::decode(inode)?, record::decode(place)?);
             return self.make_all_the_same(op, (record::ino_of(key), link, inode.kind), place).await;
         }
-        let names = op.writes.iter().any(|w| matches!(w.key().get(8), Some(b'P' | b'D' | b'U')));
-        let saved = touched.inos.iter().all(|ino| lock(&self.delegations.lost).saved.contains(ino));
-        if saved && !names && !touched.inos.is_empty() {
-            let there = touched.inos.iter().map(|ino| Check::Present(record::inode(*ino))).collect();
-            return self.commit_as(there, op.writes.clone(), false, Told::Pushes).await.map(drop);
+        let commit = put_of(op, b'C').map(|(key, content)| (record::ino_of(key), content.clone()));
+        if let Some(done) = self.go_on(op, &touched, commit.is_some()).await? {
+            return Ok(done);
         }
         match commit {
-            Some((key, content)) => self.keep_bytes(op, record::ino_of(key), &record::decode(content)?).await,
+            Some((ino, content)) => self.keep_bytes(op, ino, &record::decode(&content)?).await,
             None => {
                 tracing::warn!(
                     "left out, since another mount came first ({refusal}): a change of inodes {:x?}",
@@ -79,6 +87,27 @@ impl Fs {
                 Ok(())
             }
         }
+    }
+
+    /// More of something that was made all the same, if nobody else has to do with it.
+    async fn go_on(&self, op: &Op, touched: &Touched, commits: bool) -> Result<Option<()>, FsError> {
+        let names = op.writes.iter().any(|w| matches!(w.key().get(8), Some(b'P' | b'D' | b'U')));
+        let [ino] = touched.inos.iter().copied().collect::<Vec<_>>()[..] else { return Ok(None) };
+        let Some(last) = lock(&self.delegations.lost).saved.get(&ino).copied().filter(|_| !names) else {
+            return Ok(None);
+        };
+        let mut checks = vec![Check::Present(record::inode(ino))];
+        if commits {
+            let key = record::content(ino);
+            checks.push(last.map_or(Check::Absent(key.clone()), |version| Check::AtVersion(key, version)));
+        }
+        let Ok(version) = self.commit_as(checks, op.writes.clone(), false, Told::Pushes).await? else {
+            return Ok(None);
+        };
+        if commits {
+            lock(&self.delegations.lost).saved.insert(ino, Some(version));
+        }
+        Ok(Some(()))
     }
 
     /// What was new, under its name if that is free, else beside it.
@@ -92,7 +121,7 @@ impl Fs {
         for round in 0..TRIES_MAX {
             let dir = self.usable(place.parent, 0, &mut walk).await?;
             let name = match self.find(dir, &place.name).await? {
-                Some((there, ..)) if there == ino => break,
+                Some((there, ..)) if there == ino => return Ok(()),
                 Some(_) => self.free_name(dir, &place.name, link, place.ctime).await?,
                 None => place.name.clone(),
             };
@@ -111,12 +140,12 @@ impl Fs {
             writes.extend([touch(dir, wall_ns()), settled(link, what.clone())]);
             if self.commit_as(checks, writes, false, Told::Pushes).await?.is_ok() {
                 tracing::warn!("{what}");
-                break;
+                lock(&self.delegations.lost).saved.insert(ino, None);
+                return Ok(());
             }
             pause(round).await;
         }
-        lock(&self.delegations.lost).saved.insert(ino);
-        Ok(())
+        Err(FsError::Unavailable)
     }
 
     /// Bytes that others wrote over meanwhile become a file beside that one.
@@ -136,8 +165,11 @@ impl Fs {
             (record::decode(inode.value.as_deref().unwrap_or_default())?, to_content(now.as_ref())?);
         let made = content.extents.iter().map(|e| e.id).max().unwrap_or(ino);
         let kept = self.keep_beside((ino, &inode), content, orphan.as_ref(), made).await;
+        // What comes after it may name the same.
+        let more = |(op, _): &(Op, Refusal)| op.writes.iter().any(|w| record::ino_of(w.key()) == ino);
+        let last = !lock(&self.delegations.lost).ops.iter().skip(1).any(more);
         let dropped = self.only_in(ino, content, &now, &[]).await?;
-        if kept.is_ok() && !dropped.is_empty() {
+        if kept.is_ok() && last && !dropped.is_empty() {
             let row = put(record::dropped(self.numbers.fresh()?), record::encode(&dropped));
             self.commit_as(Vec::new(), vec![row], false, Told::Nothing).await?.ok();
         }
@@ -170,5 +202,16 @@ impl Fs {
             pause(round).await;
         }
         Err(FsError::Unavailable)
+    }
+}
+
+/// Puts down what could not land, until the mount is gone.
+pub(crate) async fn keep(fs: Weak<Fs>, signals: Arc<Signals>) {
+    loop {
+        let _ = tokio::time::timeout(LOOK, signals.lost.notified()).await;
+        let Some(fs) = fs.upgrade() else { return };
+        if !lock(&fs.delegations.lost).ops.is_empty() {
+            fs.salvage().await;
+        }
     }
 }

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 /// How long the kernel may keep what it was told, if nobody tells it otherwise. A change is pushed much sooner.
 const KEPT: Duration = Duration::from_secs(30);
+/// The same while another mount has something to itself, and tells of it a little later.
+const KEPT_BESIDE: Duration = Duration::from_secs(1);
 /// When a push is repeated.
 const REPEAT: Duration = Duration::from_millis(50);
 /// How many of its own writes a mount remembers, until it meets them among the changes.
@@ -433,12 +435,14 @@ impl Fs {
 
     /// How long the kernel may keep a reply.
     pub fn kept(&self, mark: &Mark) -> Duration {
-        if self.options.strict { Duration::ZERO } else { self.watch.kept(mark) }
+        let kept = if self.options.strict { Duration::ZERO } else { self.watch.kept(mark) };
+        // Where others have something to themselves they are told later of what is done there.
+        if self.delegations.others.load(Ordering::Relaxed) { kept.min(KEPT_BESIDE) } else { kept }
     }
 
     /// The kernel is about to be told attributes. Bytes of another commit than theirs it forgets before this returns.
     pub async fn tells(&self, ino: Ino, mark: &Mark) {
-        let content = self.real(mark.content);
+        let content = self.real(&record::content(ino), mark.content);
         if self.watch.told(ino, content, lock(&self.open).contains_key(&ino)) {
             self.watch.forget(ino, true).await;
             self.watch.dropped(ino, content);
