@@ -3,44 +3,12 @@
 
 mod common;
 
-use common::{Node, Scratch, wait};
+use common::{Cluster, wait};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU16, Ordering};
-
-static CLUSTERS: AtomicU16 = AtomicU16::new(0);
-
-struct Cluster {
-    nodes: Vec<Node>,
-    scratch: Scratch,
-}
-
-impl Cluster {
-    /// Nodes on loopback that know the first.
-    fn new(count: u16) -> Cluster {
-        let scratch = Scratch::new();
-        // Below the ports that the system hands out by itself, and another for each cluster of this process.
-        let first = 12_000 + (std::process::id() % 20_000) as u16 + 4 * CLUSTERS.fetch_add(1, Ordering::Relaxed);
-        let join = format!("127.0.0.1:{first}");
-        let nodes = (0..count).map(|i| {
-            let listen = format!("127.0.0.1:{}", first + i);
-            Node::new(&scratch, &format!("n{i}"), None, &["--no-multicast", "--listen", &listen, "--join", &join])
-        });
-        let mut nodes: Vec<Node> = nodes.collect();
-        nodes.iter_mut().for_each(Node::start);
-        nodes.iter().for_each(|n| n.sees(usize::from(count), 30));
-        Cluster { nodes, scratch }
-    }
-
-    fn mount(&mut self, node: usize) -> PathBuf {
-        let dir = self.scratch.path(&format!("mnt{node}"));
-        self.nodes[node].mount("shared", &dir);
-        dir
-    }
-}
 
 fn names(dir: &Path) -> Vec<String> {
     let mut all: Vec<String> =

@@ -232,13 +232,17 @@ impl Fs {
     ) -> Result<(), FsError> {
         let total: u64 = ranges.iter().map(|(_, b)| b.len() as u64).sum();
         let small = total <= SMALL_MAX;
+        let mut pieces = Vec::new();
         for round in 0..TRIES_MAX {
             let (mut content, version) = self.content(ino).await?;
             (content.mtime, content.ctime) = (mtime, mtime);
             let at = if append { content.size } else { 0 };
-            let pieces = self.split(&ranges, at, small)?;
-            if !small && (round == 0 || append) {
-                self.write_blocks(ino, &pieces, sync).await?;
+            // What has been stored once is named again, under the numbers that it has.
+            if round == 0 || append {
+                pieces = self.split(&ranges, at, small)?;
+                if !small {
+                    self.write_blocks(ino, &pieces, sync).await?;
+                }
             }
             let end = ranges.iter().map(|(from, b)| at + from + b.len() as u64).max().unwrap_or(0);
             if self.commit_map(ino, content, version, &pieces, end, sync).await? {

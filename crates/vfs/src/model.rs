@@ -706,3 +706,26 @@ async fn bytes_that_are_not_what_was_written_are_found() {
         }
     }
 }
+
+/// Of two who write much of one file at once the one that is late names what it has stored, and not what it would have.
+#[tokio::test(start_paused = true)]
+async fn who_commits_late_finds_its_bytes() {
+    for seed in 1..20 {
+        let world = World::new(seed).await;
+        let new = New { kind: Kind::File, mode: 0o644, umask: 0, uid: 0, gid: 0, rdev: 0, target: None };
+        let ino = world.mounts[0].make(ROOT, b"file", new).await.expect("made").0.ino;
+        let write = |side: usize| {
+            let fs = world.mounts[side].clone();
+            async move {
+                let (handle, _) = fs.open(ino, false).await?;
+                let (at, bytes) = (side as u64 * 300_000, vec![side as u8 + 1; 300_000]);
+                fs.write(handle, at, &bytes, false).await?;
+                fs.flush(handle).await
+            }
+        };
+        let (one, two) = tokio::join!(write(0), write(1));
+        assert!(one.is_ok() && two.is_ok(), "{one:?} {two:?}");
+        let bytes = world.mounts[0].read(ino, 0, 600_000).await.expect("all of it is there");
+        assert!(bytes[..300_000].iter().all(|b| *b == 1) && bytes[300_000..].iter().all(|b| *b == 2));
+    }
+}

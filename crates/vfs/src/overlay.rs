@@ -355,3 +355,114 @@ pub(crate) fn holds(check: &Check, rows: &Rows) -> bool {
         Check::Count(_, count) => rows.rows.len() == *count as usize && !rows.more,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::put;
+
+    fn key(text: &'static str) -> Bytes {
+        Bytes::from_static(text.as_bytes())
+    }
+
+    fn write(text: &'static str, value: &'static str) -> Write {
+        put(key(text), key(value))
+    }
+
+    fn version(seq: u64) -> Version {
+        Version { branch: BranchId { node: NodeId(1), n: 1 }, seq }
+    }
+
+    fn row(text: &'static str, value: &'static str) -> (Bytes, Record) {
+        (key(text), Record { version: version(1), hlc: Hlc(1), expires: None, value: Some(key(value)) })
+    }
+
+    fn shown(overlay: &Overlay, range: &Range, rows: Vec<(Bytes, Record)>) -> String {
+        let wide = overlay.widened(range);
+        let rows =
+            Rows { more: rows.len() > wide.limit as usize, rows: rows.into_iter().take(wide.limit as usize).collect() };
+        let merged = overlay.merge(range, rows);
+        let text = |b: &Bytes| String::from_utf8_lossy(b).into_owned();
+        let one = |(k, r): &(Bytes, Record)| format!("{}={}", text(k), r.value.as_ref().map(text).unwrap_or_default());
+        let all: Vec<String> = merged.rows.iter().map(one).collect();
+        format!("{}{}", all.join(" "), if merged.more { " more" } else { "" })
+    }
+
+    #[test]
+    fn reads_show_what_was_acknowledged() {
+        let mut overlay = Overlay::default();
+        overlay.push(Vec::new(), vec![write("b", "new"), Write::Delete { key: key("c") }]);
+        let there = || vec![row("a", "1"), row("b", "2"), row("c", "3"), row("d", "4")];
+        let all = Range { space: Space::User, from: key("a"), to: None, limit: 10 };
+        assert_eq!(shown(&overlay, &all, there()), "a=1 b=new d=4");
+        assert_eq!(shown(&overlay, &Range { limit: 3, ..all.clone() }, there()), "a=1 b=new d=4");
+        assert_eq!(shown(&overlay, &Range { limit: 2, ..all.clone() }, there()), "a=1 b=new more");
+        assert_eq!(shown(&overlay, &Range { to: Some(key("b")), ..all.clone() }, there()[..1].to_vec()), "a=1");
+        assert_eq!(shown(&overlay, &Range::key(key("c")), there()[2..3].to_vec()), "");
+        assert_eq!(shown(&overlay, &all, Vec::new()), "b=new");
+    }
+
+    #[test]
+    fn what_is_raised_is_never_lowered() {
+        let bump = |n| Write::Bump { key: key("t"), by: Bump::Max, fields: vec![n, n] };
+        let value = |overlay: &Overlay, there: u64| {
+            let bytes: Bytes = [there.to_be_bytes(), there.to_be_bytes()].concat().into();
+            let record = Record { version: version(1), hlc: Hlc(1), expires: None, value: Some(bytes) };
+            let rows = Rows { rows: vec![(key("t"), record)], more: false };
+            overlay.merge(&Range::key(key("t")), rows).rows[0].1.value.clone().expect("a value")[7]
+        };
+        let mut overlay = Overlay::default();
+        overlay.push(Vec::new(), vec![bump(5)]);
+        overlay.push(Vec::new(), vec![bump(3)]);
+        assert_eq!((value(&overlay, 4), value(&overlay, 9)), (5, 9));
+        assert_eq!(overlay.fold().expect("some").writes, [bump(5)]);
+        overlay.push(Vec::new(), vec![put(key("t"), greater(None, &[1, 1])), bump(2)]);
+        assert_eq!(value(&overlay, 9), 2, "it was set since");
+    }
+
+    #[test]
+    fn a_batch_checks_only_what_it_did_not_write_itself() {
+        let mut overlay = Overlay::default();
+        let first = overlay.push(vec![Check::Absent(key("a"))], vec![write("a", "1")]);
+        let second =
+            overlay.push(vec![Check::AtVersion(key("a"), first), Check::Present(key("x"))], vec![write("a", "2")]);
+        overlay.push(vec![Check::Count(key("a"), 1), Check::Count(key("y"), 0)], vec![write("b", "3")]);
+        let folded = overlay.fold().expect("some");
+        assert_eq!(folded.checks, [Check::Absent(key("a")), Check::Present(key("x")), Check::Count(key("y"), 0)]);
+        assert_eq!(folded.writes, [write("a", "2"), write("b", "3")]);
+        overlay.land(folded.upto, version(7));
+        assert!(overlay.is_empty() && overlay.landed() == 3);
+        // What another operation of the batch wrote over was never in the table.
+        assert_eq!(overlay.real(&key("a"), second), version(7));
+        assert!(is_early(overlay.real(&key("a"), first)));
+        overlay.push(vec![Check::AtVersion(key("a"), second)], vec![write("a", "4")]);
+        assert_eq!(overlay.fold().expect("some").checks, [Check::AtVersion(key("a"), version(7))]);
+    }
+
+    #[test]
+    fn what_is_lost_leaves_what_came_after_it() {
+        let mut overlay = Overlay::default();
+        overlay.push(Vec::new(), vec![write("a", "1"), write("b", "1")]);
+        overlay.push(Vec::new(), vec![write("b", "2")]);
+        assert_eq!(overlay.lose().map(|op| op.seq), Some(1));
+        let all = Range { space: Space::User, from: key("a"), to: None, limit: 10 };
+        assert_eq!(shown(&overlay, &all, Vec::new()), "b=2");
+        assert_eq!((overlay.landed(), overlay.waiting()), (1, 1));
+    }
+
+    #[test]
+    fn no_batch_is_too_large() {
+        let mut overlay = Overlay::default();
+        for _ in 0..3 {
+            overlay.push(Vec::new(), vec![put(key("a"), vec![1; BYTES_MAX * 2 / 3].into())]);
+        }
+        assert_eq!(overlay.fold().map(|f| f.upto), Some(1));
+        assert!(overlay.is_ripe() && !overlay.is_full());
+        for _ in 0..WAITING_OPS_MAX {
+            overlay.push(Vec::new(), vec![write("b", "1")]);
+        }
+        assert!(overlay.is_full());
+        overlay.land(3, version(1));
+        assert_eq!(overlay.fold().map(|f| f.upto), Some(3 + OPS_MAX as u64));
+    }
+}

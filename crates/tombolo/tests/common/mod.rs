@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub const BIN: &str = env!("CARGO_BIN_EXE_tombolo");
@@ -324,4 +324,36 @@ pub fn cluster(scratch: &Scratch, net: &Net, count: u8) -> Vec<Node> {
     nodes.iter_mut().for_each(Node::start);
     nodes.iter().for_each(|n| n.sees(usize::from(count), 40));
     nodes
+}
+
+static CLUSTERS: AtomicU16 = AtomicU16::new(0);
+
+/// Nodes on loopback, and mounts of the filesystem `shared`.
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+    pub scratch: Scratch,
+}
+
+impl Cluster {
+    /// Nodes on loopback that know the first.
+    pub fn new(count: u16) -> Cluster {
+        let scratch = Scratch::new();
+        // Below the ports that the system hands out by itself, and another for each cluster of this process.
+        let first = 12_000 + (std::process::id() % 20_000) as u16 + 4 * CLUSTERS.fetch_add(1, Ordering::Relaxed);
+        let join = format!("127.0.0.1:{first}");
+        let nodes = (0..count).map(|i| {
+            let listen = format!("127.0.0.1:{}", first + i);
+            Node::new(&scratch, &format!("n{i}"), None, &["--no-multicast", "--listen", &listen, "--join", &join])
+        });
+        let mut nodes: Vec<Node> = nodes.collect();
+        nodes.iter_mut().for_each(Node::start);
+        nodes.iter().for_each(|n| n.sees(usize::from(count), 30));
+        Cluster { nodes, scratch }
+    }
+
+    pub fn mount(&mut self, node: usize) -> PathBuf {
+        let dir = self.scratch.path(&format!("mnt{node}"));
+        self.nodes[node].mount("shared", &dir);
+        dir
+    }
 }
