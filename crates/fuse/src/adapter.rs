@@ -660,7 +660,7 @@ impl Filesystem for Adapter {
         if is_ours(ino.0) {
             return reply.ok();
         }
-        self.spawn(Call::Sync, |fs| async move { empty(reply, fs.sync_names().await) });
+        self.spawn(Call::Sync, |fs| async move { empty(reply, fs.sync_names(ino.0).await) });
     }
 
     fn fallocate(

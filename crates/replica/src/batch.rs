@@ -213,7 +213,8 @@ impl Batch {
         };
         let deletes = self.writes.iter().any(|w| matches!(w, Write::Delete { .. }));
         let touches = self.writes.iter().any(|w| matches!(w, Write::Expire { .. }));
-        deletes && !touches && self.writes.iter().map(put).sum::<usize>() <= most
+        // One that only asks for what is there to be on disc takes nothing.
+        self.writes.is_empty() || (deletes && !touches && self.writes.iter().map(put).sum::<usize>() <= most)
     }
 
     /// Holds the batch against the limits on keys, values and its whole size.

@@ -27,6 +27,8 @@ pub(crate) const PAGE: u64 = 16 * 1024 * 1024;
 const INLINE_MAX: usize = 32;
 /// Up to so many bytes go into the same batch as `C`: one round trip.
 const SMALL_MAX: u64 = 64 * 1024;
+/// How many ranges one commit takes.
+const RANGES_MAX: usize = 512;
 /// How many extents are on their way at once.
 const EXTENTS_IN_FLIGHT: usize = 8;
 /// How many bytes of one file are gathered before they are committed.
@@ -208,13 +210,14 @@ impl Fs {
         let nothing = Batch { sync: true, ..Batch::default() };
         for round in 0..TRIES_MAX {
             if !large {
-                return if committed { Ok(()) } else { self.sync_names().await };
+                return if committed { self.tell_lost(ino) } else { self.sync_names(ino).await };
             }
             match self.blocks.batch(&ino.to_be_bytes(), nothing.clone()).await {
                 // The fragment was made into others meanwhile, or its leader went away.
                 Ok(Outcome::Unknown) | Err(client::Error::Node(node::ClientError::Parted(_))) => pause(round).await,
-                Ok(_) if committed => return Ok(()),
-                Ok(_) => return self.sync_names().await,
+                Ok(Outcome::Failed(refusal)) => return Err(refused(&refusal)),
+                Ok(_) if committed => return self.tell_lost(ino),
+                Ok(_) => return self.sync_names(ino).await,
                 Err(e) => return Err(e.into()),
             }
         }
@@ -223,6 +226,24 @@ impl Fs {
 
     /// Writes ranges as extents, then commits them; if another mount committed meanwhile, lays them over its map instead.
     pub(crate) async fn commit_ranges(
+        &self,
+        ino: Ino,
+        ranges: Vec<(u64, Vec<u8>)>,
+        mtime: u64,
+        sync: bool,
+        append: bool,
+    ) -> Result<(), FsError> {
+        let mut ranges = ranges.into_iter();
+        loop {
+            let part: Vec<_> = ranges.by_ref().take(RANGES_MAX).collect();
+            if part.is_empty() {
+                return Ok(());
+            }
+            self.commit_some(ino, part, mtime, sync, append).await?;
+        }
+    }
+
+    async fn commit_some(
         &self,
         ino: Ino,
         ranges: Vec<(u64, Vec<u8>)>,
@@ -256,7 +277,12 @@ impl Fs {
     /// The present map. Fails for an inode that is gone.
     pub(crate) async fn content(&self, ino: Ino) -> Result<(Content, Option<Version>), FsError> {
         let keys = [record::inode(ino), record::content(ino), record::orphan(ino)].map(Range::key);
-        let mut rows = self.read_meta(keys.into()).await?.into_iter();
+        let mut rows = self.read_meta(keys.clone().into()).await?.into_iter();
+        if rows.as_slice().first().is_some_and(|rows| rows.rows.is_empty()) && self.salvages(ino) {
+            // It will be there when what could not land has been put down.
+            Box::pin(self.salvage()).await;
+            rows = self.read_meta(keys.into()).await?.into_iter();
+        }
         first(rows.next()).ok_or(FsError::Stale)?;
         let (row, orphan) = (first(rows.next()), first(rows.next()));
         // Of whoever changes it from here on it is known whether it knew that the file had lost its name.

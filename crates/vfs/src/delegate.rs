@@ -9,10 +9,10 @@
 //! Locks are taken in this order: the gate, the line, the overlay, the scope.
 
 use crate::error::FsError;
-use crate::fs::{Fs, Ino, TRIES_MAX, lock, pause, refused};
+use crate::fs::{Fs, Ino, Kind, TRIES_MAX, first, lock, pause, refused};
 use crate::land::Line;
 use crate::overlay::{self, Overlay, is_early};
-use crate::record::{self, Place};
+use crate::record::{self, Inode, Place};
 use crate::salvage::Lost;
 use crate::tidy::is_left_out;
 use base::Version;
@@ -36,6 +36,10 @@ const HEAT_MAX: usize = 1024;
 const COVERED_MAX: usize = 100_000;
 /// So long a mount does without delegations that was refused room.
 const SHUT_FOR: Duration = Duration::from_secs(10);
+/// So long an operation is tried again whose directories others took, or gave back, meanwhile.
+const AGAIN_FOR: Duration = Duration::from_secs(10);
+/// It waits a little longer each time, and after so many as at first.
+const AGAIN_PAUSES: usize = 8;
 /// So often something is read beside what lands, before nothing lands meanwhile.
 const READS_MAX: usize = 8;
 
@@ -76,6 +80,9 @@ pub(crate) struct Scope {
     closed: bool,
 }
 
+/// What another mount has to itself, as of which version of its row.
+pub(crate) type Known = (Version, Arc<HashSet<Ino>>);
+
 /// Everything about delegations of one mount.
 #[derive(Default)]
 pub(crate) struct Delegations {
@@ -87,8 +94,8 @@ pub(crate) struct Delegations {
     pub signals: Arc<Signals>,
     /// Other mounts have something to themselves, as far as is known.
     pub others: AtomicBool,
-    /// What they have, by session, as of which version of their row.
-    pub scopes: Mutex<HashMap<u64, (Version, Arc<HashSet<Ino>>)>>,
+    /// What they have, by session.
+    pub scopes: Mutex<HashMap<u64, Known>>,
     /// What could not land.
     pub lost: Mutex<Lost>,
     pub salvaging: tokio::sync::Mutex<()>,
@@ -103,8 +110,6 @@ pub(crate) struct Touched {
     pub inos: BTreeSet<Ino>,
     /// Of those, the ones that are changed.
     changed: BTreeSet<Ino>,
-    /// And the directories whose names it looks at or changes.
-    names: BTreeSet<Ino>,
     /// Inodes that it makes, with their names.
     pub fresh: BTreeSet<Ino>,
     /// Records of the whole filesystem, or writes that need the leader.
@@ -153,11 +158,6 @@ fn owner(key: &Bytes) -> Option<Ino> {
     }
 }
 
-/// Whose names it is about, if it is.
-fn names_of(key: &Bytes) -> Option<Ino> {
-    matches!(key.get(8), Some(b'D' | b'K')).then(|| record::ino_of(key)).filter(|ino| *ino != 0)
-}
-
 impl Touched {
     pub(crate) fn of(checks: &[Check], writes: &[Write]) -> Touched {
         let puts = |kind: u8| {
@@ -183,7 +183,6 @@ impl Touched {
         Touched {
             inos: keys.iter().filter_map(|key| owner(key)).filter(there).collect(),
             changed: writes.iter().filter_map(|w| owner(w.key())).filter(there).collect(),
-            names: keys.iter().filter_map(|key| names_of(key)).collect(),
             common: keys.iter().any(|key| owner(key).is_none()) || !writes.iter().all(early),
             fresh,
         }
@@ -247,7 +246,11 @@ impl Fs {
         }
         let touched = Touched::of(&checks, &writes);
         let mut batch = Batch { checks, writes, sync };
-        for round in 0..TRIES_MAX {
+        let begun = Instant::now();
+        for round in 0.. {
+            if round >= TRIES_MAX && begun.elapsed() > AGAIN_FOR {
+                break;
+            }
             {
                 let overlay = lock(&self.delegations.overlay);
                 batch.checks = batch.checks.iter().map(|check| overlay.real_check(check)).collect();
@@ -260,7 +263,7 @@ impl Fs {
                 Attempt::Land => self.land_all(false).await?,
                 Attempt::Taken => self.give_way().await?,
                 Attempt::Others(blocked) => self.recall(blocked).await?,
-                Attempt::Again => pause(round).await,
+                Attempt::Again => pause(round % AGAIN_PAUSES).await,
             }
         }
         Err(FsError::Unavailable)
@@ -268,7 +271,7 @@ impl Fs {
 
     async fn attempt(&self, batch: &Batch, touched: &Touched, told: Told) -> Result<Attempt, FsError> {
         let gate = self.delegations.gate.read().await;
-        let early = told == Told::Replies && !overlay::is_large(&batch.writes);
+        let early = told == Told::Replies && !overlay::is_large(batch);
         match self.reach(touched).await? {
             Reach::All if early => self.acknowledge(batch, touched).await,
             Reach::Nothing | Reach::Shut => self.directly(batch, touched, told).await,
@@ -290,17 +293,16 @@ impl Fs {
     async fn reach(&self, touched: &Touched) -> Result<Reach, FsError> {
         let (mut inside, mut unknown) = (0, Vec::new());
         {
-            let scope = lock(&self.delegations.scope);
+            let mut scope = lock(&self.delegations.scope);
             if scope.dirs.is_empty() {
                 return Ok(Reach::Nothing);
             }
             if scope.is_shut() {
+                scope.covered.clear();
                 return Ok(Reach::Shut);
             }
             for ino in &touched.inos {
-                // Of a directory whose names are not this mount's own others may change them.
-                let names = touched.names.contains(ino) && !is_left_out("names");
-                if scope.dirs.contains_key(ino) || (scope.covered.contains(ino) && !names) {
+                if scope.dirs.contains_key(ino) || scope.covered.contains(ino) {
                     inside += 1;
                 } else {
                     unknown.push(*ino);
@@ -308,17 +310,21 @@ impl Fs {
             }
         }
         if !unknown.is_empty() {
-            let rows = self.read_own(places_of(unknown.iter().copied())).await?;
+            let mut ranges = places_of(unknown.iter().copied());
+            ranges.extend(unknown.iter().map(|ino| Range::key(record::inode(*ino))));
+            let mut places = self.read_own(ranges).await?;
+            let inodes = places.split_off(unknown.len());
             let mut scope = lock(&self.delegations.scope);
             if scope.covered.len() > COVERED_MAX {
                 scope.covered.clear();
             }
-            for (ino, rows) in unknown.into_iter().zip(rows) {
-                if touched.names.contains(&ino) && !is_left_out("names") {
-                    continue;
-                }
-                let parents = parents(&rows);
-                if !parents.is_empty() && parents.iter().all(|dir| scope.dirs.contains_key(dir)) {
+            for ((ino, places), inode) in unknown.into_iter().zip(places).zip(inodes) {
+                let value = first(Some(inode)).and_then(|row| row.value);
+                let inode = value.map(|value| record::decode::<Inode>(&value)).transpose()?;
+                // Another may have a directory to itself that lies in one of this mount's.
+                let is_file = inode.is_some_and(|inode| inode.kind != Kind::Directory) || is_left_out("files");
+                let parents = parents(&places);
+                if is_file && !parents.is_empty() && parents.iter().all(|dir| scope.dirs.contains_key(dir)) {
                     scope.covered.insert(ino);
                     inside += 1;
                 }
@@ -478,7 +484,10 @@ impl Scope {
                 self.dirty |= !is_left_out("fresh");
             }
         }
-        self.covered.extend(&touched.fresh);
+        let is_dir = |ino: &Ino| {
+            batch.writes.iter().any(|w| w.key().get(8) == Some(&b'K') && w.key().ends_with(&ino.to_be_bytes()))
+        };
+        self.covered.extend(touched.fresh.iter().filter(|ino| !is_dir(ino)));
         self.without_removed(batch);
     }
 

@@ -99,8 +99,9 @@ impl Fs {
     }
 
     /// Makes all that was done in this directory durable.
-    pub async fn sync_names(&self) -> Result<(), FsError> {
-        self.commit(Vec::new(), Vec::new(), true).await.map(drop)
+    pub async fn sync_names(&self, dir: Ino) -> Result<(), FsError> {
+        self.land_all(true).await?;
+        self.tell_lost(dir)
     }
 }
 

@@ -383,7 +383,7 @@ impl Fs {
         for tried in 1.. {
             // By chance, so that islands do not claim the same; a test's are the same each time.
             let chance = || getrandom::u32().unwrap_or_else(|_| wall_ns() as u32) & 0xff_ffff;
-            let n = if self.db.is_some() { chance() } else { u32::MAX / 7 * tried & 0xff_ffff };
+            let n = if self.db.is_some() { chance() } else { (u32::MAX / 7).wrapping_mul(tried) & 0xff_ffff };
             let key = record::allocator(n);
             let made = put(key.clone(), Bytes::copy_from_slice(self.name_of_node.as_bytes()));
             let batch = Batch { checks: vec![Check::Absent(key)], writes: vec![made], sync: true };

@@ -5,7 +5,7 @@
 
 use crate::delegate::{Scope, Signals};
 use crate::error::FsError;
-use crate::fs::{Fs, lock, put, refused};
+use crate::fs::{Fs, Ino, lock, put, refused};
 use crate::overlay::{Folded, is_early};
 use crate::record;
 use crate::tidy::is_left_out;
@@ -23,7 +23,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// How often is looked whether the mount is still there.
 const LOOK: Duration = Duration::from_secs(1);
 /// So long a mount that ends waits for what it has acknowledged to land.
-const LAST: Duration = Duration::from_secs(30);
+const LAST: Duration = Duration::from_secs(100);
 
 /// What is on its way, one batch at a time.
 #[derive(Default)]
@@ -36,9 +36,8 @@ pub(crate) struct Line {
     replaying: bool,
     /// Up to which operation all is on disc.
     synced: u64,
-    /// How many operations were lost, and of how many somebody who asked for durability was told.
-    lost: u64,
-    lost_told: u64,
+    /// There was no room: operations go one by one, which may use what is kept for removals.
+    narrow: bool,
 }
 
 struct Sent {
@@ -46,23 +45,24 @@ struct Sent {
     folded: Option<Folded>,
     /// It puts this mount's row, or takes it away.
     row: Option<bool>,
+    /// Requests that it answers.
+    answered: Vec<Bytes>,
 }
 
 /// What became of a batch that was sent.
 enum Landing {
     Landed,
+    /// It goes in another form.
+    Again,
     Nothing,
     /// Some of it does not hold any more.
     Lost,
 }
 
-impl Line {
-    /// Whoever asks for durability is told, once, that something acknowledged before could not land where it was meant to.
-    fn tell_lost(&mut self) -> Result<(), FsError> {
-        let untold = self.lost > self.lost_told && !is_left_out("told");
-        self.lost_told = self.lost;
-        if untold { Err(FsError::Unavailable) } else { Ok(()) }
-    }
+/// May it be taken later, as it is?
+fn waits(refusal: &Refusal) -> bool {
+    use Refusal::{Check, Finished, LivesInParts, NotACounter, TooLarge};
+    !matches!(refusal, Check(_) | NotACounter(_) | LivesInParts | TooLarge { .. } | Finished)
 }
 
 impl Fs {
@@ -113,7 +113,7 @@ impl Fs {
             let landed = lock(&self.delegations.overlay).landed() >= upto;
             match (landed, sync) {
                 (true, false) => return Ok(()),
-                (true, true) if line.synced >= upto => return line.tell_lost(),
+                (true, true) if line.synced >= upto => return Ok(()),
                 (true, true) => {
                     drop(line);
                     return self.land_sync(upto).await;
@@ -137,7 +137,14 @@ impl Fs {
             Outcome::Failed(refusal) => return Err(refused(&refusal)),
             Outcome::Unknown => return Err(FsError::Unavailable),
         }
-        line.tell_lost()
+        Ok(())
+    }
+
+    /// Whoever asks for durability of something is told, once, that what was acknowledged of it could not land where it was meant
+    /// to.
+    pub(crate) fn tell_lost(&self, ino: Ino) -> Result<(), FsError> {
+        let lost = lock(&self.delegations.lost).tell(ino);
+        if lost { Err(FsError::Unavailable) } else { Ok(()) }
     }
 
     /// Everything lands, for whoever holds the gate to write: nothing is acknowledged meanwhile.
@@ -145,7 +152,7 @@ impl Fs {
         let mut line = self.delegations.line.lock().await;
         loop {
             match self.send(&mut line, None).await? {
-                Landing::Landed => {}
+                Landing::Landed | Landing::Again => {}
                 Landing::Nothing => return Ok(()),
                 Landing::Lost => self.replay(&mut line).await?,
             }
@@ -177,10 +184,14 @@ impl Fs {
                 // It may have been an earlier attempt that landed, and that was sent for somebody else.
                 sync = false;
                 let landed = self.marked(line).await?;
-                if landed.is_none() && !matches!(refusal, Refusal::Check(_)) {
-                    // Nothing is wrong with it: it waits.
+                if landed.is_none() && waits(&refusal) {
                     lock(&self.delegations.scope).shut();
-                    return Err(refused(&refusal));
+                    self.take_back(line);
+                    return if std::mem::replace(&mut line.narrow, true) {
+                        Err(refused(&refusal))
+                    } else {
+                        Ok(Landing::Again)
+                    };
                 }
                 landed
             }
@@ -199,11 +210,21 @@ impl Fs {
         }
         let mut overlay = lock(&self.delegations.overlay);
         overlay.land(upto, version);
+        line.narrow &= !overlay.is_empty();
         if let Some(row) = sent.row {
             let mut scope = lock(&self.delegations.scope);
             (scope.row, scope.sent) = (row.then_some(version), None);
         }
         Ok(Landing::Landed)
+    }
+
+    /// What was to be sent is put together anew.
+    fn take_back(&self, line: &mut Line) {
+        let Some(sent) = line.in_flight.take() else { return };
+        let mut scope = lock(&self.delegations.scope);
+        scope.dirty |= sent.row.is_some();
+        scope.sent = None;
+        scope.answered.extend(sent.answered);
     }
 
     async fn row_of(&self, key: Bytes) -> Result<Option<Record>, FsError> {
@@ -251,7 +272,7 @@ impl Fs {
 
     fn next_batch(&self, line: &Line) -> Option<Sent> {
         let overlay = lock(&self.delegations.overlay);
-        let folded = overlay.fold();
+        let folded = if line.narrow { overlay.fold_one() } else { overlay.fold() };
         let mut scope = lock(&self.delegations.scope);
         if folded.is_none() && !scope.dirty && scope.answered.is_empty() {
             return None;
@@ -262,7 +283,12 @@ impl Fs {
             batch.checks.extend(folded.checks.iter().filter(|_| !is_left_out("landing")).cloned());
             batch.writes.extend(folded.writes.iter().cloned());
         }
-        batch.writes.extend(scope.answered.drain(..).map(|key| Write::Delete { key }));
+        let answered = std::mem::take(&mut scope.answered);
+        batch.writes.extend(answered.iter().map(|key| Write::Delete { key: key.clone() }));
+        if line.narrow {
+            // It is no removal, and there is room for it all the same.
+            batch.writes.push(nothing());
+        }
         let mut row = None;
         if std::mem::take(&mut scope.dirty) {
             let rows = (!scope.dirs.is_empty()).then(|| scope.next_rows(&[]));
@@ -270,7 +296,7 @@ impl Fs {
             row = Some(rows.is_some());
             batch.writes.extend(self.put_rows(rows));
         }
-        Some(Sent { batch, folded, row })
+        Some(Sent { batch, folded, row, answered })
     }
 
     /// What is acknowledged and has not landed is tried, each operation by itself; after that this mount has nothing to itself.
@@ -285,7 +311,7 @@ impl Fs {
             let Some(folded) = lock(&self.delegations.overlay).fold_one() else { break };
             let mut batch = Batch { checks: vec![self.marker_check(line)], ..Batch::default() };
             batch.checks.extend(folded.checks);
-            batch.writes.push(self.marker_put(line));
+            batch.writes.extend([self.marker_put(line), nothing()]);
             batch.writes.extend(folded.writes);
             let (version, refusal) = match self.meta.batch(&[0; 8], batch).await? {
                 Outcome::Done { version, .. } => (Some(version), None),
@@ -295,7 +321,7 @@ impl Fs {
                         (Some(version), _) => (Some(version), None),
                         // It was tried at a marker that is not the present one.
                         (None, Refusal::Check(0)) if line.marker_version != before => continue,
-                        (None, Refusal::Check(_)) => (None, Some(refusal)),
+                        (None, _) if !waits(&refusal) => (None, Some(refusal)),
                         (None, _) => return Err(refused(&refusal)),
                     }
                 }
@@ -307,7 +333,6 @@ impl Fs {
                 lock(&self.delegations.overlay).land(folded.upto, version);
             }
             if let Some(refusal) = refusal {
-                line.lost += 1;
                 self.lose(&folded.keys, &refusal);
             }
         }
@@ -334,9 +359,16 @@ impl Fs {
                 open.errors.push(refused(refusal));
             }
         }
-        lock(&self.delegations.lost).ops.extend(op.map(|op| (op, refusal.clone())));
+        if let Some(op) = op {
+            lock(&self.delegations.lost).add(op, refusal.clone());
+        }
         self.delegations.signals.lost.notify_one();
     }
+}
+
+/// A write that changes nothing: with it a batch is one that removes, for which room is kept.
+pub(crate) fn nothing() -> Write {
+    Write::Delete { key: record::recall(0, 0) }
 }
 
 impl Line {

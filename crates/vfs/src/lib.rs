@@ -5,7 +5,8 @@
 //! the records and the operations; [`record`] names them.
 //!
 //! What other mounts change is told to this machine's kernel (`watch`), and what two islands made of one tree is made one tree
-//! again (`tidy`, `settle`). So far: one locality per filesystem, no delegations.
+//! again (`tidy`, `settle`). Where a mount works alone it is acknowledged at once (`delegate`, `land`, `recall`, `salvage`). So far: one
+//! locality per filesystem.
 
 mod acl;
 mod attrs;

@@ -5,7 +5,8 @@ use crate::attrs::changed;
 use crate::error::FsError;
 
 use crate::fs::{
-    Attr, Fs, Ino, Kind, New, Over, ROOT, TRIES_MAX, check_name, first, pause, put, put_xattr, version_of, wall_ns,
+    Attr, Fs, Ino, Kind, New, Over, ROOT, TRIES_MAX, check_name, first, lock, pause, put, put_xattr, version_of,
+    wall_ns,
 };
 use crate::overlay::is_early;
 use crate::record::{self, Gone, Inode, Place};
@@ -14,6 +15,7 @@ use crate::watch::Mark;
 use base::Version;
 use bytes::Bytes;
 use client::{Bump, Check, Range, Write};
+use tokio::sync::OwnedMutexGuard;
 
 /// The most links of one inode.
 pub(crate) const LINKS_MAX: usize = 60_000;
@@ -145,7 +147,7 @@ impl Fs {
         Ok(rows.into_iter().map(|r| r.rows.len()).sum())
     }
 
-    /// Checks and writes that take a name away; the last one makes its inode an orphan.
+    /// Checks and writes that take a name away; the last one makes its inode an orphan. What is returned is held until they are done.
     pub(crate) async fn take(
         &self,
         dir: Ino,
@@ -153,7 +155,10 @@ impl Fs {
         found: &Found,
         now: u64,
         (checks, writes): (&mut Vec<Check>, &mut Vec<Write>),
-    ) -> Result<(), FsError> {
+    ) -> Result<Option<OwnedMutexGuard<()>>, FsError> {
+        // What is open here and written all the time is not while this goes on.
+        let open = lock(&self.open).contains_key(&found.ino);
+        let still = if open { Some(self.commit_lock(found.ino).lock_owned().await) } else { None };
         let key = record::entry(dir, name, found.ino, found.link);
         checks.push(Check::AtVersion(key.clone(), found.version));
         writes.push(Write::Delete { key });
@@ -192,7 +197,7 @@ impl Fs {
         } else {
             writes.push(put(record::orphan(found.ino), gone.to_line()));
         }
-        Ok(())
+        Ok(still)
     }
 
     /// Removes a name; `directory`: of an empty directory, else of anything but a directory.
@@ -215,7 +220,7 @@ impl Fs {
             if directory {
                 checks.push(Check::Count(record::names(found.ino), 0));
             }
-            self.take(dir, name, &found, now, (&mut checks, &mut writes)).await?;
+            let _still = self.take(dir, name, &found, now, (&mut checks, &mut writes)).await?;
             match self.commit(checks, writes, false).await {
                 Ok(None) => return Ok(()),
                 Ok(Some(0)) if directory => return Err(FsError::NotEmpty),
@@ -337,9 +342,10 @@ impl Fs {
             checks.extend(more);
             writes.extend(bump);
         }
-        if let Some(target) = target {
-            self.take(to, new, target, now, (&mut checks, &mut writes)).await?;
-        }
+        let _still = match target {
+            Some(target) => self.take(to, new, target, now, (&mut checks, &mut writes)).await?,
+            None => None,
+        };
         writes.extend(moved((dir, name), (to, new), source, now));
         match self.commit(checks, writes, false).await? {
             None => Ok(true),

@@ -6,7 +6,7 @@ use crate::fs::Ino;
 use crate::record;
 use base::{BranchId, Hlc, NodeId, Version};
 use bytes::Bytes;
-use client::{Bump, Check, Range, Record, Rows, Space, Write};
+use client::{Batch, Bump, Check, Range, Record, Rows, Space, Write};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 
@@ -334,8 +334,9 @@ fn greater(value: Option<&Bytes>, fields: &[u64]) -> Bytes {
 }
 
 /// Is it too large to wait?
-pub(crate) fn is_large(writes: &[Write]) -> bool {
-    writes.iter().map(size_of).sum::<usize>() > LARGE
+pub(crate) fn is_large(batch: &Batch) -> bool {
+    let bytes: usize = batch.writes.iter().map(size_of).sum();
+    bytes > LARGE || batch.checks.len() + batch.writes.len() > ITEMS_MAX || batch.validate().is_err()
 }
 
 /// What must be read to know whether a check holds.

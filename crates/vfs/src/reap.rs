@@ -7,12 +7,13 @@
 use crate::delegate::Told;
 use crate::error::FsError;
 use crate::fs::{Fs, Ino, first, lock, put, to_content};
+use crate::land::nothing;
 use crate::names::{HERE, removal_ranges};
 use crate::record::{self, Dropped, Gone, Session};
 use crate::tables::Records;
 use crate::tidy::Group;
 use bytes::Bytes;
-use client::{Batch, Check, Range, Record, Space, Write};
+use client::{Batch, Check, Outcome, Range, Record, Space, Write};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Weak;
 use std::time::{Duration, Instant};
@@ -119,8 +120,7 @@ impl Fs {
         let seen = if one && other { newest } else { rounds.newest.min(newest) };
         rounds.newest = newest;
         // What has not landed may name what those rows give up.
-        self.land_all(false).await?;
-        if !lock(&self.delegations.lost).ops.is_empty() {
+        if !self.is_up_to_date().await? {
             return Ok(());
         }
         self.say_seen(&orphans, (seen, mark), &sessions, &holds).await?;
@@ -277,6 +277,9 @@ impl Fs {
         if sessions.get(&self.session) != Some(&now) {
             writes.push(put(key, record::encode(&now)));
         }
+        // Said on a full disc, too: what is freed by it makes room.
+        let nothing = (!writes.is_empty()).then(nothing);
+        writes.extend(nothing);
         if writes.is_empty() { Ok(()) } else { self.keep(Vec::new(), writes).await.map(drop) }
     }
 
@@ -364,7 +367,10 @@ impl Fs {
         for part in keys.chunks(DELETE_MAX) {
             let writes = part.iter().map(|key| Write::Delete { key: key.clone() }).collect();
             // Of what nobody names: not even whoever has its directory to itself.
-            self.meta.batch(&[0; 8], Batch { checks: Vec::new(), writes, sync: false }).await?;
+            match self.meta.batch(&[0; 8], Batch { checks: Vec::new(), writes, sync: false }).await? {
+                Outcome::Done { .. } => {}
+                _ => return Err(FsError::Unavailable),
+            }
         }
         Ok(())
     }
@@ -372,7 +378,10 @@ impl Fs {
     async fn delete_blocks(&self, ino: Ino, keys: Vec<Bytes>) -> Result<(), FsError> {
         for part in keys.chunks(DELETE_MAX) {
             let writes = part.iter().map(|key| Write::Delete { key: key.clone() }).collect();
-            self.blocks.batch(&ino.to_be_bytes(), Batch { checks: Vec::new(), writes, sync: false }).await?;
+            match self.blocks.batch(&ino.to_be_bytes(), Batch { checks: Vec::new(), writes, sync: false }).await? {
+                Outcome::Done { .. } => {}
+                _ => return Err(FsError::Unavailable),
+            }
         }
         Ok(())
     }

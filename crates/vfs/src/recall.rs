@@ -4,6 +4,7 @@
 use crate::delegate::{SCOPE_MAX, Signals, parents, places_of};
 use crate::error::FsError;
 use crate::fs::{Fs, Ino, Kind, first, lock, pause, put, refused};
+use crate::land::nothing;
 use crate::names::HERE;
 use crate::record::{self, Inode};
 use crate::tidy::is_left_out;
@@ -66,7 +67,7 @@ impl Fs {
             let mut rows = self.read_own(ranges.clone()).await?;
             let places = rows.split_off(count + 1);
             let stand = rows.pop().unwrap_or_default();
-            if self.is_taken(&stand) {
+            if self.is_taken(&inos, &stand) {
                 // What was acknowledged here others may have changed by now.
                 self.give_way().await?;
                 continue;
@@ -87,11 +88,11 @@ impl Fs {
         }
     }
 
-    /// Has somebody taken what this mount had to itself, and is something of it on its way?
-    fn is_taken(&self, stand: &Rows) -> bool {
+    /// Has somebody taken what this mount had to itself, and is something of these on its way?
+    fn is_taken(&self, inos: &BTreeSet<Ino>, stand: &Rows) -> bool {
         let overlay = lock(&self.delegations.overlay);
         let mine = stand.rows.iter().find(|(key, _)| session_of(key) == self.session);
-        !overlay.is_empty() && !lock(&self.delegations.scope).is_mine(mine.map(|(_, row)| row))
+        inos.iter().any(|ino| overlay.touches(*ino)) && !lock(&self.delegations.scope).is_mine(mine.map(|(_, row)| row))
     }
 
     /// What other mounts have to themselves, by these rows. `None`: they have changed since.
@@ -165,10 +166,16 @@ impl Fs {
     pub(crate) async fn recall(&self, blocked: Vec<(u64, Ino)>) -> Result<(), FsError> {
         let (mut asked, mut begun, mut seen) = (0, Instant::now(), BTreeMap::new());
         for round in 0.. {
-            let stand = self.meta.read(&[0; 8], vec![everything()]).await?.into_iter().next().unwrap_or_default();
+            let ranges = vec![everything(), Range::prefix(record::markers(), MOUNTS_MAX)];
+            let mut rows = self.meta.read(&[0; 8], ranges).await?.into_iter();
+            let (stand, markers) = (rows.next().unwrap_or_default(), rows.next().unwrap_or_default());
             let Some(all) = self.of_others(&stand).await? else { continue };
+            // Whoever lands something is at work.
+            let marker =
+                |session| markers.rows.iter().find(|(key, _)| session_of(key) == session).map(|(_, row)| row.version);
             let still = |held: &&Held| blocked.iter().any(|(s, dir)| *s == held.session && held.dirs.contains(dir));
-            let silent: BTreeMap<u64, Version> = all.iter().filter(still).map(|h| (h.session, h.version)).collect();
+            let silent: BTreeMap<u64, (Version, Option<Version>)> =
+                all.iter().filter(still).map(|h| (h.session, (h.version, marker(h.session)))).collect();
             if silent.is_empty() {
                 return Ok(());
             }
@@ -182,16 +189,16 @@ impl Fs {
                 }
                 let ask = |(session, dir): &(u64, Ino)| put(record::recall(*session, *dir), HERE);
                 let there = blocked.iter().filter(|(session, _)| silent.contains_key(session));
-                self.common(Vec::new(), there.map(ask).collect()).await?;
+                self.common(Vec::new(), there.map(ask).chain([nothing()]).collect()).await?;
                 (asked, begun) = (asked + 1, Instant::now());
             }
-            pause(round.min(3)).await;
+            pause(round.min(6)).await;
         }
         Err(FsError::Unavailable)
     }
 
-    async fn take_from(&self, silent: &BTreeMap<u64, Version>) -> Result<(), FsError> {
-        for (session, version) in silent {
+    async fn take_from(&self, silent: &BTreeMap<u64, (Version, Option<Version>)>) -> Result<(), FsError> {
+        for (session, (version, _)) in silent {
             tracing::warn!("a mount (session {session:x}) does not answer: it has nothing to itself any more");
             let key = record::delegation(*session);
             let mut writes = self.asked_of(*session).await?;
@@ -267,6 +274,16 @@ impl Fs {
         if wanted.is_empty() { Ok(()) } else { self.take_alone(wanted.into_iter().take(WANTED_MAX).collect()).await }
     }
 
+    /// Does nothing that was acknowledged here name what others gave up by now? As long as the row stands they give up nothing of it.
+    pub(crate) async fn is_up_to_date(&self) -> Result<bool, FsError> {
+        if lock(&self.delegations.overlay).is_empty() && lock(&self.delegations.lost).ops.is_empty() {
+            return Ok(true);
+        }
+        let row = self.meta.read(&[0; 8], vec![Range::key(record::delegation(self.session))]).await?;
+        let row = first(row.into_iter().next());
+        Ok(lock(&self.delegations.scope).is_mine(row.as_ref()) && lock(&self.delegations.lost).ops.is_empty())
+    }
+
     async fn give_back(&self, dirs: &HashSet<Ino>, asked: Vec<Bytes>) -> Result<(), FsError> {
         let _gate = self.delegations.gate.write().await;
         // As long as something has not landed it is this mount's.
@@ -277,6 +294,11 @@ impl Fs {
             for dir in dirs {
                 scope.dirty |= scope.dirs.remove(dir).is_some();
                 scope.banned.insert(*dir, until);
+            }
+            if scope.is_shut() {
+                // There may be no room for a row; there is for taking it away.
+                scope.dirty |= !scope.dirs.is_empty();
+                scope.dirs.clear();
             }
             scope.covered.clear();
             scope.answered.extend(asked);
@@ -290,18 +312,21 @@ impl Fs {
         self.land_held().await?;
         let mut ranges = vec![everything()];
         ranges.extend(wanted.iter().map(|ino| Range::key(record::inode(*ino))));
+        ranges.extend(wanted.iter().map(|ino| Range::key(record::orphan(*ino))));
         ranges.extend(places_of(wanted.iter().copied()));
         let mut rows = self.meta.read(&[0; 8], ranges).await?;
-        let places = rows.split_off(1 + wanted.len());
+        let places = rows.split_off(1 + 2 * wanted.len());
+        let orphans = rows.split_off(1 + wanted.len());
         let inodes = rows.split_off(1);
         let stand = rows.pop().unwrap_or_default();
         let Some(others) = self.of_others(&stand).await? else { return Ok(()) };
         let mut dirs: BTreeSet<Ino> = BTreeSet::new();
-        for ((ino, inode), places) in wanted.into_iter().zip(inodes).zip(&places) {
+        let removed: Vec<bool> = orphans.into_iter().map(|rows| !rows.rows.is_empty()).collect();
+        for (n, (ino, inode)) in wanted.into_iter().zip(inodes).enumerate().filter(|(n, _)| !removed[*n]) {
             let inode = first(Some(inode)).and_then(|row| row.value);
             match inode.map(|value| record::decode::<Inode>(&value)).transpose()?.map(|inode| inode.kind) {
                 Some(Kind::Directory) => drop(dirs.insert(ino)),
-                Some(_) => dirs.extend(parents(places)),
+                Some(_) => dirs.extend(parents(&places[n])),
                 None => {}
             }
         }

@@ -341,6 +341,10 @@ pub(crate) fn recall(session: u64, dir: Ino) -> Bytes {
     key(0, b'q', &[&session.to_be_bytes(), &dir.to_be_bytes()])
 }
 
+pub(crate) fn markers() -> Bytes {
+    key(0, b'W', &[])
+}
+
 pub(crate) fn marker(session: u64) -> Bytes {
     key(0, b'W', &[&session.to_be_bytes()])
 }

@@ -17,7 +17,7 @@ use crate::tidy::{Walk, put_back, settled};
 use base::Version;
 use bytes::Bytes;
 use client::{Check, Range, Refusal, Write};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -30,8 +30,24 @@ pub(crate) struct Lost {
     pub ops: VecDeque<(Op, Refusal)>,
     /// What was new and has been made all the same, and its bytes as they were put then.
     saved: HashMap<Ino, Option<Version>>,
-    /// How often the first was tried.
+    /// How often the first was tried, and what file was begun for its bytes.
     tries: usize,
+    copy: Option<Ino>,
+    /// Of which inodes something was lost that nobody who asked for durability was told of.
+    untold: HashSet<Ino>,
+}
+
+impl Lost {
+    pub(crate) fn add(&mut self, op: Op, refusal: Refusal) {
+        let keys = op.writes.iter().map(|w| record::ino_of(w.key())).filter(|ino| *ino != 0);
+        self.untold.extend(keys);
+        self.ops.push_back((op, refusal));
+    }
+
+    /// Was something of it lost? Said once.
+    pub(crate) fn tell(&mut self, ino: Ino) -> bool {
+        self.untold.remove(&ino)
+    }
 }
 
 /// What one put of an operation says, by the kind of its key.
@@ -61,9 +77,15 @@ impl Fs {
                 Err(e) => tracing::error!("an operation that was acknowledged could not be kept: {e}: {op:?}"),
             }
             lost.ops.pop_front();
-            lost.tries = 0;
+            (lost.tries, lost.copy) = (0, None);
         }
         lock(&self.delegations.lost).saved.clear();
+    }
+
+    /// Is something of it to be put down still?
+    pub(crate) fn salvages(&self, ino: Ino) -> bool {
+        let of_it = |(op, _): &(Op, Refusal)| op.writes.iter().any(|w| record::ino_of(w.key()) == ino);
+        lock(&self.delegations.lost).ops.iter().any(of_it)
     }
 
     async fn salvage_one(&self, op: &Op, refusal: &Refusal) -> Result<(), FsError> {
@@ -118,10 +140,17 @@ impl Fs {
         place: Place,
     ) -> Result<(), FsError> {
         let mut walk = Walk::new(true, false, false);
+        let keys = [record::inode(ino), record::content(ino)].map(Range::key);
+        let mut rows = self.read_meta(keys.into()).await?.into_iter();
+        if first(rows.next()).is_some() {
+            // It was made at an earlier attempt whose fate was not known.
+            let version = first(rows.next()).map(|row| row.version);
+            lock(&self.delegations.lost).saved.insert(ino, version);
+            return Ok(());
+        }
         for round in 0..TRIES_MAX {
             let dir = self.usable(place.parent, 0, &mut walk).await?;
             let name = match self.find(dir, &place.name).await? {
-                Some((there, ..)) if there == ino => return Ok(()),
                 Some(_) => self.free_name(dir, &place.name, link, place.ctime).await?,
                 None => place.name.clone(),
             };
@@ -164,11 +193,11 @@ impl Fs {
         let (inode, now): (Inode, Content) =
             (record::decode(inode.value.as_deref().unwrap_or_default())?, to_content(now.as_ref())?);
         let made = content.extents.iter().map(|e| e.id).max().unwrap_or(ino);
+        let dropped = self.only_in(ino, content, &now, &[]).await?;
         let kept = self.keep_beside((ino, &inode), content, orphan.as_ref(), made).await;
         // What comes after it may name the same.
-        let more = |(op, _): &(Op, Refusal)| op.writes.iter().any(|w| record::ino_of(w.key()) == ino);
-        let last = !lock(&self.delegations.lost).ops.iter().skip(1).any(more);
-        let dropped = self.only_in(ino, content, &now, &[]).await?;
+        let of_it = |(op, _): &(Op, Refusal)| op.writes.iter().any(|w| record::ino_of(w.key()) == ino);
+        let last = !lock(&self.delegations.lost).ops.iter().skip(1).any(of_it);
         if kept.is_ok() && last && !dropped.is_empty() {
             let row = put(record::dropped(self.numbers.fresh()?), record::encode(&dropped));
             self.commit_as(Vec::new(), vec![row], false, Told::Nothing).await?.ok();
@@ -183,7 +212,14 @@ impl Fs {
         orphan: Option<&client::Record>,
         made: u64,
     ) -> Result<(), FsError> {
-        let copy = self.copy_losing(ino, inode, content).await?;
+        let fresh = self.numbers.fresh()?;
+        let copy = *lock(&self.delegations.lost).copy.get_or_insert(fresh);
+        let places = self.read_meta(vec![Range::prefix(record::places(copy), 1)]).await?;
+        if places.iter().any(|rows| !rows.rows.is_empty()) {
+            // It got its name at an earlier attempt.
+            return Ok(());
+        }
+        self.copy_losing(copy, ino, inode, content).await?;
         for round in 0..TRIES_MAX {
             let (dir, name) = self.place_beside(ino, orphan).await?;
             let (link, name) = (self.numbers.fresh()?, self.free_name(dir, &name, made, content.mtime).await?);

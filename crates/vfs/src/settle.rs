@@ -39,7 +39,7 @@ impl Fs {
                 let what = format!("{shown:?} was made alike on both sides: one of the two goes");
                 let (mut checks, mut writes) = (seen, vec![touch(dir, wall_ns())]);
                 let found = Found { alike: true, ..Found::from(&other) };
-                self.take(dir, &other.name, &found, wall_ns(), (&mut checks, &mut writes)).await?;
+                let _still = self.take(dir, &other.name, &found, wall_ns(), (&mut checks, &mut writes)).await?;
                 self.mend(walk, "alike", what, (checks, writes)).await?;
                 continue;
             }
@@ -157,7 +157,7 @@ impl Fs {
         if empty && walk.mends() {
             let (mut checks, mut writes) =
                 (vec![Check::Count(record::names(from.ino), 0)], vec![touch(dir, wall_ns())]);
-            self.take(dir, &from.name, &Found::from(from), wall_ns(), (&mut checks, &mut writes)).await?;
+            let _still = self.take(dir, &from.name, &Found::from(from), wall_ns(), (&mut checks, &mut writes)).await?;
             self.mend(walk, "emptied", "the one that is empty by now goes".into(), (checks, writes)).await?;
         }
         Ok(())
@@ -271,7 +271,8 @@ impl Fs {
             let done = self.commit_as(at.into_iter().collect(), writes, false, Told::Nothing).await?;
             return Ok(done.is_ok().then_some(false));
         }
-        let copy = self.copy_losing(ino, &inode, &losing).await?;
+        let copy = self.numbers.fresh()?;
+        self.copy_losing(copy, ino, &inode, &losing).await?;
         let (dir, name) = self.place_beside(ino, orphan.as_ref()).await?;
         let made = losing.extents.iter().map(|e| e.id).max().unwrap_or(ino);
         let (link, name) = (self.numbers.fresh()?, self.free_name(dir, &name, made, losing.mtime).await?);
@@ -308,9 +309,8 @@ impl Fs {
         }
     }
 
-    /// A file of its own with the bytes of a version that lost, without a name so far.
-    pub(crate) async fn copy_losing(&self, ino: Ino, like: &Inode, losing: &Content) -> Result<Ino, FsError> {
-        let copy = self.numbers.fresh()?;
+    /// A file of that number with the bytes of a version that lost, without a name so far.
+    pub(crate) async fn copy_losing(&self, copy: Ino, ino: Ino, like: &Inode, losing: &Content) -> Result<(), FsError> {
         let inode = Inode { ctime: wall_ns(), birth: wall_ns(), after: false, ..like.clone() };
         let key = record::inode(copy);
         let made = vec![put(key.clone(), record::encode(&inode))];
@@ -322,7 +322,7 @@ impl Fs {
             let bytes = self.read_range(ino, losing, at, losing.size.min(at + STEP)).await?;
             self.commit_ranges(copy, vec![(at, bytes.to_vec())], losing.mtime, false, false).await?;
         }
-        Ok(copy)
+        Ok(())
     }
 
     /// What one version of a file's map names and no other that is still wanted does.
