@@ -230,6 +230,8 @@ pub(crate) struct World {
     tokens: u64,
     /// A mount may have been taken for gone: what it does may fail.
     shaken: bool,
+    /// What each side has seen, ever.
+    seen: [BTreeSet<String>; 2],
 }
 
 /// Tries something again that fails for a while.
@@ -272,7 +274,7 @@ impl World {
             mounts.push(mount(&tables, me, delegate).await.expect("mounted"));
         }
         let rng = StdRng::seed_from_u64(seed);
-        World { tables, mounts, rounds: Default::default(), rng, tokens: 0, shaken: false }
+        World { tables, mounts, rounds: Default::default(), rng, tokens: 0, shaken: false, seen: Default::default() }
     }
 
     /// Another mount on that side.
@@ -369,7 +371,9 @@ impl World {
 
     /// One random operation. What cannot be done is not done.
     async fn operate(&mut self, side: usize) -> Result<(), String> {
-        let tree: Vec<(String, String)> = self.tree(side).await?.into_iter().collect();
+        let tree = self.tree(side).await?;
+        self.seen[side].extend(tokens(&tree));
+        let tree: Vec<(String, String)> = tree.into_iter().collect();
         let mut dirs: Vec<&str> = tree.iter().filter(|(_, t)| t.is_empty()).map(|(p, _)| p.as_str()).collect();
         dirs.retain(|path| path.matches('/').count() < 4);
         dirs.push("");
@@ -488,6 +492,15 @@ impl World {
         Ok(())
     }
 
+    /// Both sides look around.
+    async fn look(&mut self) -> Result<(), String> {
+        for side in 0..2 {
+            let tree = self.glance(side).await?;
+            self.seen[side].extend(tokens(&tree));
+        }
+        Ok(())
+    }
+
     /// How much could not land where it was meant to.
     async fn salvaged(&self) -> usize {
         let range = Range::prefix(crate::record::key(0, b'Y', &[]), 100_000);
@@ -592,7 +605,7 @@ async fn history_alone(seed: u64) -> Result<usize, String> {
             }
             world.wait(10).await;
         }
-        let mut before = tokens(&world.check().await?);
+        world.check().await?;
         if world.salvaged().await > salvaged {
             return Err("what was acknowledged did not land, and nobody was gone".into());
         }
@@ -607,8 +620,7 @@ async fn history_alone(seed: u64) -> Result<usize, String> {
             world.operate(side).await?;
             world.wait(20).await;
         }
-        before.extend(tokens(&world.glance(side).await?));
-        let mut seen = [before.clone(), before];
+        world.look().await?;
         if world.rng.random_bool(0.3) {
             world.cut(true)
         } else {
@@ -617,9 +629,7 @@ async fn history_alone(seed: u64) -> Result<usize, String> {
         for _ in 0..world.rng.random_range(2..40) {
             side = if world.rng.random_bool(0.15) { 1 - side } else { side };
             world.operate(side).await?;
-            for (side, seen) in seen.iter_mut().enumerate() {
-                seen.extend(tokens(&world.glance(side).await?));
-            }
+            world.look().await?;
             world.wait(300).await;
         }
         let (one, two) = (tokens(&world.glance(0).await?), tokens(&world.glance(1).await?));
@@ -629,7 +639,8 @@ async fn history_alone(seed: u64) -> Result<usize, String> {
         for round in 0..6 {
             world.reap(round % 2).await?;
         }
-        is_kept([&seen[1], &seen[0]], [&one, &two], &world.check().await?)?;
+        let after = world.check().await?;
+        is_kept([&world.seen[1], &world.seen[0]], [&one, &two], &after)?;
     }
     let early = world.mounts.iter().map(|fs| lock(&fs.delegations.overlay).last() as usize).sum();
     lock(&world.tables[0]).flaky = false;
