@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# Files on three nodes of this machine, 3 copies, durability interval, beside bindfs (the pure cost of FUSE) where it is installed; they take turns.
-# Usage: bench/fs.sh [ROUNDS, default 3]. Prints the median of each case, and the ratio.
+# Files on three nodes of this machine, 3 copies, durability interval, beside other filesystems, which take turns with it (peers.sh).
+# Usage: bench/fs.sh [ROUNDS, default 3] [bindfs] [gluster] [moosefs]; without names beside bindfs, the pure cost of FUSE, if that is installed.
+# Prints the median of each case, and the ratio to each of the others.
 port0=17770
 . "$(dirname "$0")/lib.sh"
+. bench/peers.sh
+rounds=${1:-3}; shift || true
+if [ $# = 0 ] && command -v bindfs >/dev/null; then set -- bindfs; fi
 cluster 3
-mkdir "$dir/mnt" "$dir/plain" "$dir/bind"
+mkdir "$dir/mnt"
 tombolo 1 mount shared "$dir/mnt" --background >/dev/null
-trap 'umount -l "$dir/bind" 2>/dev/null || true; finish' EXIT
-peer=
-if command -v bindfs >/dev/null; then bindfs "$dir/plain" "$dir/bind"; peer="$dir/bind"; fi
-python3 - "${1:-3}" "$dir/mnt" $peer <<'P'
-import os, shutil, sqlite3, statistics, subprocess, sys, time
-rounds, mounts, found = int(sys.argv[1]), sys.argv[2:], {}
+peers "$@"
+others=(); for p in "$@"; do others+=("$p=$dir/$p/mnt"); done
+python3 - "$rounds" "$dir" "tombolo=$dir/mnt" "${others[@]}" <<'P'
+import os, random, shutil, sqlite3, statistics, subprocess, sys, time
+rounds, scratch, mounts, found = int(sys.argv[1]), sys.argv[2], [m.split("=") for m in sys.argv[3:]], {}
 
 def creates(d, n, procs):
     os.mkdir(d)
@@ -57,6 +60,19 @@ def sqlite(path, n):
     try: return rate(n, lambda: [db.execute("insert into t(v) values('x')") for _ in range(n)])
     finally: db.close()
 
+def tree():
+    # 2,000 files of up to 16 KiB in 200 directories: as a tar, and as a repository.
+    draw, top = random.Random(1), scratch + "/tree"
+    for n in range(2000):
+        d = f"{top}/{n % 10}/{n % 200}"; os.makedirs(d, exist_ok=True)
+        with open(f"{d}/{n}", "wb") as f: f.write(draw.randbytes(int(16384 * draw.random() ** 3)))
+    git = ["git", "-C", top, "-c", "user.name=b", "-c", "user.email=b@localhost", "-c", "gc.auto=0"]
+    for c in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "b"]): subprocess.run(git + c, check=True)
+    subprocess.run(["tar", "cf", top + ".tar", "--exclude=.git", "-C", top, "."], check=True)
+
+def seconds(*command):
+    start = time.monotonic(); subprocess.run(command, check=True, stdout=subprocess.DEVNULL); return time.monotonic() - start
+
 def once(top):
     d = top + "/d"; out = {}
     shutil.rmtree(d, ignore_errors=True); os.mkdir(d)
@@ -74,14 +90,19 @@ def once(top):
     out["256 MiB read, caches dropped, MiB/s"] = read(d + "/big", 256)
     out["256 MiB read again, MiB/s"] = read(d + "/big", 256)
     out["SQLite transactions, per s"] = sqlite(d + "/db", 200)
+    os.mkdir(d + "/x")
+    out["files unpacked, per s"] = 2000 / seconds("tar", "xf", scratch + "/tree.tar", "-C", d + "/x")
+    out["files cloned, per s"] = 2000 / seconds("git", "clone", "-q", "--no-local", scratch + "/tree", d + "/g")
+    out["files in a git status, per s"] = 2000 / seconds("git", "-C", d + "/g", "status", "--short")
     shutil.rmtree(d)
     return out
 
-for _ in range(rounds):
-    for m in mounts:
-        for case, figure in once(m).items(): found.setdefault(case, {}).setdefault(m, []).append(figure)
+tree()
+for round in range(rounds):
+    for name, path in mounts[round % len(mounts):] + mounts[:round % len(mounts)]:
+        for case, figure in once(path).items(): found.setdefault(case, {}).setdefault(name, []).append(figure)
 for case, by in found.items():
-    medians = [statistics.median(by[m]) for m in mounts]
-    beside = f"; bindfs {medians[1]:,.0f}: {medians[0] / medians[1]:.2f}" if len(medians) > 1 else ""
-    print(f"{case}: {medians[0]:,.0f}{beside}")
+    ours, *others = [(name, statistics.median(by[name])) for name, _ in mounts]
+    beside = "".join(f"; {name} {figure:,.0f}: {ours[1] / figure:.2f}" for name, figure in others)
+    print(f"{case}: {ours[1]:,.0f}{beside}")
 P

@@ -233,7 +233,8 @@ impl Fs {
         Err(FsError::Unavailable)
     }
 
-    /// A batch on the metadata, with the version that it was given; `Err(i)`: check `i` did not hold.
+    /// A batch on the metadata, with the version that it was given; `Err(i)`: check `i` did not hold. What this mount has to itself and was
+    /// asked to do ([`Told::Replies`]) is acknowledged before it lands; the version is an early one then, see [`Fs::real`].
     pub(crate) async fn commit_as(
         &self,
         checks: Vec<Check>,
@@ -241,9 +242,6 @@ impl Fs {
         sync: bool,
         told: Told,
     ) -> Result<Result<Version, u32>, FsError> {
-        if checks.is_empty() && writes.is_empty() {
-            return self.land_all(sync).await.map(|()| Ok(Version::default()));
-        }
         let touched = Touched::of(&checks, &writes);
         let mut batch = Batch { checks, writes, sync };
         let begun = Instant::now();
@@ -322,7 +320,7 @@ impl Fs {
                 let value = first(Some(inode)).and_then(|row| row.value);
                 let inode = value.map(|value| record::decode::<Inode>(&value)).transpose()?;
                 // Another may have a directory to itself that lies in one of this mount's.
-                let is_file = inode.is_some_and(|inode| inode.kind != Kind::Directory) || is_left_out("files");
+                let is_file = inode.is_some_and(|inode| inode.kind != Kind::Directory);
                 let parents = parents(&places);
                 if is_file && !parents.is_empty() && parents.iter().all(|dir| scope.dirs.contains_key(dir)) {
                     scope.covered.insert(ino);
