@@ -17,6 +17,8 @@ mod dir;
 mod error;
 mod fs;
 #[cfg(test)]
+mod histories;
+#[cfg(test)]
 mod islands;
 mod land;
 mod map;

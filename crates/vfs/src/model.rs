@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 /// The two copies of one table's only fragment.
-struct Pair {
+pub(crate) struct Pair {
     copies: [Copy; 2],
     queue: VecDeque<(usize, Msg)>,
     replies: Vec<Reply>,
@@ -24,9 +24,9 @@ struct Pair {
     cut: bool,
     numbers: u64,
     /// What lands is sometimes refused for want of room, or nobody says whether it did.
-    flaky: bool,
+    pub(crate) flaky: bool,
     /// There is room for what removes alone.
-    full: bool,
+    pub(crate) full: bool,
 }
 
 fn at(ms: u64) -> Now {
@@ -223,15 +223,15 @@ impl Side {
 
 /// Two mounts of one filesystem.
 pub(crate) struct World {
-    tables: [Arc<Mutex<Pair>>; 2],
+    pub(crate) tables: [Arc<Mutex<Pair>>; 2],
     pub(crate) mounts: Vec<Arc<Fs>>,
-    rounds: [Rounds; 2],
-    rng: StdRng,
-    tokens: u64,
+    pub(crate) rounds: [Rounds; 2],
+    pub(crate) rng: StdRng,
+    pub(crate) tokens: u64,
     /// A mount may have been taken for gone: what it does may fail.
-    shaken: bool,
+    pub(crate) shaken: bool,
     /// What each side has seen, ever.
-    seen: [BTreeSet<String>; 2],
+    pub(crate) seen: [BTreeSet<String>; 2],
 }
 
 /// Tries something again that fails for a while.
@@ -266,7 +266,7 @@ impl World {
     }
 
     /// `delegate`: each mount has to itself what it works in alone.
-    async fn with(seed: u64, delegate: bool) -> World {
+    pub(crate) async fn with(seed: u64, delegate: bool) -> World {
         let pair = |table, policy: &MergePolicy| Arc::new(Mutex::new(Pair::new(table, policy, seed)));
         let tables = [pair(1, &policy()), pair(2, &MergePolicy::default())];
         let mut mounts = Vec::new();
@@ -283,7 +283,7 @@ impl World {
     }
 
     /// A side that answers nobody, and from which nothing lands by itself.
-    fn freeze(&self, side: usize, so: bool) {
+    pub(crate) fn freeze(&self, side: usize, so: bool) {
         self.mounts[side].delegations.frozen.store(so, Ordering::Relaxed);
     }
 
@@ -361,7 +361,7 @@ impl World {
     }
 
     /// Looks for what may be freed, and tidies.
-    async fn reap(&mut self, side: usize) -> Result<(), String> {
+    pub(crate) async fn reap(&mut self, side: usize) -> Result<(), String> {
         match self.mounts[side].reap(&mut self.rounds[side]).await {
             // Bytes that have not come yet are waited for, and room.
             Ok(()) | Err(FsError::Unavailable | FsError::NoSpace) => Ok(()),
@@ -370,7 +370,7 @@ impl World {
     }
 
     /// One random operation. What cannot be done is not done.
-    async fn operate(&mut self, side: usize) -> Result<(), String> {
+    pub(crate) async fn operate(&mut self, side: usize) -> Result<(), String> {
         let tree = self.tree(side).await?;
         self.seen[side].extend(tokens(&tree));
         let tree: Vec<(String, String)> = tree.into_iter().collect();
@@ -426,7 +426,7 @@ impl World {
     }
 
     /// Both sides do something with one name at the same moment.
-    async fn race(&mut self) -> Result<(), String> {
+    pub(crate) async fn race(&mut self) -> Result<(), String> {
         let tree: Vec<(String, String)> = self.tree(0).await?.into_iter().collect();
         let mut dirs: Vec<&str> = tree.iter().filter(|(_, t)| t.is_empty()).map(|(p, _)| p.as_str()).collect();
         dirs.retain(|path| path.matches('/').count() < 4);
@@ -461,7 +461,7 @@ impl World {
     }
 
     /// The tree as a side sees it who asks nobody.
-    async fn glance(&self, side: usize) -> Result<Tree, String> {
+    pub(crate) async fn glance(&self, side: usize) -> Result<Tree, String> {
         let rule = crate::tidy::LEFT_OUT.replace("recall");
         let tree = self.tree(side).await;
         crate::tidy::LEFT_OUT.set(rule);
@@ -469,7 +469,7 @@ impl World {
     }
 
     /// The disc is full for a while, with something on its way: all that is there can be read, and what is there removed.
-    async fn fill_up(&mut self, side: usize) -> Result<(), String> {
+    pub(crate) async fn fill_up(&mut self, side: usize) -> Result<(), String> {
         for _ in 0..8 {
             self.operate(side).await?;
         }
@@ -493,7 +493,7 @@ impl World {
     }
 
     /// Both sides look around.
-    async fn look(&mut self) -> Result<(), String> {
+    pub(crate) async fn look(&mut self) -> Result<(), String> {
         for side in 0..2 {
             let tree = self.glance(side).await?;
             self.seen[side].extend(tokens(&tree));
@@ -502,7 +502,7 @@ impl World {
     }
 
     /// How much could not land where it was meant to.
-    async fn salvaged(&self) -> usize {
+    pub(crate) async fn salvaged(&self) -> usize {
         let range = Range::prefix(crate::record::key(0, b'Y', &[]), 100_000);
         let rows = self.mounts[0].meta.read(&[0; 8], vec![range]).await.expect("read").remove(0).rows;
         let said = rows.iter().filter_map(|(_, row)| row.value.as_ref());
@@ -510,7 +510,7 @@ impl World {
     }
 
     /// Some milliseconds go by.
-    async fn wait(&mut self, most: u64) {
+    pub(crate) async fn wait(&mut self, most: u64) {
         let ms = self.rng.random_range(0..most);
         tokio::time::sleep(std::time::Duration::from_millis(ms)).await;
     }
@@ -522,7 +522,7 @@ impl World {
         assert!(done.is_ok() || self.shaken || (later && (table.flaky || table.full)), "{done:?}");
     }
 
-    async fn tidy(&self) -> Result<usize, String> {
+    pub(crate) async fn tidy(&self) -> Result<usize, String> {
         let side = self.tokens as usize % 2;
         self.mounts[side].tidy(true, drop).await.map_err(|e| e.to_string())
     }
@@ -546,182 +546,6 @@ impl World {
 
 pub(crate) fn tokens(tree: &Tree) -> BTreeSet<String> {
     tree.values().filter(|t| !t.is_empty() && *t != EMPTY).cloned().collect()
-}
-
-/// How many things were mended, or what is wrong.
-async fn history(seed: u64) -> Result<usize, String> {
-    let (mut world, mut mended) = (World::new(seed).await, 0);
-    for _ in 0..world.rng.random_range(1..4) {
-        for _ in 0..world.rng.random_range(5..25) {
-            let side = world.rng.random_range(0..2);
-            world.operate(side).await?;
-        }
-        let before = tokens(&world.check().await?);
-        world.cut(true);
-        for _ in 0..world.rng.random_range(2..40) {
-            let side = world.rng.random_range(0..2);
-            world.operate(side).await?;
-        }
-        let (one, two) = (tokens(&world.tree(0).await?), tokens(&world.tree(1).await?));
-        world.cut(false);
-        if world.rng.random_bool(0.5) {
-            mended += world.tidy().await?;
-        }
-        for round in 0..6 {
-            world.reap(round % 2).await?;
-        }
-        is_kept([&before, &before], [&one, &two], &world.check().await?)?;
-    }
-    Ok(mended)
-}
-
-/// What the other side has seen it may have removed, or written over; all else stays.
-fn is_kept(seen: [&BTreeSet<String>; 2], sides: [&BTreeSet<String>; 2], after: &Tree) -> Result<(), String> {
-    let new = sides[0].difference(seen[0]).chain(sides[1].difference(seen[1]));
-    let wanted: BTreeSet<&String> = new.chain(sides[0].intersection(sides[1])).collect();
-    let have = tokens(after);
-    let lost: Vec<_> = wanted.into_iter().filter(|t| !have.contains(*t)).collect();
-    if lost.is_empty() { Ok(()) } else { Err(format!("{lost:?} of {sides:?} are lost: {after:#?}")) }
-}
-
-/// Mounts that have to themselves what they work in alone. While all is well each sees at once what the other was told is done; and
-/// whatever is taken from a mount that answers nobody, or changed beyond a cut, nothing is lost. How many operations were
-/// acknowledged before they landed.
-async fn history_alone(seed: u64) -> Result<usize, String> {
-    let mut world = World::with(seed, true).await;
-    let mut side = 0;
-    for _ in 0..world.rng.random_range(1..4) {
-        let salvaged = world.salvaged().await;
-        world.shaken = false;
-        lock(&world.tables[0]).flaky = true;
-        for _ in 0..world.rng.random_range(10..60) {
-            side = if world.rng.random_bool(0.15) { 1 - side } else { side };
-            world.operate(side).await?;
-            if world.rng.random_bool(0.1) && world.tree(side).await? != world.tree(1 - side).await? {
-                return Err(format!("{:?} is not {:?}", world.tree(0).await?, world.tree(1).await?));
-            }
-            if world.rng.random_bool(0.1) {
-                world.race().await?;
-            }
-            world.wait(10).await;
-        }
-        world.check().await?;
-        if world.salvaged().await > salvaged {
-            return Err("what was acknowledged did not land, and nobody was gone".into());
-        }
-        world.shaken = true;
-        lock(&world.tables[0]).flaky = false;
-        if world.rng.random_bool(0.3) {
-            world.fill_up(side).await?;
-        }
-        lock(&world.tables[0]).flaky = world.rng.random_bool(0.3);
-        // It is alone for a while, and then beyond a cut, or answers nobody.
-        for _ in 0..world.rng.random_range(0..15) {
-            world.operate(side).await?;
-            world.wait(20).await;
-        }
-        world.look().await?;
-        if world.rng.random_bool(0.3) {
-            world.cut(true)
-        } else {
-            world.freeze(side, true)
-        }
-        for _ in 0..world.rng.random_range(2..40) {
-            side = if world.rng.random_bool(0.15) { 1 - side } else { side };
-            world.operate(side).await?;
-            world.look().await?;
-            world.wait(300).await;
-        }
-        let (one, two) = (tokens(&world.glance(0).await?), tokens(&world.glance(1).await?));
-        world.cut(false);
-        (0..2).for_each(|side| world.freeze(side, false));
-        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
-        for round in 0..6 {
-            world.reap(round % 2).await?;
-        }
-        let after = world.check().await?;
-        is_kept([&world.seen[1], &world.seen[0]], [&one, &two], &after)?;
-    }
-    let early = world.mounts.iter().map(|fs| lock(&fs.delegations.overlay).last() as usize).sum();
-    lock(&world.tables[0]).flaky = false;
-    let (before, salvaged) = (world.check().await?, world.salvaged().await);
-    for fs in &world.mounts {
-        fs.unmount().await.map_err(|e| format!("unmounting: {e}"))?;
-    }
-    world.mounts[0] = world.mount(0).await.expect("mounted");
-    world.mounts[1] = world.mount(1).await.expect("mounted");
-    let (after, more) = (world.check().await?, world.salvaged().await);
-    if after == before && more == salvaged {
-        Ok(early)
-    } else {
-        Err(format!("{after:?} was {before:?} until unmounted"))
-    }
-}
-
-/// Histories until one goes wrong.
-fn run_all<F: Future<Output = Result<usize, String>>>(
-    history: fn(u64) -> F,
-    seeds: std::ops::Range<u64>,
-) -> Result<usize, String> {
-    let one = |seed| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
-        runtime.expect("a runtime").block_on(history(seed)).map_err(|why| format!("seed {seed}: {why}"))
-    };
-    seeds.map(one).try_fold(0, |sum, mended| Ok(sum + mended?))
-}
-
-fn run(seeds: std::ops::Range<u64>) -> Result<usize, String> {
-    run_all(history, seeds)
-}
-
-/// Those that were asked for: `SEEDS=1000-9000 cargo test -p vfs --release trees`: others, and as many as one likes.
-fn seeds(usual: &str) -> std::ops::Range<u64> {
-    let seeds = std::env::var("SEEDS").unwrap_or_else(|_| usual.into());
-    let (from, to) = seeds.split_once('-').expect("SEEDS=FROM-TO");
-    from.parse().expect("a number")..to.parse().expect("a number")
-}
-
-#[test]
-fn trees_of_mounts_that_work_alone_are_one_tree() {
-    let seeds = seeds("1-300");
-    let early = run_all(history_alone, seeds.clone());
-    // Without operations that are acknowledged before they land there is nothing to see.
-    assert!(early.as_ref().is_ok_and(|n| *n as u64 >= 5 * (seeds.end - seeds.start)), "{early:?}");
-}
-
-/// Each rule of delegations that is left out is missed.
-#[test]
-fn no_rule_of_delegations_can_be_left_out() {
-    let rules = ["others", "recall", "landing", "salvage", "fresh", "early", "order"];
-    let is_missed = |rule: &&'static str| {
-        crate::tidy::LEFT_OUT.set(rule);
-        run_all(history_alone, 1..600).is_err()
-    };
-    let not_missed: Vec<&&'static str> = rules.iter().filter(|rule| !is_missed(rule)).collect();
-    assert_eq!(not_missed, Vec::<&&str>::new());
-}
-
-#[test]
-fn trees_that_were_changed_on_both_sides_of_a_cut_become_one() {
-    let seeds = seeds("1-300");
-    let mended = run(seeds.clone());
-    // As many as there are histories at least: else they are too tame.
-    assert!(mended.as_ref().is_ok_and(|n| *n as u64 >= seeds.end - seeds.start), "{mended:?}");
-}
-
-/// Each rule that is left out is missed.
-#[test]
-fn no_rule_of_tidying_can_be_left_out() {
-    let rules = [
-        "moved", "stray", "count", "named", "revive", "circle", "alike", "name", "merged", "entries", "emptied",
-        "bytes",
-    ];
-    let is_missed = |rule: &&'static str| {
-        crate::tidy::LEFT_OUT.set(rule);
-        run(1..2000).is_err()
-    };
-    let not_missed: Vec<&&'static str> = rules.iter().filter(|rule| !is_missed(rule)).collect();
-    assert_eq!(not_missed, Vec::<&&str>::new());
 }
 
 /// Records that go missing are found, and what can be mended is; nothing else is touched.
