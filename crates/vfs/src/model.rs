@@ -238,7 +238,9 @@ pub(crate) struct World {
 async fn again<T, F: Future<Output = Result<T, FsError>>>(what: impl Fn() -> F) -> Result<T, String> {
     for _ in 0..100 {
         match what().await {
-            Err(FsError::Unavailable) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
+            Err(FsError::Unavailable | FsError::NoSpace) => {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
             done => return done.map_err(|e| e.to_string()),
         }
     }
