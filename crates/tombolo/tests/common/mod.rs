@@ -1,6 +1,7 @@
 //! Real processes on a network of namespaces, all of it gone when a test ends, however it ends.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use rustix::process::{Pid, Signal, kill_process};
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -208,9 +209,15 @@ impl Node {
         self.child.as_ref().unwrap().id()
     }
 
-    /// Sends a signal by name.
+    /// Sends a signal by name. Not by a program: one that is started closes the files of this process, and would wait for those on a
+    /// node that is stopped.
     pub fn signal(&self, name: &str) {
-        run("kill", &[&format!("-{name}"), &self.pid().to_string()]);
+        let signal = match name {
+            "STOP" => Signal::STOP,
+            "CONT" => Signal::CONT,
+            _ => Signal::KILL,
+        };
+        kill_process(Pid::from_raw(self.pid() as i32).unwrap(), signal).unwrap();
     }
 
     pub fn is_running(&mut self) -> bool {
