@@ -95,6 +95,15 @@ impl Drop for Halt<'_> {
     }
 }
 
+/// Has the node go on, however the test ends.
+struct Awake<'a>(&'a common::Node);
+
+impl Drop for Awake<'_> {
+    fn drop(&mut self) {
+        self.0.signal("CONT");
+    }
+}
+
 #[test]
 fn what_is_on_disc_outlives_the_mount_that_had_it_alone() {
     need_namespaces!();
@@ -133,6 +142,7 @@ fn nothing_is_lost_of_a_mount_that_falls_silent() {
             let (before, until) = (mine.lock().unwrap().len(), Instant::now() + Duration::from_secs(8));
             wait("it is at work", 60, || mine.lock().unwrap().len() > before + 200);
             cluster.nodes[0].signal("STOP");
+            let _awake = Awake(&cluster.nodes[0]);
             let halt = AtomicBool::new(false);
             std::thread::scope(|s| {
                 let _halt = Halt(&halt);
@@ -141,7 +151,6 @@ fn nothing_is_lost_of_a_mount_that_falls_silent() {
                     Instant::now() > until && !others.lock().unwrap().is_empty()
                 });
             });
-            cluster.nodes[0].signal("CONT");
         }
     });
     // One of a name that both wrote was written over by whoever saw it; all that stands must be one of the two.
