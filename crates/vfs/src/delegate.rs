@@ -132,8 +132,6 @@ enum Reach {
     Nothing,
     Part,
     All,
-    /// Some, but there is no room: nothing more is acknowledged early.
-    Shut,
 }
 
 /// What became of an attempt.
@@ -272,7 +270,7 @@ impl Fs {
         let early = told == Told::Replies && !overlay::is_large(batch);
         match self.reach(touched).await? {
             Reach::All if early => self.acknowledge(batch, touched).await,
-            Reach::Nothing | Reach::Shut => self.directly(batch, touched, told).await,
+            Reach::Nothing => self.directly(batch, touched, told).await,
             // What keeps order, too: it relies on what it has done.
             Reach::All | Reach::Part => {
                 drop(gate);
@@ -296,8 +294,9 @@ impl Fs {
                 return Ok(Reach::Nothing);
             }
             if scope.is_shut() {
+                // Nothing more is acknowledged early, and what is known of files need not hold afterwards.
                 scope.covered.clear();
-                return Ok(Reach::Shut);
+                return Ok(Reach::Nothing);
             }
             for ino in &touched.inos {
                 if scope.dirs.contains_key(ino) || scope.covered.contains(ino) {

@@ -404,6 +404,16 @@ impl Fs {
         Ok(first(rows.into_iter().next()))
     }
 
+    /// A batch on the metadata as it is, whoever has to himself what it is about; `false`: a check did not hold.
+    pub(crate) async fn plain(&self, batch: Batch) -> Result<bool, FsError> {
+        match self.meta.batch(&[0; 8], batch).await? {
+            Outcome::Done { .. } => Ok(true),
+            Outcome::Failed(Refusal::Check(_)) => Ok(false),
+            Outcome::Failed(refusal) => Err(refused(&refusal)),
+            Outcome::Unknown => Err(FsError::Unavailable),
+        }
+    }
+
     /// A batch on the metadata. `Ok(None)`: applied. `Ok(Some(i))`: check `i` did not hold. Of a batch whose fate is not
     /// known the caller finds out by looking again: every operation here can tell its own work.
     pub(crate) async fn commit(

@@ -7,6 +7,7 @@ use crate::delegate::{Scope, Signals};
 use crate::error::FsError;
 use crate::fs::{Fs, Ino, lock, put, refused};
 use crate::overlay::{Folded, is_early};
+use crate::recall::rows_of;
 use crate::record;
 use crate::tidy::is_left_out;
 use base::Version;
@@ -51,9 +52,8 @@ struct Sent {
 
 /// What became of a batch that was sent.
 enum Landing {
-    Landed,
-    /// It goes in another form.
-    Again,
+    /// It landed, or goes in another form: there may be more.
+    Onward,
     Nothing,
     /// Some of it does not hold any more.
     Lost,
@@ -132,11 +132,8 @@ impl Fs {
     /// All that was sent before is on disc when this returns.
     async fn land_sync(&self, upto: u64) -> Result<(), FsError> {
         let mut line = self.delegations.line.lock().await;
-        match self.meta.batch(&[0; 8], Batch { sync: true, ..Batch::default() }).await? {
-            Outcome::Done { .. } => line.synced = line.synced.max(upto),
-            Outcome::Failed(refusal) => return Err(refused(&refusal)),
-            Outcome::Unknown => return Err(FsError::Unavailable),
-        }
+        self.plain(Batch { sync: true, ..Batch::default() }).await?;
+        line.synced = line.synced.max(upto);
         Ok(())
     }
 
@@ -152,7 +149,7 @@ impl Fs {
         let mut line = self.delegations.line.lock().await;
         loop {
             match self.send(&mut line, None).await? {
-                Landing::Landed | Landing::Again => {}
+                Landing::Onward => {}
                 Landing::Nothing => return Ok(()),
                 Landing::Lost => self.replay(&mut line).await?,
             }
@@ -190,7 +187,7 @@ impl Fs {
                     return if std::mem::replace(&mut line.narrow, true) {
                         Err(refused(&refusal))
                     } else {
-                        Ok(Landing::Again)
+                        Ok(Landing::Onward)
                     };
                 }
                 landed
@@ -215,7 +212,7 @@ impl Fs {
             let mut scope = lock(&self.delegations.scope);
             (scope.row, scope.sent) = (row.then_some(version), None);
         }
-        Ok(Landing::Landed)
+        Ok(Landing::Onward)
     }
 
     /// What was to be sent is put together anew.
@@ -258,18 +255,6 @@ impl Fs {
         scope.row.map_or(Check::Absent(key.clone()), |v| Check::AtVersion(key, v))
     }
 
-    /// Writes that put this mount's rows, or take them away.
-    pub(crate) fn put_rows(&self, rows: Option<(Bytes, Bytes)>) -> [Write; 2] {
-        let keys = [record::delegation(self.session), record::scope(self.session)];
-        match rows {
-            Some((row, scope)) => keys.map(|key| {
-                let value = if key.get(8) == Some(&b'Q') { row.clone() } else { scope.clone() };
-                put(key, value)
-            }),
-            None => keys.map(|key| Write::Delete { key }),
-        }
-    }
-
     fn next_batch(&self, line: &Line) -> Option<Sent> {
         let overlay = lock(&self.delegations.overlay);
         let folded = if line.narrow { overlay.fold_one() } else { overlay.fold() };
@@ -294,7 +279,7 @@ impl Fs {
             let rows = (!scope.dirs.is_empty()).then(|| scope.next_rows(&[]));
             scope.sent = rows.as_ref().map(|(row, _)| row.clone());
             row = Some(rows.is_some());
-            batch.writes.extend(self.put_rows(rows));
+            batch.writes.extend(rows_of(self.session, rows));
         }
         Some(Sent { batch, folded, row, answered })
     }
@@ -336,10 +321,7 @@ impl Fs {
                 self.lose(&folded.keys, &refusal);
             }
         }
-        let gone = Batch { writes: self.put_rows(None).into(), ..Batch::default() };
-        if !matches!(self.meta.batch(&[0; 8], gone).await?, Outcome::Done { .. }) {
-            return Err(FsError::Unavailable);
-        }
+        self.plain(Batch { writes: rows_of(self.session, None).into(), ..Batch::default() }).await?;
         let mut scope = lock(&self.delegations.scope);
         scope.dirs.clear();
         scope.covered.clear();

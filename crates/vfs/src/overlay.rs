@@ -21,8 +21,6 @@ const WAITING_OPS_MAX: usize = 1024;
 const WAITING_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Of how many writes it is remembered what version they got.
 const REAL_MAX: usize = 65_536;
-/// One operation with more than this does not wait.
-const LARGE: usize = BYTES_MAX;
 /// Whose branch it is that acknowledged writes are of until they have landed: no node has this number.
 const NOBODY: NodeId = NodeId(u64::MAX);
 
@@ -47,6 +45,11 @@ pub(crate) struct Op {
 impl Op {
     fn bytes(&self) -> usize {
         self.writes.iter().map(size_of).sum()
+    }
+
+    /// Does it change anything of this inode?
+    pub(crate) fn is_of(&self, ino: Ino) -> bool {
+        self.writes.iter().any(|w| record::ino_of(w.key()) == ino)
     }
 }
 
@@ -336,7 +339,7 @@ fn greater(value: Option<&Bytes>, fields: &[u64]) -> Bytes {
 /// Is it too large to wait?
 pub(crate) fn is_large(batch: &Batch) -> bool {
     let bytes: usize = batch.writes.iter().map(size_of).sum();
-    bytes > LARGE || batch.checks.len() + batch.writes.len() > ITEMS_MAX || batch.validate().is_err()
+    bytes > BYTES_MAX || batch.checks.len() + batch.writes.len() > ITEMS_MAX || batch.validate().is_err()
 }
 
 /// What must be read to know whether a check holds.

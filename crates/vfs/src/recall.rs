@@ -3,14 +3,14 @@
 
 use crate::delegate::{SCOPE_MAX, Signals, parents, places_of};
 use crate::error::FsError;
-use crate::fs::{Fs, Ino, Kind, first, lock, pause, put, refused};
+use crate::fs::{Fs, Ino, Kind, first, lock, pause, put};
 use crate::land::nothing;
 use crate::names::HERE;
 use crate::record::{self, Inode};
 use crate::tidy::is_left_out;
 use base::Version;
 use bytes::Bytes;
-use client::{Batch, Check, Outcome, Range, Rows, Write};
+use client::{Batch, Check, Outcome, Range, Record, Rows, Write};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -91,8 +91,12 @@ impl Fs {
     /// Has somebody taken what this mount had to itself, and is something of these on its way?
     fn is_taken(&self, inos: &BTreeSet<Ino>, stand: &Rows) -> bool {
         let overlay = lock(&self.delegations.overlay);
-        let mine = stand.rows.iter().find(|(key, _)| session_of(key) == self.session);
-        inos.iter().any(|ino| overlay.touches(*ino)) && !lock(&self.delegations.scope).is_mine(mine.map(|(_, row)| row))
+        inos.iter().any(|ino| overlay.touches(*ino)) && !lock(&self.delegations.scope).is_mine(self.own(stand))
+    }
+
+    /// This mount's row among all.
+    fn own<'a>(&self, stand: &'a Rows) -> Option<&'a Record> {
+        stand.rows.iter().find(|(key, _)| session_of(key) == self.session).map(|(_, row)| row)
     }
 
     /// What other mounts have to themselves, by these rows. `None`: they have changed since.
@@ -114,8 +118,8 @@ impl Fs {
         if unknown.is_empty() {
             return Ok(Some(out));
         }
-        let key = |key: Bytes| Range::key(key);
-        let both = |(session, _): &(u64, Version)| [key(record::delegation(*session)), key(record::scope(*session))];
+        let both =
+            |(session, _): &(u64, Version)| [record::delegation(*session), record::scope(*session)].map(Range::key);
         let mut rows = self.meta.read(&[0; 8], unknown.iter().flat_map(both).collect()).await?.into_iter();
         for (session, version) in unknown {
             let (row, scope) = (first(rows.next()), first(rows.next()));
@@ -146,15 +150,14 @@ impl Fs {
             if !others.is_empty() && !wide {
                 continue;
             }
-            let mut checks = vec![Check::Count(record::delegations(), stand.rows.len() as u32)];
-            checks.extend(others.iter().map(|held| Check::AtVersion(record::delegation(held.session), held.version)));
+            let mut checks = as_they_stand(&stand, &others);
             if others.is_empty() {
                 return Ok((Vec::new(), checks));
             }
             // A file may come into another's directory with nothing else changed.
             for (ino, places) in inos.iter().zip(&places) {
                 checks.push(Check::Count(record::places(*ino), places.rows.len() as u32));
-                let stands = |(key, row): &(Bytes, client::Record)| Check::AtVersion(key.clone(), row.version);
+                let stands = |(key, row): &(Bytes, Record)| Check::AtVersion(key.clone(), row.version);
                 checks.extend(places.rows.iter().take(PLACES_MAX).map(stands));
             }
             return Ok((blocked(inos, &places, &others), checks));
@@ -189,7 +192,8 @@ impl Fs {
                 }
                 let ask = |(session, dir): &(u64, Ino)| put(record::recall(*session, *dir), HERE);
                 let there = blocked.iter().filter(|(session, _)| silent.contains_key(session));
-                self.common(Vec::new(), there.map(ask).chain([nothing()]).collect()).await?;
+                let writes = there.map(ask).chain([nothing()]).collect();
+                self.plain(Batch { writes, ..Batch::default() }).await?;
                 (asked, begun) = (asked + 1, Instant::now());
             }
             pause(round.min(6)).await;
@@ -200,10 +204,10 @@ impl Fs {
     async fn take_from(&self, silent: &BTreeMap<u64, (Version, Option<Version>)>) -> Result<(), FsError> {
         for (session, (version, _)) in silent {
             tracing::warn!("a mount (session {session:x}) does not answer: it has nothing to itself any more");
-            let key = record::delegation(*session);
             let mut writes = self.asked_of(*session).await?;
-            writes.extend([key.clone(), record::scope(*session)].map(|key| Write::Delete { key }));
-            self.common(vec![Check::AtVersion(key, *version)], writes).await?;
+            writes.extend(rows_of(*session, None));
+            let checks = vec![Check::AtVersion(record::delegation(*session), *version)];
+            self.plain(Batch { checks, writes, sync: false }).await?;
         }
         Ok(())
     }
@@ -213,16 +217,6 @@ impl Fs {
         let asked = Range::prefix(record::recalls_of(session), ASKED_AT_ONCE);
         let rows = self.meta.read(&[0; 8], vec![asked]).await?;
         Ok(rows.into_iter().flat_map(|rows| rows.rows).map(|(key, _)| Write::Delete { key }).collect())
-    }
-
-    /// A batch of records that are no inode's.
-    async fn common(&self, checks: Vec<Check>, writes: Vec<Write>) -> Result<bool, FsError> {
-        match self.meta.batch(&[0; 8], Batch { checks, writes, sync: false }).await? {
-            Outcome::Done { .. } => Ok(true),
-            Outcome::Failed(client::Refusal::Check(_)) => Ok(false),
-            Outcome::Failed(refusal) => Err(refused(&refusal)),
-            Outcome::Unknown => Err(FsError::Unavailable),
-        }
     }
 
     /// A key was changed: is it about what somebody has to itself?
@@ -255,10 +249,9 @@ impl Fs {
             back.extend(scope.dirs.keys().filter(twice));
             back.extend(scope.dirs.iter().filter(|(_, used)| used.elapsed() > IDLE).map(|(dir, _)| *dir));
         }
-        let mine = stand.rows.iter().find(|(key, _)| session_of(key) == self.session).map(|(_, row)| row);
         let taken = {
             let scope = lock(&self.delegations.scope);
-            !scope.dirs.is_empty() && !scope.is_mine(mine)
+            !scope.dirs.is_empty() && !scope.is_mine(self.own(&stand))
         };
         if taken {
             self.give_way().await?;
@@ -343,12 +336,12 @@ impl Fs {
             let mut scope = lock(&self.delegations.scope);
             (scope.next_rows(&dirs), self.row_check(&scope))
         };
-        let mut checks = vec![own, Check::Count(record::delegations(), stand.rows.len() as u32)];
-        checks.extend(others.iter().map(|held| Check::AtVersion(record::delegation(held.session), held.version)));
+        let mut checks = as_they_stand(&stand, &others);
+        checks.push(own);
         for dir in &dirs {
             checks.extend([Check::Present(record::inode(*dir)), Check::Absent(record::orphan(*dir))]);
         }
-        let batch = Batch { checks, writes: self.put_rows(Some(rows)).into(), sync: false };
+        let batch = Batch { checks, writes: rows_of(self.session, Some(rows)).into(), sync: false };
         match self.meta.batch(&[0; 8], batch).await? {
             Outcome::Done { version, .. } => {
                 let (now, mut scope) = (Instant::now(), lock(&self.delegations.scope));
@@ -360,6 +353,22 @@ impl Fs {
             Outcome::Failed(_) => {}
         }
         Ok(())
+    }
+}
+
+/// What holds as long as nobody takes or gives back anything.
+fn as_they_stand(stand: &Rows, others: &[Held]) -> Vec<Check> {
+    let count = Check::Count(record::delegations(), stand.rows.len() as u32);
+    let at = others.iter().map(|held| Check::AtVersion(record::delegation(held.session), held.version));
+    [count].into_iter().chain(at).collect()
+}
+
+/// Writes that put a mount's rows, or take them away.
+pub(crate) fn rows_of(session: u64, rows: Option<(Bytes, Bytes)>) -> [Write; 2] {
+    let (row, scope) = (record::delegation(session), record::scope(session));
+    match rows {
+        Some((serial, dirs)) => [put(row, serial), put(scope, dirs)],
+        None => [row, scope].map(|key| Write::Delete { key }),
     }
 }
 

@@ -84,8 +84,7 @@ impl Fs {
 
     /// Is something of it to be put down still?
     pub(crate) fn salvages(&self, ino: Ino) -> bool {
-        let of_it = |(op, _): &(Op, Refusal)| op.writes.iter().any(|w| record::ino_of(w.key()) == ino);
-        lock(&self.delegations.lost).ops.iter().any(of_it)
+        lock(&self.delegations.lost).ops.iter().any(|(op, _)| op.is_of(ino))
     }
 
     async fn salvage_one(&self, op: &Op, refusal: &Refusal) -> Result<(), FsError> {
@@ -180,9 +179,8 @@ impl Fs {
     /// Bytes that others wrote over meanwhile become a file beside that one.
     async fn keep_bytes(&self, op: &Op, ino: Ino, content: &Content) -> Result<(), FsError> {
         // Nobody names these: they harm nobody until they are dropped again.
-        let small = |w: &&Write| w.key().get(8) == Some(&b'E') && record::ino_of(w.key()) == ino;
-        let pages = |w: &&Write| w.key().get(8) == Some(&b'M') && record::ino_of(w.key()) == ino;
-        let bytes: Vec<Write> = op.writes.iter().filter(|w| small(w) || pages(w)).cloned().collect();
+        let named = |w: &&Write| matches!(w.key().get(8), Some(b'E' | b'M')) && record::ino_of(w.key()) == ino;
+        let bytes: Vec<Write> = op.writes.iter().filter(named).cloned().collect();
         if !bytes.is_empty() {
             self.commit_as(Vec::new(), bytes, false, Told::Pushes).await?.ok();
         }
@@ -196,8 +194,7 @@ impl Fs {
         let dropped = self.only_in(ino, content, &now, &[]).await?;
         let kept = self.keep_beside((ino, &inode), content, orphan.as_ref(), made).await;
         // What comes after it may name the same.
-        let of_it = |(op, _): &(Op, Refusal)| op.writes.iter().any(|w| record::ino_of(w.key()) == ino);
-        let last = !lock(&self.delegations.lost).ops.iter().skip(1).any(of_it);
+        let last = !lock(&self.delegations.lost).ops.iter().skip(1).any(|(op, _)| op.is_of(ino));
         if kept.is_ok() && last && !dropped.is_empty() {
             let row = put(record::dropped(self.numbers.fresh()?), record::encode(&dropped));
             self.commit_as(Vec::new(), vec![row], false, Told::Nothing).await?.ok();
