@@ -3,7 +3,6 @@
 use crate::acl::{self, Acl};
 use crate::attrs::changed;
 use crate::error::FsError;
-
 use crate::fs::{
     Attr, Fs, Ino, Kind, New, Over, ROOT, TRIES_MAX, check_name, first, lock, pause, put, put_xattr, version_of,
     wall_ns,
