@@ -1,8 +1,9 @@
 //! Two islands of one filesystem: the real copies of its tables on a network of two nodes that can be cut, random operations on
 //! both sides, and what must hold when they have met.
 
+use crate::attrs::SetXattr;
 use crate::error::{FsError, MountError};
-use crate::fs::{Fs, Ino, Kind, MountOptions, New, Over, ROOT, SetAttr, lock, policy};
+use crate::fs::{Caller, Fs, Ino, Kind, MountOptions, New, Over, ROOT, SetAttr, lock, policy};
 use crate::reap::Rounds;
 use crate::tables::Records;
 use crate::tidy::Walk;
@@ -25,6 +26,8 @@ pub(crate) struct Pair {
     numbers: u64,
     /// What lands is sometimes refused for want of room, or nobody says whether it did.
     pub(crate) flaky: bool,
+    /// Whose batches take long to come here.
+    pub(crate) slow: BTreeSet<usize>,
     /// There is room for what removes alone.
     pub(crate) full: bool,
 }
@@ -78,6 +81,7 @@ impl Pair {
             cut: false,
             numbers: 0,
             flaky: false,
+            slow: BTreeSet::new(),
             full: false,
         };
         pair.feed(0, view(&[2]));
@@ -158,14 +162,23 @@ pub(crate) struct Side {
 
 impl Side {
     /// Others may be first.
-    pub(crate) async fn way(&self) {
+    async fn way(&self) {
         let turns = lock(&self.pair).numbers % 3;
         for _ in 0..turns {
             tokio::task::yield_now().await;
         }
     }
 
-    pub(crate) fn batch(&self, batch: Batch) -> Result<Outcome, Error> {
+    pub(crate) async fn batch(&self, batch: Batch) -> Result<Outcome, Error> {
+        self.way().await;
+        let slow = lock(&self.pair).slow.contains(&self.me);
+        if slow {
+            tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+        }
+        self.decide(batch)
+    }
+
+    fn decide(&self, batch: Batch) -> Result<Outcome, Error> {
         let mut pair = lock(&self.pair);
         pair.numbers += 1;
         let (number, i) = (pair.numbers, pair.leader(self.me));
@@ -195,7 +208,12 @@ impl Side {
         }
     }
 
-    pub(crate) fn read(&self, ranges: Vec<Range>) -> Result<Vec<Rows>, Error> {
+    pub(crate) async fn read(&self, ranges: Vec<Range>) -> Result<Vec<Rows>, Error> {
+        self.way().await;
+        self.rows(ranges)
+    }
+
+    fn rows(&self, ranges: Vec<Range>) -> Result<Vec<Rows>, Error> {
         let mut pair = lock(&self.pair);
         let i = pair.leader(self.me);
         pair.feed(i, Input::Read(0, ranges));
@@ -207,7 +225,7 @@ impl Side {
 
     fn space(&self, space: Space, from: Bytes) -> Result<Rows, Error> {
         let range = Range { space, from, to: None, limit: 100_000 };
-        Ok(self.read(vec![range])?.into_iter().next().unwrap_or_default())
+        Ok(self.rows(vec![range])?.into_iter().next().unwrap_or_default())
     }
 
     pub(crate) fn heals(&self) -> Result<Vec<Heal>, Error> {
@@ -232,6 +250,10 @@ pub(crate) struct World {
     pub(crate) shaken: bool,
     /// What each side has seen, ever.
     pub(crate) seen: [BTreeSet<String>; 2],
+    /// What was written, and acknowledged.
+    pub(crate) written: BTreeSet<String>,
+    /// What somebody who saw it wanted removed, or written over.
+    pub(crate) given_up: BTreeSet<String>,
 }
 
 /// Tries something again that fails for a while.
@@ -245,6 +267,11 @@ async fn again<T, F: Future<Output = Result<T, FsError>>>(what: impl Fn() -> F) 
         }
     }
     Err("it does not answer for good".into())
+}
+
+/// Something that is made.
+pub(crate) fn new(kind: Kind) -> New {
+    New { kind, mode: 0o755, umask: 0, uid: 0, gid: 0, rdev: 0, target: None }
 }
 
 /// A file that was made, and not written.
@@ -276,7 +303,17 @@ impl World {
             mounts.push(mount(&tables, me, delegate).await.expect("mounted"));
         }
         let rng = StdRng::seed_from_u64(seed);
-        World { tables, mounts, rounds: Default::default(), rng, tokens: 0, shaken: false, seen: Default::default() }
+        World {
+            tables,
+            mounts,
+            rounds: Default::default(),
+            rng,
+            tokens: 0,
+            shaken: false,
+            seen: Default::default(),
+            written: BTreeSet::new(),
+            given_up: BTreeSet::new(),
+        }
     }
 
     /// Another mount on that side.
@@ -341,13 +378,15 @@ impl World {
     pub(crate) async fn write(&mut self, side: usize, ino: Ino) -> Result<(), FsError> {
         self.tokens += 1;
         let large = self.rng.random_bool(0.2);
-        let text = format!("{:08}", self.tokens).repeat(if large { 10_000 } else { 1 });
+        let token = format!("{:08}", self.tokens);
+        let text = token.repeat(if large { 10_000 } else { 1 });
         let fs = &self.mounts[side];
         let (handle, _) = fs.open(ino, false).await?;
         fs.setattr(ino, SetAttr { size: Some(0), ..SetAttr::default() }).await?;
         fs.write(handle, 0, text.as_bytes(), false).await?;
         fs.flush(handle).await?;
         fs.release(handle).await;
+        self.written.insert(token);
         Ok(())
     }
 
@@ -383,10 +422,17 @@ impl World {
         let dir = dirs[pick(&mut self.rng, dirs.len())];
         let to = dirs[pick(&mut self.rng, dirs.len())];
         let name = ["a", "b", "c"][pick(&mut self.rng, 3)];
+        let over = format!("{to}/{name}");
         let chosen = (!tree.is_empty()).then(|| tree[pick(&mut self.rng, tree.len())].0.clone());
         let (Some(dir), Some(to)) = (self.find(side, dir).await, self.find(side, to).await) else { return Ok(()) };
         let what = self.rng.random_range(0..20);
-        let new = |kind| New { kind, mode: 0o755, umask: 0, uid: 0, gid: 0, rdev: 0, target: None };
+        let loses = match (what, &chosen) {
+            (9..=13, Some(path)) => path,
+            _ => &over,
+        };
+        if matches!(what, 9..=15) {
+            self.given_up.extend(tree.iter().filter(|(path, _)| path == loses).map(|(_, token)| token.clone()));
+        }
         let fs = &self.mounts[side];
         match (what, chosen) {
             (19, _) => self.reap(side).await?,
@@ -439,7 +485,6 @@ impl World {
         let one = |side: usize| {
             let fs = self.mounts[side].clone();
             async move {
-                let new = |kind| New { kind, mode: 0o755, umask: 0, uid: 0, gid: 0, rdev: 0, target: None };
                 match what[side] {
                     0..=1 => fs.make(dir, b"a", new(Kind::File)).await.map(|made| (true, Some(made.0.ino))),
                     2 => fs.make(dir, b"a", new(Kind::Directory)).await.map(|_| (true, None)),
@@ -450,16 +495,102 @@ impl World {
             }
         };
         let (one, two) = tokio::join!(one(0), one(1));
+        self.given_up.extend(tokens(&tree.into_iter().collect()));
+        let before = self.tokens;
         for (side, done) in [&one, &two].into_iter().enumerate() {
             if let Ok((_, Some(ino))) = done {
                 // The other may have removed it.
                 drop(self.write(side, *ino).await);
             }
         }
+        self.given_up.extend((before..self.tokens).map(|n| format!("{:08}", n + 1)));
         match (one, two) {
             (Ok((true, _)), Ok((true, _))) if !what.contains(&4) => Err(format!("both of {what:?} got the name")),
             _ => Ok(()),
         }
+    }
+
+    /// A side works in a directory until it has that to itself. What happens then is what is tried.
+    pub(crate) async fn alone(&mut self, side: usize) -> Result<(), String> {
+        let tree = self.tree(side).await?;
+        let mut dirs: Vec<&str> = tree.iter().filter(|(_, t)| t.is_empty()).map(|(p, _)| p.as_str()).collect();
+        dirs.push("");
+        let dir = dirs[self.rng.random_range(0..dirs.len())];
+        let Some(dir) = self.find(side, dir).await else { return Ok(()) };
+        match self.rng.random_range(0..4) {
+            0 if self.shaken => self.rob(side, dir).await,
+            1 => self.outrun(side, dir).await,
+            2 => self.overtake(side, dir).await,
+            _ => self.deepen(side, dir).await,
+        }
+    }
+
+    /// Something is made and removed, often enough to be alone afterwards, if nobody else comes.
+    pub(crate) async fn warm(&self, side: usize, dir: Ino, pauses: Vec<u64>) {
+        for ms in pauses {
+            if self.mounts[side].make(dir, b"d", new(Kind::File)).await.is_ok() {
+                tokio::time::sleep(std::time::Duration::from_millis(ms)).await;
+                drop(self.mounts[side].remove(dir, b"d", false).await);
+            }
+        }
+    }
+
+    /// The other is slow to make something; meanwhile this side gets the directory to itself.
+    async fn outrun(&mut self, side: usize, dir: Ino) -> Result<(), String> {
+        let begins = self.rng.random_range(0..10);
+        let pauses = (0..30).map(|_| self.rng.random_range(0..4)).collect();
+        lock(&self.tables[0]).slow.insert(1 - side);
+        let busy = async {
+            tokio::time::sleep(std::time::Duration::from_millis(begins)).await;
+            self.warm(side, dir, pauses).await;
+        };
+        tokio::join!(busy, async { drop(self.mounts[1 - side].make(dir, b"d", new(Kind::File)).await) });
+        lock(&self.tables[0]).slow.clear();
+        Ok(())
+    }
+
+    /// What was acknowledged does not land for a while; what comes later is not sent before it.
+    async fn overtake(&mut self, side: usize, dir: Ino) -> Result<(), String> {
+        self.warm(side, dir, vec![5; 4]).await;
+        let (fs, caller) = (&self.mounts[side], Caller { uid: 0, gids: Vec::new() });
+        let set = |value: &'static [u8]| fs.setxattr(dir, b"user.t", value, SetXattr::Any, &caller);
+        if set(b"earlier").await.is_err() {
+            return Ok(());
+        }
+        lock(&self.tables[0]).full = true;
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        lock(&self.tables[0]).full = false;
+        let later = set(b"later").await.is_ok();
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        let is = fs.getxattr(dir, b"user.t").await;
+        if later && is.as_deref() == Ok(b"earlier") { Err("what came later was written over".into()) } else { Ok(()) }
+    }
+
+    /// A directory in it, and something in that: the other sees it in the same moment, though it knows nothing of the one above.
+    async fn deepen(&mut self, side: usize, dir: Ino) -> Result<(), String> {
+        self.warm(side, dir, vec![5; 4]).await;
+        let Ok((made, _)) = self.mounts[side].make(dir, b"e", new(Kind::Directory)).await else { return Ok(()) };
+        again(|| self.mounts[side].land_all(false)).await?;
+        let file = self.mounts[side].make(made.ino, b"a", new(Kind::File)).await;
+        let seen = again(|| self.mounts[1 - side].lookup(made.ino, b"a")).await?;
+        if file.is_ok() && seen.is_err() { Err("it is not seen".into()) } else { Ok(()) }
+    }
+
+    /// It falls silent with what it was told is done; the other does the same, and is first.
+    async fn rob(&mut self, side: usize, dir: Ino) -> Result<(), String> {
+        self.warm(side, dir, vec![5; 4]).await;
+        self.freeze(side, true);
+        for side in [side, 1 - side] {
+            for name in [b"a", b"f"] {
+                match self.mounts[side].make(dir, name, new(Kind::File)).await {
+                    Ok((made, _)) => drop(self.write(side, made.ino).await),
+                    Err(_) => continue,
+                }
+            }
+        }
+        self.freeze(side, false);
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        Ok(())
     }
 
     /// The tree as a side sees it who asks nobody.
@@ -484,7 +615,8 @@ impl World {
         if self.tree(1 - side).await.map_err(|e| format!("a full disc, from elsewhere: {e}"))? != tree {
             return Err("a full disc, and two trees".into());
         }
-        if let Some((path, _)) = tree.iter().find(|(_, text)| !text.is_empty()) {
+        if let Some((path, token)) = tree.iter().find(|(_, text)| !text.is_empty()) {
+            self.given_up.insert(token.clone());
             let (dir, name) = path.rsplit_once('/').expect("a path");
             let dir = self.find(side, dir).await.ok_or("it was there")?;
             let gone = again(|| self.mounts[side].remove(dir, name.as_bytes(), false)).await;
@@ -515,6 +647,13 @@ impl World {
     pub(crate) async fn wait(&mut self, most: u64) {
         let ms = self.rng.random_range(0..most);
         tokio::time::sleep(std::time::Duration::from_millis(ms)).await;
+    }
+
+    /// What was written, and acknowledged, is there, unless somebody who saw it wanted it gone.
+    pub(crate) fn is_kept(&self, after: &Tree) -> Result<(), String> {
+        let have = tokens(after);
+        let lost: Vec<_> = self.written.difference(&self.given_up).filter(|token| !have.contains(*token)).collect();
+        if lost.is_empty() { Ok(()) } else { Err(format!("{lost:?} are lost: {after:#?}")) }
     }
 
     /// Nothing is refused, unless a mount was taken for gone.

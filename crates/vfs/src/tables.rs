@@ -18,10 +18,7 @@ impl Records {
         match self {
             Records::Table(table) => table.batch(key, batch).await,
             #[cfg(test)]
-            Records::Model(side) => {
-                side.way().await;
-                side.batch(batch)
-            }
+            Records::Model(side) => side.batch(batch).await,
         }
     }
 
@@ -30,10 +27,7 @@ impl Records {
         match self {
             Records::Table(table) => table.read(key, ranges).await,
             #[cfg(test)]
-            Records::Model(side) => {
-                side.way().await;
-                side.read(ranges)
-            }
+            Records::Model(side) => side.read(ranges).await,
         }
     }
 
