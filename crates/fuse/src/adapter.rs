@@ -1,10 +1,12 @@
+use crate::convert::{attr, errno, file_type, kind_of_mode, nanos};
+use crate::locks;
 use crate::side::Side;
 use crate::tally::{Call, Tally};
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 use procfs::{Proc, is_ours};
 use std::ffi::OsStr;
@@ -105,84 +107,6 @@ fn is_proc(parent: INodeNo, name: &OsStr) -> bool {
 /// Is it nothing that can be made, changed or removed?
 fn is_fixed(parent: INodeNo, name: &OsStr) -> bool {
     is_ours(parent.0) || is_proc(parent, name)
-}
-
-/// The one place where an error becomes an errno.
-fn errno(e: &FsError) -> Errno {
-    tracing::debug!("{e}");
-    match e {
-        FsError::NotFound => Errno::ENOENT,
-        FsError::Exists => Errno::EEXIST,
-        FsError::NotDirectory => Errno::ENOTDIR,
-        FsError::IsDirectory => Errno::EISDIR,
-        FsError::NotEmpty => Errno::ENOTEMPTY,
-        FsError::NameTooLong => Errno::ENAMETOOLONG,
-        FsError::Invalid => Errno::EINVAL,
-        FsError::NotPermitted => Errno::EPERM,
-        FsError::Stale => Errno::ESTALE,
-        FsError::NoAttribute => Errno::ENODATA,
-        FsError::TooLarge => Errno::EFBIG,
-        FsError::NoSpace => Errno::ENOSPC,
-        FsError::TooManyLinks => Errno::EMLINK,
-        FsError::Beyond => Errno::ENXIO,
-        FsError::Unsupported => Errno::EOPNOTSUPP,
-        FsError::Unavailable | FsError::Damaged(_) | FsError::Missing(_) => Errno::EIO,
-    }
-}
-
-fn time(ns: u64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_nanos(ns)
-}
-
-fn nanos(time: TimeOrNow) -> u64 {
-    let at = match time {
-        TimeOrNow::SpecificTime(at) => at,
-        TimeOrNow::Now => SystemTime::now(),
-    };
-    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos().min(u128::from(u64::MAX)) as u64
-}
-
-fn file_type(kind: Kind) -> FileType {
-    match kind {
-        Kind::File => FileType::RegularFile,
-        Kind::Directory => FileType::Directory,
-        Kind::Symlink => FileType::Symlink,
-        Kind::Fifo => FileType::NamedPipe,
-        Kind::Socket => FileType::Socket,
-        Kind::CharDevice => FileType::CharDevice,
-        Kind::BlockDevice => FileType::BlockDevice,
-    }
-}
-
-fn kind_of_mode(mode: u32) -> Option<Kind> {
-    Some(match mode & 0o170_000 {
-        0 | 0o100_000 => Kind::File,
-        0o010_000 => Kind::Fifo,
-        0o140_000 => Kind::Socket,
-        0o020_000 => Kind::CharDevice,
-        0o060_000 => Kind::BlockDevice,
-        _ => return None,
-    })
-}
-
-fn attr(a: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(a.ino),
-        size: a.size,
-        blocks: a.size.div_ceil(512),
-        atime: time(a.atime),
-        mtime: time(a.mtime),
-        ctime: time(a.ctime),
-        crtime: time(a.birth),
-        kind: file_type(a.kind),
-        perm: a.mode as u16,
-        nlink: a.nlink,
-        uid: a.uid,
-        gid: a.gid,
-        rdev: a.rdev,
-        blksize: 65_536,
-        flags: 0,
-    }
 }
 
 async fn entry(fs: &Fs, reply: ReplyEntry, done: Result<(Attr, Mark), FsError>) {
@@ -293,6 +217,8 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_DO_READDIRPLUS,
+            // Of ranges of files, across machines; whole files (`flock(2)`) the kernel locks by itself.
+            InitFlags::FUSE_POSIX_LOCKS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_MAX_PAGES,
             // The kernel decides by access control lists, and leaves it to us what a new inode inherits.
@@ -547,11 +473,54 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn flush(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(&self, _req: &Request, ino: INodeNo, fh: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
         if is_ours(ino.0) {
             return reply.ok();
         }
-        self.spawn(Call::Sync, |fs| async move { empty(reply, fs.flush(fh.0).await) });
+        self.spawn(Call::Sync, |fs| async move {
+            let done = fs.flush(fh.0).await;
+            fs.unlock_all(ino.0, Some(owner.0)).await;
+            empty(reply, done);
+        });
+    }
+
+    fn getlk(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        kind: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        if is_ours(ino.0) {
+            return reply.error(Errno::ENOLCK);
+        }
+        let wanted = locks::wanted(owner.0, pid, start, end, kind);
+        self.spawn(Call::Lock, |fs| async move { locks::tell(&fs, ino.0, wanted, reply).await });
+    }
+
+    fn setlk(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        kind: i32,
+        pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        if is_ours(ino.0) {
+            return reply.error(Errno::ENOLCK);
+        }
+        let (wanted, how) = (locks::wanted(owner.0, pid, start, end, kind), (kind, sleep, req.pid()));
+        self.spawn(Call::Lock, |fs| async move { locks::set(&fs, ino.0, wanted, how, reply).await });
     }
 
     fn release(

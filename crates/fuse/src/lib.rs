@@ -4,6 +4,8 @@
 //! what others change (`vfs::Kernel`).
 
 mod adapter;
+mod convert;
+mod locks;
 mod options;
 mod side;
 mod tally;

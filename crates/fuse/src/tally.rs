@@ -19,11 +19,12 @@ pub(crate) enum Call {
     Sync,
     Xattr,
     Release,
+    Lock,
 }
 
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 14] = [
     "lookup", "getattr", "setattr", "read", "write", "open", "make", "remove", "rename", "readdir", "sync", "xattr",
-    "release",
+    "release", "lock",
 ];
 
 #[derive(Default, Debug)]

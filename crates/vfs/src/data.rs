@@ -33,6 +33,8 @@ const RANGES_MAX: usize = 512;
 const EXTENTS_IN_FLIGHT: usize = 8;
 /// How many bytes of one file are gathered before they are committed.
 const DIRTY_INODE_MAX: usize = 4 * 1024 * 1024;
+/// Which check of a commit says that the mount still has its locks of the file.
+const LOCK_CHECK: u32 = 3;
 /// How long bytes are looked for that are not where they should be.
 const LOOK_FOR: std::time::Duration = std::time::Duration::from_secs(3);
 /// How much one read of the database asks for.
@@ -82,16 +84,19 @@ impl Fs {
         if let Some(at) = read_at {
             let _ = self.note_read(handle.ino, at).await;
         }
-        let mut open = lock(&self.open);
-        if let Some(inode) = open.get_mut(&handle.ino) {
-            inode.handles = inode.handles.saturating_sub(1);
-            if inode.handles == 0 && inode.dirty.is_empty() {
-                open.remove(&handle.ino);
+        let still = {
+            let mut open = lock(&self.open);
+            if let Some(inode) = open.get_mut(&handle.ino) {
+                inode.handles = inode.handles.saturating_sub(1);
+                if inode.handles == 0 && inode.dirty.is_empty() {
+                    open.remove(&handle.ino);
+                }
             }
-        }
-        let still = open.contains_key(&handle.ino);
-        drop(open);
+            open.contains_key(&handle.ino)
+        };
         if !still {
+            // Of locks that belong to an open file, and not to a process, the kernel says nothing when that is closed.
+            self.unlock_all(handle.ino, None).await;
             lock(&self.committing).retain(|ino, lock| *ino != handle.ino || Arc::strong_count(lock) > 1);
         }
     }
@@ -454,8 +459,13 @@ impl Fs {
             writes.push(Write::Put { key, value: record::encode(&dropped), ttl_ms: None });
         }
         let named = named(ino, !content.nameless);
-        let checks = vec![Check::Present(record::inode(ino)), at, named];
+        let mut checks = vec![Check::Present(record::inode(ino)), at, named];
+        checks.extend(self.relies_on(ino));
         let done = self.commit_as(checks, writes, sync, Told::Replies).await?;
+        if done == Err(LOCK_CHECK) {
+            self.lose_lock(ino);
+            return Err(FsError::Unavailable);
+        }
         if let Ok(after) = done {
             let key = record::content(ino);
             let before = self.real(&key, version.unwrap_or_default());

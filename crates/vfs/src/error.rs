@@ -32,6 +32,12 @@ pub enum FsError {
     Unsupported,
     #[error("too many links")]
     TooManyLinks,
+    #[error("somebody else has locked it")]
+    Locked,
+    #[error("the processes of this mount have locked more than 1024 ranges of it")]
+    TooManyLocks,
+    #[error("whoever waited was interrupted")]
+    Interrupted,
     /// No leader within the time limit, or the fate of the change is not known.
     #[error("the copies of this filesystem do not answer")]
     Unavailable,

@@ -1,5 +1,6 @@
 use crate::delegate::{Delegations, Told};
 use crate::error::{FsError, MountError};
+use crate::locks::Locks;
 use crate::numbers::Numbers;
 use crate::record::{self, Content, Inode};
 use crate::tables::Records;
@@ -214,6 +215,7 @@ pub struct Fs {
     pub(crate) dirty_bytes: AtomicUsize,
     pub(crate) watch: Arc<Watch>,
     pub(crate) delegations: Delegations,
+    pub(crate) locks: Locks,
     pub(crate) options: MountOptions,
     pub(crate) data_dir: std::path::PathBuf,
     /// How much room there was when that was last asked.
@@ -338,6 +340,7 @@ impl Fs {
             dirty_bytes: AtomicUsize::new(0),
             watch: Arc::default(),
             delegations: Delegations::default(),
+            locks: Locks::default(),
             options,
             data_dir,
             usage: Mutex::default(),
@@ -512,6 +515,7 @@ impl Fs {
         let mut result = Ok(());
         for ino in all {
             result = result.and(self.flush_inode(ino, true).await);
+            self.unlock_all(ino, None).await;
         }
         result = result.and(self.land_at_last().await);
         self.watch.close();

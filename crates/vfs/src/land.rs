@@ -335,6 +335,11 @@ impl Fs {
         let op = overlay.lose().filter(|_| !is_left_out("salvage"));
         drop(overlay);
         self.watch.push_all(keys);
+        for key in keys {
+            if key.get(8) == Some(&b'J') {
+                self.lose_lock(record::ino_of(key));
+            }
+        }
         for key in keys.iter().filter(|key| key.get(8) == Some(&b'C')) {
             if let Some(open) = lock(&self.open).get_mut(&record::ino_of(key)) {
                 // Whoever has it open hears that its bytes are not where it put them.

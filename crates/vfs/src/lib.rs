@@ -21,6 +21,7 @@ mod histories;
 #[cfg(test)]
 mod islands;
 mod land;
+mod locks;
 mod map;
 #[cfg(test)]
 mod model;
@@ -45,5 +46,6 @@ pub use error::{FsError, MountError};
 pub use fs::{
     Attr, Caller, Fs, HandleId, Ino, Kind, MountOptions, New, Over, SetAttr, Usage, filesystems, table_names,
 };
+pub use locks::Wanted;
 pub use space::Allocate;
 pub use watch::{Kernel, Mark};

@@ -224,6 +224,9 @@ impl Fs {
         if key.starts_with(&record::recalls_of(self.session)) || key.starts_with(&record::delegations()) {
             self.delegations.signals.keeper.notify_one();
         }
+        if record::ino_of(key) != 0 && key.get(8) == Some(&b'J') {
+            self.locks.changed.notify_waiters();
+        }
     }
 
     /// Gives back what others ask for or what is not used, and takes what this mount wants.
@@ -256,7 +259,9 @@ impl Fs {
         if taken {
             self.give_way().await?;
         }
-        if !back.is_empty() {
+        // A sign of life is all that whoever asks for 0 wants.
+        back.remove(&0);
+        if !back.is_empty() || !keys.is_empty() {
             self.give_back(&back, keys).await?;
         }
         let wanted = {
@@ -293,7 +298,9 @@ impl Fs {
                 scope.dirty |= !scope.dirs.is_empty();
                 scope.dirs.clear();
             }
-            scope.covered.clear();
+            if !dirs.is_empty() {
+                scope.covered.clear();
+            }
             scope.answered.extend(asked);
         }
         self.land_held().await
@@ -392,6 +399,9 @@ pub(crate) async fn keep(fs: Weak<Fs>, signals: Arc<Signals>) {
         let Some(fs) = fs.upgrade() else { return };
         if let Err(e) = fs.mind_delegations().await {
             tracing::debug!("delegations: {e}");
+        }
+        if let Err(e) = fs.mind_locks().await {
+            tracing::debug!("locks: {e}");
         }
     }
 }

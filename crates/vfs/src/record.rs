@@ -7,6 +7,7 @@
 //! | `T` | a directory's mtime, and anything's ctime where no other record says it: two fields, merged by `max` |
 //! | `A` | atime, when it was set |
 //! | `F` | the directory that this one was merged into |
+//! | `J` session | what the processes of one mount have locked of it: [`Lock`]s |
 //! | `P` link | [`Place`]: the truth of one name |
 //! | `D` name 0 ino link | [`Kind`]: the index of `P` in the directory |
 //! | `K` ino | a directory in this one: counted for its number of links |
@@ -154,6 +155,23 @@ pub struct Session {
     pub heals: u64,
 }
 
+/// A locked range of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Lock {
+    /// Whose: a number of the kernel's.
+    pub owner: u64,
+    /// The process that asked for it.
+    pub pid: u32,
+    /// The first byte.
+    pub start: u64,
+    /// And the last.
+    pub end: u64,
+    /// Nobody else has it; otherwise nobody writes.
+    pub write: bool,
+    /// Wall nanoseconds since 1970 when it was given: of two that islands gave the earlier stays.
+    pub since: u64,
+}
+
 /// Things dropped by a commit: extents (small or not) and pages of an inode.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct Dropped {
@@ -249,6 +267,14 @@ pub(crate) fn small(ino: Ino, id: u64) -> Bytes {
 
 pub(crate) fn page(ino: Ino, id: u64) -> Bytes {
     key(ino, b'M', &[&id.to_be_bytes()])
+}
+
+pub(crate) fn locks(ino: Ino) -> Bytes {
+    key(ino, b'J', &[])
+}
+
+pub(crate) fn lock_of(ino: Ino, session: u64) -> Bytes {
+    key(ino, b'J', &[&session.to_be_bytes()])
 }
 
 pub(crate) fn xattr(ino: Ino, name: &[u8]) -> Bytes {

@@ -328,6 +328,20 @@ impl Watch {
         before == Some(content) && self.may_keep()
     }
 
+    /// What the kernel has of an inode is of this commit when this returns.
+    pub(crate) async fn freshen(&self, ino: Ino, content: Version) {
+        {
+            let mut known = lock(&self.known);
+            let entry = known.entry(ino).or_default();
+            if (entry.attributes, entry.bytes) == (Some(content), Some(content)) {
+                return;
+            }
+            *entry = Known::default();
+        }
+        self.forget(ino, true).await;
+        self.dropped(ino, content);
+    }
+
     /// The kernel forgets attributes, or bytes too, before this returns.
     pub(crate) async fn forget(&self, ino: Ino, bytes: bool) {
         let Some(kernel) = lock(&self.kernel).clone() else { return };
