@@ -316,6 +316,13 @@ impl Table {
         Ok(rows.into_iter().flat_map(|r| r.rows).next().map(|(_, record)| record))
     }
 
+    /// The live record of one key as each node in view has it whose copy can answer for itself. Others are left out, and those that
+    /// do not answer within a second.
+    pub async fn copies(&self, fragment: FragmentId, key: Bytes) -> Result<Vec<Record>, Error> {
+        let said = self.db.ask(Question::Record(fragment, key), None).await?.into_values();
+        Ok(said.filter_map(|(_, said)| if let Said::Record(record) = said { record } else { None }).collect())
+    }
+
     /// Up to `limit` values of one fragment that lost a conflict, from a place in the list on, each with its place; and where to
     /// go on, if there may be more. An answer is cut after about 4 MiB.
     pub async fn ledger(

@@ -479,7 +479,7 @@ impl Filesystem for Adapter {
         }
         self.spawn(Call::Sync, |fs| async move {
             let done = fs.flush(fh.0).await;
-            fs.unlock_all(ino.0, Some(owner.0)).await;
+            fs.closes(ino.0, owner.0).await;
             empty(reply, done);
         });
     }
@@ -507,7 +507,7 @@ impl Filesystem for Adapter {
         &self,
         req: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         owner: LockOwner,
         start: u64,
         end: u64,
@@ -520,7 +520,7 @@ impl Filesystem for Adapter {
             return reply.error(Errno::ENOLCK);
         }
         let (wanted, how) = (locks::wanted(owner.0, pid, start, end, kind), (kind, sleep, req.pid()));
-        self.spawn(Call::Lock, |fs| async move { locks::set(&fs, ino.0, wanted, how, reply).await });
+        self.spawn(Call::Lock, |fs| async move { locks::set(&fs, fh.0, wanted, how, reply).await });
     }
 
     fn release(

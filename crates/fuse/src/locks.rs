@@ -2,6 +2,7 @@
 
 use crate::convert::errno;
 use fuser::{ReplyEmpty, ReplyLock};
+use std::sync::atomic::{AtomicBool, Ordering};
 use vfs::{Fs, FsError, Wanted};
 
 const F_RDLCK: i32 = 0;
@@ -28,10 +29,16 @@ pub(crate) async fn tell(fs: &Fs, ino: u64, wanted: Wanted, reply: ReplyLock) {
 }
 
 /// Locks or unlocks. `sleep`: waits for whoever is in the way, until the thread that asks gets a signal.
-pub(crate) async fn set(fs: &Fs, ino: u64, wanted: Wanted, (kind, sleep, thread): (i32, bool, u32), reply: ReplyEmpty) {
+pub(crate) async fn set(
+    fs: &Fs,
+    handle: u64,
+    wanted: Wanted,
+    (kind, sleep, thread): (i32, bool, u32),
+    reply: ReplyEmpty,
+) {
     let done = match locks(kind) {
-        Some(true) => fs.lock(ino, wanted, sleep.then_some(move || !is_signalled(thread))).await,
-        Some(false) => fs.unlock(ino, wanted).await,
+        Some(true) => fs.lock(handle, wanted, sleep.then(|| waits(thread))).await,
+        Some(false) => fs.unlock(handle, wanted).await,
         None => Err(FsError::Invalid),
     };
     match done {
@@ -40,16 +47,24 @@ pub(crate) async fn set(fs: &Fs, ino: u64, wanted: Wanted, (kind, sleep, thread)
     }
 }
 
-/// Has a thread a signal that it does not block, or has it ended? The kernel's own word of it the binding takes for something
-/// unknown. A thread that cannot be seen from here (0) waits.
-fn is_signalled(thread: u32) -> bool {
-    if thread == 0 {
-        return false;
+/// Whether a thread still waits: until it was seen with a signal twice. Another thread of its process may have taken the first.
+fn waits(thread: u32) -> impl Fn() -> bool + Send {
+    let seen = AtomicBool::new(false);
+    move || {
+        let signalled = is_signalled(thread);
+        !(seen.swap(signalled, Ordering::Relaxed) && signalled)
     }
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{thread}/status")) else { return true };
-    let set = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// Has a thread a signal that it does not block, or has it ended? The kernel's own word of it the binding takes for something
+/// unknown. Signals for a whole process its first thread is taken to get. A thread that cannot be seen from here waits.
+fn is_signalled(thread: u32) -> bool {
+    let status = match std::fs::read_to_string(format!("/proc/{thread}/status")) {
+        Ok(status) => status,
+        Err(e) => return thread != 0 && e.kind() == std::io::ErrorKind::NotFound,
     };
-    (set("SigPnd:") | set("ShdPnd:")) & !set("SigBlk:") != 0
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+    let set = |name: &str| u64::from_str_radix(field(name), 16).unwrap_or(0);
+    let of_all = if field("Tgid:") == field("Pid:") { set("ShdPnd:") } else { 0 };
+    (set("SigPnd:") | of_all) & !set("SigBlk:") != 0
 }

@@ -7,7 +7,9 @@ use crate::gateway::OpReply;
 use crate::io::{Effect, LinkId, OpId};
 use crate::metrics::Sample;
 use crate::node::Node;
-use base::{Instant, NodeId, Now, Span, WallMs};
+use base::{FragmentId, Instant, NodeId, Now, Span, WallMs};
+use bytes::Bytes;
+use replica::Record;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -46,6 +48,8 @@ pub enum Question {
     Log(Mark, u32),
     /// Set one of its knobs.
     Set(String, String),
+    /// What does its copy of this fragment say under this key?
+    Record(FragmentId, Bytes),
 }
 
 /// What a process says.
@@ -61,6 +65,8 @@ pub enum Said {
     Facts(Vec<Fact>),
     /// Whether it was set, or why not.
     Set(Result<(), String>),
+    /// The record, if there is one, and a copy that can answer for itself.
+    Record(Option<Record>),
 }
 
 /// Which of a node's events: its how-manieth start, and a number that grows.

@@ -50,6 +50,7 @@ impl Shell {
             Question::Facts(subject) => Said::Facts(self.facts(subject)),
             Question::Log(after, most) => Said::Events(self.log_since(*after, *most)),
             Question::Set(knob, value) => Said::Set(self.set(knob, value)),
+            Question::Record(fragment, key) => Said::Record(self.handle.get_here(*fragment, key).flatten()),
         }
     }
 

@@ -36,6 +36,7 @@ impl Fs {
             let found = Mutex::new(Vec::new());
             let say = |what| lock(&found).push(what);
             out.mended = self.tidy(false, say).await? as u64;
+            out.mended += self.scrub(u64::MAX).await?.mended as u64;
             out.found = found.into_inner().unwrap_or_default();
             out.found.truncate(TOLD_MAX);
         }
@@ -67,8 +68,8 @@ impl Fs {
         };
         for at in steps {
             let end = content.size.min(at + STEP);
-            match self.read_range(group.ino, content, at, end).await {
-                Ok(_) => {}
+            match self.read_to_check(group.ino, content, (at, end), walk).await {
+                Ok(()) => {}
                 Err(e @ (FsError::Damaged(_) | FsError::Missing(_))) => {
                     // Written over meanwhile, it is another's.
                     let now = self.get(crate::record::content(group.ino)).await?;

@@ -18,9 +18,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// One record of data.
-const PIECE: u64 = 64 * 1024;
+pub(crate) const PIECE: u64 = 64 * 1024;
 /// The longest extent.
-const EXTENT: u64 = 1024 * 1024;
+pub(crate) const EXTENT: u64 = 1024 * 1024;
 /// What one `M` record maps.
 pub(crate) const PAGE: u64 = 16 * 1024 * 1024;
 /// How many extents `C` itself holds.
@@ -71,7 +71,8 @@ impl Fs {
         inode.handles += 1;
         let errors_seen = inode.errors.len();
         drop(open);
-        lock(&self.handles).insert(id, Handle { ino, append, errors_seen, listing: None, wrote: false });
+        lock(&self.handles)
+            .insert(id, Handle { ino, append, errors_seen, listing: None, wrote: false, owners: BTreeSet::new() });
         id
     }
 
@@ -80,6 +81,10 @@ impl Fs {
         let Some(handle) = lock(&self.handles).remove(&handle) else { return };
         // Reported by flush, if at all: release answers nobody.
         let _ = self.flush_inode(handle.ino, false).await;
+        // Of locks that belong to an open file, and not to a process, the kernel says nothing when that is closed.
+        for owner in handle.owners {
+            self.unlock_all(handle.ino, owner).await;
+        }
         let read_at = lock(&self.open).get_mut(&handle.ino).and_then(|inode| inode.read_at.take());
         if let Some(at) = read_at {
             let _ = self.note_read(handle.ino, at).await;
@@ -95,8 +100,6 @@ impl Fs {
             open.contains_key(&handle.ino)
         };
         if !still {
-            // Of locks that belong to an open file, and not to a process, the kernel says nothing when that is closed.
-            self.unlock_all(handle.ino, None).await;
             lock(&self.committing).retain(|ino, lock| *ino != handle.ino || Arc::strong_count(lock) > 1);
         }
     }
@@ -259,8 +262,11 @@ impl Fs {
         let total: u64 = ranges.iter().map(|(_, b)| b.len() as u64).sum();
         let small = total <= SMALL_MAX;
         let mut pieces = Vec::new();
+        // A lock that is lost from here on, or got, is not the one under which it was written.
+        let locked = self.relies_on_lock(ino);
         for round in 0..TRIES_MAX {
             let (mut content, version) = self.content(ino).await?;
+            content.locked = locked;
             (content.mtime, content.ctime) = (mtime, mtime);
             let at = if append { content.size } else { 0 };
             // What has been stored once is named again, under the numbers that it has.
@@ -293,6 +299,7 @@ impl Fs {
         // Of whoever changes it from here on it is known whether it knew that the file had lost its name.
         let content =
             Content { after: is_removed(orphan.as_ref()), nameless: orphan.is_some(), ..to_content(row.as_ref())? };
+        let content = Content { locked: self.relies_on_lock(ino), ..content };
         Ok((content, row.map(|r| r.version)))
     }
 
@@ -460,7 +467,7 @@ impl Fs {
         }
         let named = named(ino, !content.nameless);
         let mut checks = vec![Check::Present(record::inode(ino)), at, named];
-        checks.extend(self.relies_on(ino));
+        checks.extend(content.locked.then(|| Check::Present(record::lock_of(ino, self.session))));
         let done = self.commit_as(checks, writes, sync, Told::Replies).await?;
         if done == Err(LOCK_CHECK) {
             self.lose_lock(ino);

@@ -34,7 +34,10 @@ impl Fs {
     /// Opens a directory for listing.
     pub fn opendir(&self, ino: Ino) -> HandleId {
         let id = self.next_handle();
-        lock(&self.handles).insert(id, Handle { ino, append: false, errors_seen: 0, listing: None, wrote: false });
+        lock(&self.handles).insert(
+            id,
+            Handle { ino, append: false, errors_seen: 0, listing: None, wrote: false, owners: Default::default() },
+        );
         id
     }
 

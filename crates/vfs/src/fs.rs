@@ -11,7 +11,7 @@ use client::{Batch, Check, Database, Outcome, Range, Record, Refusal, Rows, Writ
 use node::{FragmentBy, Status, TableOptions};
 use replica::{MergePolicy, MergeRule, Storage};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -195,6 +195,8 @@ pub(crate) struct Handle {
     pub listing: Option<Arc<crate::Listing>>,
     /// Bytes were written through it.
     pub wrote: bool,
+    /// Who locked ranges through it.
+    pub owners: BTreeSet<u64>,
 }
 
 /// A mounted filesystem.
@@ -515,7 +517,6 @@ impl Fs {
         let mut result = Ok(());
         for ino in all {
             result = result.and(self.flush_inode(ino, true).await);
-            self.unlock_all(ino, None).await;
         }
         result = result.and(self.land_at_last().await);
         self.watch.close();

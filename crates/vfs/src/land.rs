@@ -72,6 +72,7 @@ impl Fs {
         tokio::spawn(keep_landing(Arc::downgrade(self), signals.clone()));
         tokio::spawn(crate::salvage::keep(Arc::downgrade(self), signals.clone()));
         tokio::spawn(crate::recall::keep(Arc::downgrade(self), signals.clone()));
+        tokio::spawn(crate::locks::keep(Arc::downgrade(self)));
     }
 
     /// Before a mount goes: all that was acknowledged lands, however often that has to be tried.
@@ -294,6 +295,11 @@ impl Fs {
         }
         loop {
             let Some(folded) = lock(&self.delegations.overlay).fold_one() else { break };
+            if folded.writes.iter().any(|w| matches!(w, Write::Put { key, .. } if key.get(8) == Some(&b'J'))) {
+                // Others may have had it locked meanwhile, and may again be gone.
+                self.lose(&folded.keys, &Refusal::Check(0));
+                continue;
+            }
             let mut batch = Batch { checks: vec![self.marker_check(line)], ..Batch::default() };
             batch.checks.extend(folded.checks);
             batch.writes.extend([self.marker_put(line), nothing()]);

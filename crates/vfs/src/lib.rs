@@ -32,6 +32,7 @@ mod reap;
 mod recall;
 pub mod record;
 mod salvage;
+mod scrub;
 mod settle;
 mod space;
 mod tables;

@@ -7,9 +7,9 @@ use crate::fs::{Caller, Fs, Ino, Kind, MountOptions, New, Over, ROOT, SetAttr, l
 use crate::reap::Rounds;
 use crate::tables::Records;
 use crate::tidy::Walk;
-use base::{FragmentId, Instant, NodeId, Now, TableId, WallMs};
+use base::{FragmentId, Instant, NodeId, Now, TableId, Version, WallMs};
 use bytes::Bytes;
-use client::{Batch, Error, Heal, LedgerRow, Outcome, Range, Rows, Space};
+use client::{Batch, Error, Heal, LedgerRow, Outcome, Range, Record, Rows, Space};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use replica::{Answer, Config, Copy, Effects, Input, MergePolicy, Meta, Msg, Reply, Request, SessionId, Store};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -28,6 +28,8 @@ pub(crate) struct Pair {
     pub(crate) flaky: bool,
     /// Whose batches take long to come here.
     pub(crate) slow: BTreeSet<usize>,
+    /// What one copy has on its disc in place of what was written.
+    pub(crate) rot: BTreeMap<(usize, Bytes), (Version, Bytes)>,
     /// There is room for what removes alone.
     pub(crate) full: bool,
 }
@@ -82,6 +84,7 @@ impl Pair {
             numbers: 0,
             flaky: false,
             slow: BTreeSet::new(),
+            rot: BTreeMap::new(),
             full: false,
         };
         pair.feed(0, view(&[2]));
@@ -140,6 +143,22 @@ impl Pair {
     /// The copy that answers for this node.
     fn leader(&mut self, i: usize) -> usize {
         if self.cut || self.copies[i].lead().is_some() { i } else { 1 - i }
+    }
+
+    fn rows(&mut self, i: usize, ranges: Vec<Range>) -> Vec<Rows> {
+        self.feed(i, Input::Read(0, ranges));
+        match self.reply() {
+            Some(Reply::Rows(rows)) => rows,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn spoil(&self, copy: usize, key: &Bytes, row: &mut Record) {
+        if let Some((version, bad)) = self.rot.get(&(copy, key.clone()))
+            && *version == row.version
+        {
+            row.value = Some(bad.clone());
+        }
     }
 
     fn reply(&mut self) -> Option<Reply> {
@@ -216,11 +235,20 @@ impl Side {
     fn rows(&self, ranges: Vec<Range>) -> Result<Vec<Rows>, Error> {
         let mut pair = lock(&self.pair);
         let i = pair.leader(self.me);
-        pair.feed(i, Input::Read(0, ranges));
-        match pair.reply() {
-            Some(Reply::Rows(rows)) => Ok(rows),
-            other => panic!("{other:?}"),
-        }
+        let mut rows = pair.rows(i, ranges);
+        rows.iter_mut().flat_map(|rows| &mut rows.rows).for_each(|(key, row)| pair.spoil(i, key, row));
+        Ok(rows)
+    }
+
+    /// As each copy has it on its disc.
+    pub(crate) fn copies(&self, key: &Bytes) -> Vec<Record> {
+        let mut pair = lock(&self.pair);
+        let i = pair.leader(self.me);
+        let found = pair.rows(i, vec![Range::key(key.clone())]).into_iter().flat_map(|rows| rows.rows).next();
+        let Some((_, row)) = found else { return Vec::new() };
+        let mut both = vec![row.clone(), row];
+        both.iter_mut().enumerate().for_each(|(copy, row)| pair.spoil(copy, key, row));
+        both
     }
 
     fn space(&self, space: Space, from: Bytes) -> Result<Rows, Error> {

@@ -164,7 +164,7 @@ impl Fs {
     }
 
     /// All rows under a prefix, and whether one read brought them.
-    async fn all(&self, prefix: Bytes) -> Result<(Vec<(Bytes, Record)>, bool), FsError> {
+    pub(crate) async fn all(&self, prefix: Bytes) -> Result<(Vec<(Bytes, Record)>, bool), FsError> {
         let (mut out, mut range) = (Vec::new(), Range::prefix(prefix, ROWS));
         for reads in 1.. {
             // What has not landed nobody else knows: it neither frees anything nor is freed.
@@ -314,7 +314,7 @@ impl Fs {
         Ok(all)
     }
 
-    async fn everybody_is_here(&self) -> Result<bool, FsError> {
+    pub(crate) async fn everybody_is_here(&self) -> Result<bool, FsError> {
         let Some(status) = self.status().await? else { return Ok(true) };
         let wanted = status.nodes.len();
         let in_sync = |name: &str| {
@@ -363,7 +363,7 @@ impl Fs {
         Ok(self.commit_as(checks, writes, false, Told::Nothing).await?.is_ok())
     }
 
-    async fn delete_meta(&self, keys: Vec<Bytes>) -> Result<(), FsError> {
+    pub(crate) async fn delete_meta(&self, keys: Vec<Bytes>) -> Result<(), FsError> {
         for part in keys.chunks(DELETE_MAX) {
             let writes = part.iter().map(|key| Write::Delete { key: key.clone() }).collect();
             // Of what nobody names: not even whoever has its directory to itself.
@@ -372,7 +372,7 @@ impl Fs {
         Ok(())
     }
 
-    async fn delete_blocks(&self, ino: Ino, keys: Vec<Bytes>) -> Result<(), FsError> {
+    pub(crate) async fn delete_blocks(&self, ino: Ino, keys: Vec<Bytes>) -> Result<(), FsError> {
         for part in keys.chunks(DELETE_MAX) {
             let writes = part.iter().map(|key| Write::Delete { key: key.clone() }).collect();
             match self.blocks.batch(&ino.to_be_bytes(), Batch { checks: Vec::new(), writes, sync: false }).await? {

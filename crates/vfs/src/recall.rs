@@ -298,7 +298,7 @@ impl Fs {
                 scope.dirty |= !scope.dirs.is_empty();
                 scope.dirs.clear();
             }
-            if !dirs.is_empty() {
+            if !dirs.is_empty() || scope.is_shut() {
                 scope.covered.clear();
             }
             scope.answered.extend(asked);
@@ -399,9 +399,6 @@ pub(crate) async fn keep(fs: Weak<Fs>, signals: Arc<Signals>) {
         let Some(fs) = fs.upgrade() else { return };
         if let Err(e) = fs.mind_delegations().await {
             tracing::debug!("delegations: {e}");
-        }
-        if let Err(e) = fs.mind_locks().await {
-            tracing::debug!("locks: {e}");
         }
     }
 }

@@ -84,6 +84,9 @@ pub struct Content {
     /// As it was read: it has no name. Not stored.
     #[serde(skip)]
     pub nameless: bool,
+    /// Whoever changes it relies on locks that its mount has. Not stored.
+    #[serde(skip)]
+    pub locked: bool,
 }
 
 /// The truth of one name.

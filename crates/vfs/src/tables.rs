@@ -1,7 +1,7 @@
 //! The tables that a filesystem lies in. In the tests of what islands do to it they are copies on a network of the test's own.
 
 use bytes::Bytes;
-use client::{Batch, Error, Heal, LedgerRow, Outcome, Range, Rows, Table};
+use client::{Batch, Error, Heal, LedgerRow, Outcome, Range, Record, Rows, Table};
 
 /// Where records are.
 #[derive(Clone)]
@@ -28,6 +28,15 @@ impl Records {
             Records::Table(table) => table.read(key, ranges).await,
             #[cfg(test)]
             Records::Model(side) => side.read(ranges).await,
+        }
+    }
+
+    /// One record of the fragment of `key` as each copy has it that can answer for itself.
+    pub(crate) async fn copies(&self, key: &[u8], of: Bytes) -> Result<Vec<Record>, Error> {
+        match self {
+            Records::Table(table) => table.copies(table.fragment(key), of).await,
+            #[cfg(test)]
+            Records::Model(side) => Ok(side.copies(&of)),
         }
     }
 

@@ -11,6 +11,7 @@ use crate::error::FsError;
 use crate::fs::{Fs, Ino, Kind, ROOT, first, put, version_of, wall_ns};
 use crate::names::{DEPTH_MAX, HERE, put_at, touch};
 use crate::record::{self, Content, Gone, Inode, Place, Settled};
+use crate::scrub::Scrub;
 use base::{Hlc, Version};
 use bytes::Bytes;
 use client::{Check, Range, Record, Space, Write};
@@ -61,6 +62,8 @@ pub(crate) struct Group {
     dirs: BTreeSet<Ino>,
     counted: BTreeSet<Ino>,
     has_names: bool,
+    /// Bytes and pages: kind, number, and when they were stored.
+    pub stored: Vec<(u8, u64, Hlc)>,
 }
 
 /// What a walk found, and did.
@@ -80,6 +83,8 @@ pub(crate) struct Walk {
     /// Directories from which the root is reached.
     rooted: HashSet<Ino>,
     repair: bool,
+    /// Bytes are mended, too, and what nothing names goes.
+    pub scrub: Option<Scrub>,
 }
 
 impl Walk {
@@ -227,6 +232,7 @@ impl Fs {
         }
         if walk.deep {
             self.look_at_bytes(&group, walk).await?;
+            self.look_for_unnamed(&group, walk).await?;
         }
         if kind == Kind::Directory {
             self.look_at_count(&group, walk).await?;
@@ -534,6 +540,7 @@ fn gather(group: &mut Group, kind: u8, key: &Bytes, row: &Record) -> Result<(), 
         b'I' => group.inode = Some((decode(row)?, row.version)),
         b'C' => group.content = Some((decode(row)?, version_of(Some(row)))),
         b'F' => group.merged = true,
+        b'E' | b'M' => group.stored.push((kind, last(), row.hlc)),
         b'L' => group.taken.push((row.hlc, decode(row)?)),
         b'K' => drop(group.counted.insert(last())),
         b'P' => group.places.push((last(), decode(row)?, row.clone())),

@@ -328,18 +328,20 @@ impl Watch {
         before == Some(content) && self.may_keep()
     }
 
-    /// What the kernel has of an inode is of this commit when this returns.
-    pub(crate) async fn freshen(&self, ino: Ino, content: Version) {
+    /// What the kernel has of an inode is of this commit when this returns. `None`: it has nothing.
+    pub(crate) async fn freshen(&self, ino: Ino, content: Option<Version>) {
         {
             let mut known = lock(&self.known);
             let entry = known.entry(ino).or_default();
-            if (entry.attributes, entry.bytes) == (Some(content), Some(content)) {
+            if content.is_some() && (entry.attributes, entry.bytes) == (content, content) {
                 return;
             }
             *entry = Known::default();
         }
         self.forget(ino, true).await;
-        self.dropped(ino, content);
+        if let Some(content) = content {
+            self.dropped(ino, content);
+        }
     }
 
     /// The kernel forgets attributes, or bytes too, before this returns.
