@@ -27,7 +27,10 @@ const NOT_FOR_US: &[&str] = &[
     "silent",
 ];
 /// What is known, for whoever wrote something else.
-pub(crate) const KNOWN: &str = "ro, rw, allow_other, strict, relatime, noatime, cache=SIZE, uid=N, gid=N, exec, suid, dev, sync, dirsync and their opposites";
+pub(crate) const KNOWN: &str = "ro, rw, allow_other, strict, relatime, noatime, cache=SIZE, scrub=SIZE|off, uid=N, gid=N, exec, suid, dev, sync, dirsync and their opposites";
+
+/// So many bytes a second are read to see whether all is as it was written, if nothing else is said.
+const SCRUB: usize = 4 << 20;
 
 /// How to mount.
 #[derive(Clone, Default, Debug)]
@@ -42,6 +45,8 @@ pub struct Options {
     pub relatime: bool,
     /// How many bytes of all files together may wait to be committed.
     pub cache: Option<usize>,
+    /// How many bytes a second are read to see whether all is as it was written; `None`: none.
+    pub scrub: Option<usize>,
     /// All files are shown as this user's.
     pub uid: Option<u32>,
     /// And as this group's.
@@ -62,7 +67,7 @@ pub(crate) enum Flag {
 impl Options {
     /// Reads what follows `-o`; of two that contradict each other the later holds.
     pub fn parse(text: &str) -> Result<Options, MountError> {
-        let mut out = Options { allow_other: is_root(), ..Options::default() };
+        let mut out = Options { allow_other: is_root(), scrub: Some(SCRUB), ..Options::default() };
         for word in text.split(',').filter(|w| !w.is_empty()) {
             out.take(word)?;
         }
@@ -87,6 +92,8 @@ impl Options {
             ("sync" | "async", None) => flag(Flag::Sync, word == "sync"),
             ("dirsync", None) => flag(Flag::DirSync, true),
             ("noatime" | "norelatime", None) => self.relatime = false,
+            ("scrub", Some("off")) => self.scrub = None,
+            ("scrub", Some(size)) => self.scrub = Some(bytes(size).ok_or_else(wrong)?),
             ("cache", Some(size)) => self.cache = Some(bytes(size).ok_or_else(wrong)?),
             ("uid", Some(id)) => self.uid = Some(id.parse().map_err(|_| wrong())?),
             ("gid", Some(id)) => self.gid = Some(id.parse().map_err(|_| wrong())?),
@@ -148,12 +155,15 @@ mod tests {
         assert!(options.ro && options.strict && !options.relatime);
         assert_eq!((options.uid, options.gid, options.cache), (Some(12), Some(34), Some(8 << 20)));
         assert_eq!(options.kernel, [Flag::NoSuid], "of exec and noexec the later holds");
+        assert_eq!(options.scrub, Some(SCRUB));
+        assert_eq!(Options::parse("scrub=off").expect("known").scrub, None);
+        assert_eq!(Options::parse("scrub=32M").expect("known").scrub, Some(32 << 20));
         assert!(!Options::parse("ro,rw").expect("known").ro);
     }
 
     #[test]
     fn what_is_not_known_is_named() {
-        for bad in ["rwx", "uid=me", "cache=lots", "cache=10", "ro=1", "gid"] {
+        for bad in ["rwx", "uid=me", "cache=lots", "cache=10", "scrub=fast", "scrub=0", "ro=1", "gid"] {
             let said = Options::parse(bad).expect_err(bad).to_string();
             assert!(said.contains(bad) && said.contains("cache=SIZE"), "{said}");
         }

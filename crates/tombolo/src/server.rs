@@ -197,6 +197,7 @@ impl Server {
             strict: fuse_options.strict,
             relatime: fuse_options.relatime,
             dirty_bytes_max: fuse_options.cache.unwrap_or(plain.dirty_bytes_max),
+            scrub: fuse_options.scrub.filter(|_| !fuse_options.ro).map(|rate| rate as u64),
             uid: fuse_options.uid,
             gid: fuse_options.gid,
             delegate: !fuse_options.waits(),

@@ -136,6 +136,8 @@ pub struct MountOptions {
     pub uid: Option<u32>,
     /// And as this group's.
     pub gid: Option<u32>,
+    /// How many bytes a second are read to see whether all is as it was written; `None`: none.
+    pub scrub: Option<u64>,
     /// Directories in which this mount works alone it has to itself: what it does there is acknowledged before the copies have it.
     pub delegate: bool,
 }
@@ -149,6 +151,7 @@ impl Default for MountOptions {
             relatime: false,
             uid: None,
             gid: None,
+            scrub: None,
             delegate: false,
         }
     }
@@ -317,6 +320,9 @@ impl Fs {
         fs.keep_delegations();
         tokio::spawn(crate::reap::keep_house(Arc::downgrade(&fs)));
         tokio::spawn(crate::reap::keep_order(Arc::downgrade(&fs)));
+        if let Some(rate) = fs.options.scrub {
+            tokio::spawn(crate::scrub::keep_clean(Arc::downgrade(&fs), rate));
+        }
         Ok(fs)
     }
 

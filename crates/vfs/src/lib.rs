@@ -11,6 +11,8 @@
 mod acl;
 mod attrs;
 mod check;
+#[cfg(test)]
+mod damage;
 mod data;
 mod delegate;
 mod dir;

@@ -34,8 +34,11 @@ pub(crate) struct Pair {
     pub(crate) full: bool,
 }
 
+/// When the first step was.
+const BEGAN_MS: u64 = 1_700_000_000_000;
+
 fn at(ms: u64) -> Now {
-    Now { mono: Instant(ms * 1_000_000), wall: WallMs(1_700_000_000_000 + ms) }
+    Now { mono: Instant(ms * 1_000_000), wall: WallMs(BEGAN_MS + ms) }
 }
 
 fn view(of: &[u64]) -> Input {
@@ -141,11 +144,11 @@ impl Pair {
     }
 
     /// The copy that answers for this node.
-    fn leader(&mut self, i: usize) -> usize {
+    pub(crate) fn leader(&mut self, i: usize) -> usize {
         if self.cut || self.copies[i].lead().is_some() { i } else { 1 - i }
     }
 
-    fn rows(&mut self, i: usize, ranges: Vec<Range>) -> Vec<Rows> {
+    pub(crate) fn rows(&mut self, i: usize, ranges: Vec<Range>) -> Vec<Rows> {
         self.feed(i, Input::Read(0, ranges));
         match self.reply() {
             Some(Reply::Rows(rows)) => rows,
@@ -352,6 +355,15 @@ impl World {
     /// A side that answers nobody, and from which nothing lands by itself.
     pub(crate) fn freeze(&self, side: usize, so: bool) {
         self.mounts[side].delegations.frozen.store(so, Ordering::Relaxed);
+    }
+
+    /// Time passes until today.
+    pub(crate) fn is_today(&self) {
+        for pair in &self.tables {
+            let mut pair = lock(pair);
+            pair.now = crate::fs::wall_ns() / 1_000_000 - BEGAN_MS;
+            pair.settle();
+        }
     }
 
     /// One of the tables alone: the names, or the bytes.
@@ -715,91 +727,4 @@ impl World {
 
 pub(crate) fn tokens(tree: &Tree) -> BTreeSet<String> {
     tree.values().filter(|t| !t.is_empty() && *t != EMPTY).cloned().collect()
-}
-
-/// Records that go missing are found, and what can be mended is; nothing else is touched.
-#[tokio::test(start_paused = true)]
-async fn damage_that_was_put_in_is_found_and_mended() {
-    let mut kinds = BTreeSet::new();
-    for seed in 1..40 {
-        let mut world = World::new(seed).await;
-        for _ in 0..60 {
-            world.operate(0).await.expect("done");
-        }
-        let (fs, before) = (&world.mounts[0], world.check().await.expect("sound"));
-        let range = Range { space: Space::User, from: ROOT.to_be_bytes().to_vec().into(), to: None, limit: 100_000 };
-        let rows = fs.read_meta(vec![range]).await.expect("read").remove(0).rows;
-        let mut keys: Vec<Bytes> = rows.into_iter().map(|(key, _)| key).collect();
-        keys.retain(|key| matches!(key[8], b'D' | b'P' | b'K' | b'I') && key[..] != crate::record::inode(ROOT)[..]);
-        let key = keys[world.rng.random_range(0..keys.len())].clone();
-        let ino = u64::from_be_bytes(*key.first_chunk().expect("a number"));
-        let is_gone = fs.get(crate::record::orphan(ino)).await.expect("read").is_some();
-        if is_gone {
-            continue;
-        }
-        fs.commit(Vec::new(), vec![client::Write::Delete { key: key.clone() }], false).await.expect("done");
-        let found = fs.walk(Walk::new(false, true, true)).await.expect("walked").found;
-        assert!(!found.is_empty(), "seed {seed}: {key:?} is missing, and nobody says so");
-        kinds.insert(key[8]);
-        if key[8] == b'I' {
-            continue;
-        }
-        fs.tidy(true, drop).await.expect("tidied");
-        assert_eq!(world.check().await.expect("sound"), before, "seed {seed}: {key:?}");
-    }
-    assert_eq!(kinds, BTreeSet::from(*b"DPKI"));
-}
-
-/// Bytes that are gone, or are others than were written, are found.
-#[tokio::test(start_paused = true)]
-async fn bytes_that_are_not_what_was_written_are_found() {
-    for large in [false, true] {
-        let world = World::new(7).await;
-        let fs = &world.mounts[0];
-        let new = New { kind: Kind::File, mode: 0o644, umask: 0, uid: 0, gid: 0, rdev: 0, target: None };
-        let ino = fs.make(ROOT, b"file", new).await.expect("made").0.ino;
-        let (handle, _) = fs.open(ino, false).await.expect("opened");
-        fs.write(handle, 0, &vec![7; if large { 200_000 } else { 100 }], false).await.expect("written");
-        fs.flush(handle).await.expect("flushed");
-        assert_eq!(fs.fsck(false).await.expect("looked").left, Vec::<String>::new());
-        let (content, _) = fs.content(ino).await.expect("there");
-        let extent = content.extents[0];
-        let (table, key) = match large {
-            false => (&fs.meta, crate::record::small(ino, extent.id)),
-            true => (&fs.blocks, crate::record::block(ino, extent.id, 1)),
-        };
-        let put = |value: Vec<u8>| client::Write::Put { key: key.clone(), value: value.into(), ttl_ms: None };
-        for (write, says) in
-            [(put(vec![1; 108]), "checksum"), (client::Write::Delete { key: key.clone() }, "not found")]
-        {
-            let batch = Batch { writes: vec![write], ..Batch::default() };
-            table.batch(&ino.to_be_bytes(), batch).await.expect("put");
-            let left = fs.fsck(true).await.expect("looked").left;
-            assert!(left.len() == 1 && left[0].contains("file") && left[0].contains(says), "{left:?}");
-            assert!(fs.read(ino, 0, 1 << 20).await.is_err());
-        }
-    }
-}
-
-/// Of two who write much of one file at once the one that is late names what it has stored, and not what it would have.
-#[tokio::test(start_paused = true)]
-async fn who_commits_late_finds_its_bytes() {
-    for seed in 1..20 {
-        let world = World::new(seed).await;
-        let new = New { kind: Kind::File, mode: 0o644, umask: 0, uid: 0, gid: 0, rdev: 0, target: None };
-        let ino = world.mounts[0].make(ROOT, b"file", new).await.expect("made").0.ino;
-        let write = |side: usize| {
-            let fs = world.mounts[side].clone();
-            async move {
-                let (handle, _) = fs.open(ino, false).await?;
-                let (at, bytes) = (side as u64 * 300_000, vec![side as u8 + 1; 300_000]);
-                fs.write(handle, at, &bytes, false).await?;
-                fs.flush(handle).await
-            }
-        };
-        let (one, two) = tokio::join!(write(0), write(1));
-        assert!(one.is_ok() && two.is_ok(), "{one:?} {two:?}");
-        let bytes = world.mounts[0].read(ino, 0, 600_000).await.expect("all of it is there");
-        assert!(bytes[..300_000].iter().all(|b| *b == 1) && bytes[300_000..].iter().all(|b| *b == 2));
-    }
 }

@@ -140,7 +140,8 @@ impl Fs {
             return Ok(());
         }
         let count = unnamed.small.len() + unnamed.pages.len() + unnamed.blocks.len();
-        let what = format!("inode {:x}: {count} pieces are stored that nothing names", group.ino);
+        let pieces = if count == 1 { "a piece is".into() } else { format!("{count} pieces are") };
+        let what = format!("inode {:x}: {pieces} stored that nothing names", group.ino);
         if !self.may_remove(walk, before).await? {
             walk.say(what);
             return Ok(());
