@@ -7,7 +7,7 @@ use node::{Facts, Happened, Known, Sample};
 use runtime::{Host, Setting};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// The longest time that may be called quick.
 const SLOW_MS_MAX: u64 = 600_000;
@@ -20,6 +20,7 @@ pub(crate) struct MountSeen {
     pub fs: String,
     pub options: String,
     pub tally: Option<Arc<fuse::Tally>>,
+    pub files: Option<Weak<vfs::Fs>>,
 }
 
 /// What the program around a node knows.
@@ -46,6 +47,20 @@ impl Around {
     }
 }
 
+/// How files stand.
+fn tell(files: &vfs::Standing, all: &mut Facts) {
+    all.put("state", files.state.to_string());
+    for (name, count) in [
+        ("alone", files.alone),
+        ("waiting", files.waiting),
+        ("dirty_bytes", files.dirty_bytes),
+        ("locked", files.locked),
+    ] {
+        all.put(name, count as u64);
+    }
+    all.put("scrubbed", files.scrubbed.clone());
+}
+
 impl Host for Around {
     fn facts(&self, all: &mut Facts) {
         all.put("pid", u64::from(std::process::id()));
@@ -58,6 +73,9 @@ impl Host for Around {
                 all.put("options", seen.options.as_str());
                 let calls = seen.tally.iter().flat_map(|tally| tally.all()).map(|(_, calls, _)| calls);
                 all.put("calls", calls.sum::<u64>());
+                if let Some(files) = seen.files.as_ref().and_then(Weak::upgrade) {
+                    tell(&files.standing(), all);
+                }
             });
         }
         all.below(&["sys"], |all| all.put("log", logging::filter()));

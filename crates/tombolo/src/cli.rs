@@ -513,7 +513,7 @@ pub(crate) struct Mount {
     #[arg(long, value_name = "DIR")]
     pub proc: Option<PathBuf>,
     /// Options: ro, rw, allow_other, strict (ask for each name and attribute), relatime, noatime, cache=SIZE (how much may wait to be written),
-    /// uid=N, gid=N, noexec, nosuid, nodev, sync; and what stands in fstab for others.
+    /// scrub=SIZE|off (how much is read a second to see whether all is well), uid=N, gid=N, noexec, nosuid, nodev, sync; and what stands in fstab for others.
     #[arg(short, value_name = "OPTS", default_value = "")]
     pub options: String,
     /// Copies of every record when the filesystem is made; fewer nodes: as many as there are, the rest when they come.

@@ -216,7 +216,10 @@ impl Server {
         };
         match fuse::mount(fs.clone(), self.proc.another(), name, dir, fuse_options).await {
             Ok((mounted, tally)) => {
-                self.around.mounted(dir, seen("walkenfs", name, options, Some(tally)));
+                self.around.mounted(
+                    dir,
+                    MountSeen { files: Some(Arc::downgrade(&fs)), ..seen("walkenfs", name, options, Some(tally)) },
+                );
                 self.mounts().insert(dir.into(), Mount { fs: Some(fs), name: name.into(), mounted });
                 Ok(())
             }
@@ -348,7 +351,7 @@ fn refused(e: fuse::MountError) -> (u8, String) {
 }
 
 fn seen(kind: &'static str, fs: &str, options: &str, tally: Option<Arc<fuse::Tally>>) -> MountSeen {
-    MountSeen { kind, fs: fs.into(), options: options.into(), tally }
+    MountSeen { kind, fs: fs.into(), options: options.into(), tally, files: None }
 }
 
 fn is_dead(dir: &Path) -> bool {

@@ -3,6 +3,7 @@ use crate::error::{FsError, MountError};
 use crate::locks::Locks;
 use crate::numbers::Numbers;
 use crate::record::{self, Content, Inode};
+use crate::state::State;
 use crate::tables::Records;
 use crate::watch::{Mark, Watch};
 use base::{NodeId, Version};
@@ -223,6 +224,9 @@ pub struct Fs {
     pub(crate) locks: Locks,
     pub(crate) options: MountOptions,
     pub(crate) data_dir: std::path::PathBuf,
+    pub(crate) state: Mutex<State>,
+    /// What the last scrubbing came to.
+    pub(crate) scrubbed: Mutex<Option<String>>,
     /// How much room there was when that was last asked.
     pub(crate) usage: Mutex<Option<(Instant, Usage)>>,
 }
@@ -351,6 +355,8 @@ impl Fs {
             locks: Locks::default(),
             options,
             data_dir,
+            state: Mutex::default(),
+            scrubbed: Mutex::default(),
             usage: Mutex::default(),
         };
         fs.make_root().await?;

@@ -37,6 +37,7 @@ mod salvage;
 mod scrub;
 mod settle;
 mod space;
+mod state;
 mod tables;
 mod tidy;
 mod usage;
@@ -51,4 +52,5 @@ pub use fs::{
 };
 pub use locks::Wanted;
 pub use space::Allocate;
+pub use state::{Standing, State};
 pub use watch::{Kernel, Mark};

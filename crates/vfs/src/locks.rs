@@ -64,6 +64,13 @@ struct Asked {
     last: bool,
 }
 
+impl Locks {
+    /// Of how many inodes this mount has something locked.
+    pub(crate) fn count(&self) -> usize {
+        lock(&self.held).len()
+    }
+}
+
 /// Who wants what.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {

@@ -10,6 +10,7 @@ use crate::fs::{Fs, Ino, first, lock, put, to_content};
 use crate::land::nothing;
 use crate::names::{HERE, removal_ranges};
 use crate::record::{self, Dropped, Gone, Session};
+use crate::state::StateTold;
 use crate::tables::Records;
 use crate::tidy::Group;
 use bytes::Bytes;
@@ -56,10 +57,11 @@ pub(crate) async fn keep_house(fs: Weak<Fs>) {
 
 /// Tidies after heals and frees what nobody needs, until the mount is gone.
 pub(crate) async fn keep_order(fs: Weak<Fs>) {
-    let mut rounds = Rounds::default();
+    let (mut rounds, mut told) = (Rounds::default(), StateTold::default());
     loop {
         tokio::time::sleep(REAP_EVERY).await;
         let Some(fs) = fs.upgrade() else { return };
+        fs.look_at_state(&mut told).await;
         if let Err(e) = fs.reap(&mut rounds).await {
             tracing::debug!("nothing freed this time: {e}");
         }

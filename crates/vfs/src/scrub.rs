@@ -2,10 +2,10 @@
 //! what was written is put right from a copy where it is; what was stored and is named by nothing goes.
 
 use crate::error::FsError;
-use crate::fs::{Fs, Ino, Kind, wall_ns};
+use crate::fs::{Fs, Ino, Kind, lock, wall_ns};
 use crate::map::within;
 use crate::record::{self, Content, Dropped, Extent};
-use crate::tidy::{Group, Walk};
+use crate::tidy::{Group, Walk, stamp};
 use base::{Hlc, WallMs};
 use bytes::Bytes;
 use client::{Batch, Check, Outcome, Range, Space, Write};
@@ -239,7 +239,9 @@ pub(crate) async fn keep_clean(fs: Weak<Fs>, per_second: u64) {
                 }
                 let Walk { inodes, bytes, mended, .. } = walk;
                 let left = walk.found.len();
-                tracing::info!("scrubbed: {inodes} inodes, {bytes} bytes of files; {mended} mended, {left} left");
+                let said = format!("{inodes} inodes, {bytes} bytes of files; {mended} mended, {left} left");
+                tracing::info!("scrubbed: {said}");
+                *lock(&fs.scrubbed) = Some(format!("{}: {said}", stamp(wall_ns())));
                 wait = REST;
             }
             Err(e) => {
