@@ -4,6 +4,7 @@ use crate::cli::Conflicts;
 use crate::commands::{FAILED, UNAVAILABLE, Usage, ask, ask_on, connect, done};
 use crate::control::{Ask, Conflict, Told};
 use crate::dump::{expires_by_itself, put_until, renewed};
+use crate::settled;
 use crate::text;
 use crate::walk::Walk;
 use anyhow::Result;
@@ -124,6 +125,17 @@ async fn list(stream: &mut UnixStream, tables: &[TableDef], json: bool) -> Resul
     if let Some(told) = failed {
         return done(told, None);
     }
+    let files = match settled::all(stream, tables).await? {
+        Ok(files) => files,
+        Err(told) => return done(told, None),
+    };
+    for one in files {
+        match json {
+            true => write!(out, "{}{}", if count == 0 { "[\n" } else { ",\n" }, one.to_json())?,
+            false => writeln!(out, "{}", one.to_text())?,
+        }
+        count += 1;
+    }
     if json {
         out.write_all(if count == 0 { b"[]\n" } else { b"\n]\n" })?;
     } else if count == 0 {
@@ -133,8 +145,25 @@ async fn list(stream: &mut UnixStream, tables: &[TableDef], json: bool) -> Resul
     Ok(0)
 }
 
+/// Nothing that could be put back has this id.
+async fn not_found(stream: &mut UnixStream, tables: &[TableDef], id: &str) -> Result<u8> {
+    let files = settled::all(stream, tables).await?.unwrap_or_default();
+    if files.iter().any(|one| one.id == id) {
+        eprintln!(
+            "tombolo: {id} was settled among files: what it tells of is there; `--forget {id}` takes it off the list"
+        );
+    } else {
+        eprintln!("tombolo: no conflict has the id {id}; `tombolo conflicts` lists those there are");
+    }
+    Ok(FAILED)
+}
+
 /// The losing value of this id.
-async fn find(stream: &mut UnixStream, tables: &[TableDef], wanted: &str) -> Result<Result<(TableDef, Conflict), u8>> {
+async fn find(
+    stream: &mut UnixStream,
+    tables: &[TableDef],
+    wanted: &str,
+) -> Result<Result<Option<(TableDef, Conflict)>, u8>> {
     let mut found = None;
     let failed = all(stream, tables, |def, conflict| {
         if id(&def.name, &conflict) == wanted {
@@ -143,13 +172,9 @@ async fn find(stream: &mut UnixStream, tables: &[TableDef], wanted: &str) -> Res
         Ok(found.is_none())
     })
     .await?;
-    Ok(match (failed, found) {
-        (Some(told), _) => Err(done(told, None)?),
-        (None, Some(found)) => Ok(found),
-        (None, None) => {
-            eprintln!("tombolo: no conflict has the id {wanted}; `tombolo conflicts` lists those there are");
-            Err(FAILED)
-        }
+    Ok(match failed {
+        Some(told) => Err(done(told, None)?),
+        None => Ok(found),
     })
 }
 
@@ -157,7 +182,8 @@ async fn find(stream: &mut UnixStream, tables: &[TableDef], wanted: &str) -> Res
 async fn restore(stream: &mut UnixStream, tables: &[TableDef], id: &str) -> Result<u8> {
     for _ in 0..TRIES {
         let (def, Conflict { key, lost, kept }) = match find(stream, tables, id).await? {
-            Ok(found) => found,
+            Ok(Some(found)) => found,
+            Ok(None) => return not_found(stream, tables, id).await,
             Err(code) => return Ok(code),
         };
         let check = match &kept {
@@ -193,11 +219,25 @@ async fn forget(stream: &mut UnixStream, tables: &[TableDef], id: &str) -> Resul
         }
     } else {
         match find(stream, tables, id).await? {
-            Ok((def, c)) => rows.push((def.name, c.key, c.lost.version)),
+            Ok(found) => rows.extend(found.map(|(def, c)| (def.name, c.key, c.lost.version))),
             Err(code) => return Ok(code),
         }
     }
-    let count = rows.len();
+    let mut files = match settled::all(stream, tables).await? {
+        Ok(files) => files,
+        Err(told) => return done(told, None),
+    };
+    files.retain(|one| id == "all" || one.id == id);
+    let count = rows.len() + files.len();
+    if count == 0 && id != "all" {
+        return not_found(stream, tables, id).await;
+    }
+    for one in files {
+        let told = one.forget(stream).await?;
+        if !matches!(&told, Told::Outcome(Outcome::Done { .. })) {
+            return done(told, Some("conflicts"));
+        }
+    }
     for (table, key, lost) in rows {
         let writes = vec![Write::Forget { key: key.clone(), lost }];
         let told = ask_on(stream, &Ask::Write(table, key, Batch { writes, ..Batch::default() })).await?;

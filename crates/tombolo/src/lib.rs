@@ -23,6 +23,7 @@ mod nodes;
 mod server;
 mod service;
 mod settings;
+mod settled;
 mod simulate;
 mod tables;
 mod text;

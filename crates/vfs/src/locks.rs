@@ -214,6 +214,9 @@ impl Fs {
 
     /// An owner closes the file, by whatever handle: it has nothing of it locked any more.
     pub async fn closes(&self, ino: Ino, owner: u64) {
+        if !lock(&self.locks.held).contains_key(&ino) {
+            return;
+        }
         for handle in lock(&self.handles).values_mut().filter(|handle| handle.ino == ino) {
             handle.owners.remove(&owner);
         }

@@ -321,6 +321,17 @@ pub(crate) fn settled(id: u64) -> Bytes {
     key(0, b'Y', &[&id.to_be_bytes()])
 }
 
+/// Between which keys lies what was settled: from the first on, to before the second.
+pub fn all_settled() -> (Bytes, Bytes) {
+    (key(0, b'Y', &[]), key(0, b'Y' + 1, &[]))
+}
+
+/// Reads one of those records, with its number.
+pub fn read_settled(key: &Bytes, value: &[u8]) -> Option<(u64, Settled)> {
+    let id = key.get(9..17).and_then(|id| id.try_into().ok()).map(u64::from_be_bytes)?;
+    Some((id, decode(value).ok()?))
+}
+
 pub(crate) fn merged(dir: Ino) -> Bytes {
     key(dir, b'F', &[])
 }
