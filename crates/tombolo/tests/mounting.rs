@@ -99,3 +99,79 @@ fn reading_is_written_down_where_that_is_asked_for() {
         umount(&dir);
     }
 }
+
+#[test]
+fn a_mount_says_how_its_files_stand() {
+    need_namespaces!();
+    let mut cluster = common::Cluster::new(3);
+    let dir = cluster.mount(0);
+    let facts = dir.join(".tombolo/mounts").join(dir.to_string_lossy().replace('/', "%2F"));
+    let says = |what: &str| fs::read_to_string(facts.join(what)).unwrap_or_default().trim().to_string();
+    wait("all copies are there", 30, || says("state") == "whole");
+    let mut n = 0;
+    wait("it has the directory that it works in to itself", 30, || {
+        n += 1;
+        fs::write(dir.join(format!("{n}")), "x").unwrap();
+        says("alone") == "1"
+    });
+    cluster.nodes[2].kill();
+    wait("a copy is missing", 60, || says("state").starts_with("degraded: 2 of 3 copies of fs.shared"));
+    wait("and the log says so", 30, || cluster.nodes[0].log().contains("files are degraded: 2 of 3"));
+    cluster.nodes[2].start();
+    wait("all copies are there again", 60, || says("state") == "whole");
+    wait("and the log says so", 30, || cluster.nodes[0].log().contains("files are whole again"));
+}
+
+/// A process that ends with its test, whatever that comes to.
+struct Ends(std::process::Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Without any right of root's: a node, a mount that nobody else sees, and its end.
+#[test]
+fn whoever_is_not_root_mounts_through_fusermount3() {
+    need_namespaces!();
+    let scratch = Scratch::new();
+    let point = Point::new(&scratch);
+    let (bin, data, cookie) = (scratch.path("tombolo"), scratch.path("n1"), scratch.path("cookie"));
+    fs::copy(BIN, &bin).unwrap();
+    let nobody = "65534";
+    for path in [scratch.0.path(), &point.0, &bin, &cookie] {
+        std::os::unix::fs::chown(path, Some(65_534), Some(65_534)).unwrap();
+    }
+    let as_nobody = |program: &Path| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", nobody, "--regid", nobody, "--clear-groups"]).arg(program);
+        command.env("HOME", scratch.0.path()).current_dir(scratch.0.path());
+        command
+    };
+    let tombolo = |args: &[&str]| {
+        let mut command = as_nobody(&bin);
+        command.arg("--data").arg(&data).args(args);
+        command
+    };
+    let log = fs::File::create(scratch.path("log")).unwrap();
+    let mut up = tombolo(&["up", "--cookie-file"]);
+    up.arg(&cookie).args(common::ALONE).stdout(log.try_clone().unwrap()).stderr(log);
+    let _node = Ends(up.spawn().unwrap());
+    let said = || fs::read_to_string(scratch.path("log")).unwrap_or_default();
+    common::wait_or(said, 30, || {
+        let out = tombolo(&["status", "--json"]).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).contains("\"status\":\"up\"")
+    });
+    let dir = point.0.to_string_lossy().into_owned();
+    tells(&tombolo(&["mount", "shared", &dir, "--background"]).output().unwrap(), 0, "is mounted on");
+    let sh = |script: &str| as_nobody(Path::new("sh")).args(["-euc", script]).output().unwrap();
+    tells(&sh("echo text >mnt/f; mkdir mnt/d; mv mnt/f mnt/d/g; cat mnt/d/g; stat -c %u mnt/d/g"), 0, "text\n65534");
+    let line = fs::read_to_string("/proc/mounts").unwrap();
+    let line = line.lines().find(|l| l.contains(&dir)).unwrap().to_owned();
+    assert!(line.contains("user_id=65534") && line.contains("nosuid") && line.contains("nodev"), "{line}");
+    assert!(fs::read_dir(&point.0).is_err(), "without allow_other not even root sees it");
+    tells(&sh("fusermount3 -u mnt"), 0, "");
+    wait("nothing is mounted", 20, || !fs::read_to_string("/proc/mounts").unwrap().contains(&dir));
+}

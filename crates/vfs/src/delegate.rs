@@ -444,6 +444,11 @@ impl Scope {
         self.shut_until = Some(Instant::now() + SHUT_FOR);
     }
 
+    /// Does the mount end?
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// From now on nothing is.
     pub(crate) fn close(&mut self) {
         self.closed = true;

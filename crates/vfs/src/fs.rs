@@ -523,6 +523,11 @@ impl Fs {
         self.db.as_ref().map_or((NodeId(1), 1), |db| (db.handle().me, db.handle().incarnation))
     }
 
+    /// Is it being unmounted, or has been?
+    pub(crate) fn is_ending(&self) -> bool {
+        lock(&self.delegations.scope).is_closed()
+    }
+
     /// Writes everything out and ends the mount's session.
     pub async fn unmount(&self) -> Result<(), FsError> {
         let all: Vec<Ino> = lock(&self.open).keys().copied().collect();

@@ -13,6 +13,7 @@ use crate::tidy::is_left_out;
 use base::Version;
 use bytes::Bytes;
 use client::{Batch, Check, Outcome, Range, Record, Refusal, Write};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -35,6 +36,8 @@ pub(crate) struct Line {
     in_flight: Option<Sent>,
     /// Some of it did not hold: each operation is tried by itself.
     replaying: bool,
+    /// Inodes of which locks were lost with that.
+    unlocked: BTreeSet<Ino>,
     /// Up to which operation all is on disc.
     synced: u64,
     /// There was no room: operations go one by one, which may use what is kept for removals.
@@ -295,8 +298,7 @@ impl Fs {
         }
         loop {
             let Some(folded) = lock(&self.delegations.overlay).fold_one() else { break };
-            if folded.writes.iter().any(|w| matches!(w, Write::Put { key, .. } if key.get(8) == Some(&b'J'))) {
-                // Others may have had it locked meanwhile, and may again be gone.
+            if self.relies_on_lost(&folded, line) {
                 self.lose(&folded.keys, &Refusal::Check(0));
                 continue;
             }
@@ -327,12 +329,28 @@ impl Fs {
                 self.lose(&folded.keys, &refusal);
             }
         }
-        self.plain(Batch { writes: rows_of(self.session, None).into(), ..Batch::default() }).await?;
+        let mut writes: Vec<Write> = rows_of(self.session, None).into();
+        // Of what was locked here nobody knows any more what it is; whoever relied on it has been told.
+        writes.extend(line.unlocked.iter().map(|ino| Write::Delete { key: record::lock_of(*ino, self.session) }));
+        self.plain(Batch { writes, ..Batch::default() }).await?;
+        line.unlocked.clear();
         let mut scope = lock(&self.delegations.scope);
         scope.dirs.clear();
         scope.covered.clear();
         line.replaying = false;
         Ok(())
+    }
+
+    /// Is it a lock, or done under one that is lost? Others may have had it meanwhile, and be gone again.
+    fn relies_on_lost(&self, folded: &Folded, line: &mut Line) -> bool {
+        let of_lock = |key: &Bytes| (key.get(8) == Some(&b'J')).then(|| record::ino_of(key));
+        let taken: Vec<Ino> = folded.writes.iter().filter_map(|w| of_lock(w.key())).collect();
+        line.unlocked.extend(&taken);
+        let under = folded.checks.iter().any(|check| match check {
+            Check::Present(key) => of_lock(key).is_some_and(|ino| line.unlocked.contains(&ino)),
+            _ => false,
+        });
+        !taken.is_empty() || under
     }
 
     /// The next operation cannot land where it was meant to.

@@ -61,6 +61,9 @@ pub(crate) async fn keep_order(fs: Weak<Fs>) {
     loop {
         tokio::time::sleep(REAP_EVERY).await;
         let Some(fs) = fs.upgrade() else { return };
+        if fs.is_ending() {
+            return;
+        }
         fs.look_at_state(&mut told).await;
         if let Err(e) = fs.reap(&mut rounds).await {
             tracing::debug!("nothing freed this time: {e}");
@@ -316,7 +319,7 @@ impl Fs {
         Ok(all)
     }
 
-    pub(crate) async fn everybody_is_here(&self) -> Result<bool, FsError> {
+    async fn everybody_is_here(&self) -> Result<bool, FsError> {
         let Some(status) = self.status().await? else { return Ok(true) };
         let wanted = status.nodes.len();
         let in_sync = |name: &str| {
@@ -365,7 +368,7 @@ impl Fs {
         Ok(self.commit_as(checks, writes, false, Told::Nothing).await?.is_ok())
     }
 
-    pub(crate) async fn delete_meta(&self, keys: Vec<Bytes>) -> Result<(), FsError> {
+    async fn delete_meta(&self, keys: Vec<Bytes>) -> Result<(), FsError> {
         for part in keys.chunks(DELETE_MAX) {
             let writes = part.iter().map(|key| Write::Delete { key: key.clone() }).collect();
             // Of what nobody names: not even whoever has its directory to itself.
@@ -374,7 +377,7 @@ impl Fs {
         Ok(())
     }
 
-    pub(crate) async fn delete_blocks(&self, ino: Ino, keys: Vec<Bytes>) -> Result<(), FsError> {
+    async fn delete_blocks(&self, ino: Ino, keys: Vec<Bytes>) -> Result<(), FsError> {
         for part in keys.chunks(DELETE_MAX) {
             let writes = part.iter().map(|key| Write::Delete { key: key.clone() }).collect();
             match self.blocks.batch(&ino.to_be_bytes(), Batch { checks: Vec::new(), writes, sync: false }).await? {

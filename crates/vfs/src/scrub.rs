@@ -1,21 +1,26 @@
 //! Scrubbing: from time to time a mount reads every byte of every file, slowly, through the copies of its own node. A piece that is not
-//! what was written is put right from a copy where it is; what was stored and is named by nothing goes.
+//! what was written is put right from a copy where it is; what was stored and is named by nothing is given up.
 
+use crate::delegate::Told;
 use crate::error::FsError;
-use crate::fs::{Fs, Ino, Kind, lock, wall_ns};
+use crate::fs::{Fs, Ino, Kind, lock, put, to_content, wall_ns};
 use crate::map::within;
 use crate::record::{self, Content, Dropped, Extent};
 use crate::tidy::{Group, Walk, stamp};
 use base::{Hlc, WallMs};
 use bytes::Bytes;
 use client::{Batch, Check, Outcome, Range, Space, Write};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Weak;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// When a mount begins to look.
-const FIRST: Duration = Duration::from_secs(600);
+const FIRST: Duration = Duration::from_secs(3600);
+/// How soon is tried again where the copies do not answer.
+pub(crate) const AGAIN: Duration = Duration::from_secs(10);
+/// What was not read in its time is not made up for, beyond this.
+const BEHIND_MAX: Duration = Duration::from_secs(1);
 /// How long it rests when it has looked at everything.
 const REST: Duration = Duration::from_secs(7 * 24 * 3600);
 /// What nothing names for so long nobody is about to name.
@@ -27,38 +32,41 @@ const ROWS: u32 = 1000;
 #[derive(Debug)]
 pub(crate) struct Pace {
     per_second: u64,
-    begun: Instant,
-    read: u64,
+    due: Instant,
 }
 
 impl Pace {
     pub(crate) fn new(per_second: u64) -> Pace {
-        Pace { per_second: per_second.max(1), begun: Instant::now(), read: 0 }
+        Pace { per_second: per_second.max(1), due: Instant::now() }
     }
 
     async fn keep(&mut self, bytes: u64) {
-        self.read += bytes;
-        let due = Duration::from_secs_f64(self.read as f64 / self.per_second as f64);
-        tokio::time::sleep_until(self.begun + due).await;
+        self.due = self.due.max(Instant::now() - BEHIND_MAX);
+        self.due += Duration::from_secs_f64(bytes as f64 / self.per_second as f64);
+        tokio::time::sleep_until(self.due).await;
     }
-}
-
-/// What a walk that reads bytes does beside.
-#[derive(Debug, Default)]
-pub(crate) struct Scrub {
-    pub pace: Option<Pace>,
-    /// What is named by what is to be freed anyway, or by what lost a conflict; read once.
-    named: Option<BTreeMap<Ino, BTreeSet<u64>>>,
-    /// Whether what nothing names may go now.
-    may_remove: Option<bool>,
 }
 
 impl Fs {
     /// Reads everything, at so many bytes a second, and mends what can be mended.
     pub(crate) async fn scrub(&self, per_second: u64) -> Result<Walk, FsError> {
         let mut walk = Walk::new(false, true, true);
-        walk.scrub = Some(Scrub { pace: Some(Pace::new(per_second)), ..Scrub::default() });
+        walk.scrub = Some(Pace::new(per_second));
         self.walk(walk).await
+    }
+
+    /// All of one inode. What takes days goes on when the copies answer again.
+    pub(crate) async fn scrub_one(&self, group: &Group, walk: &mut Walk) -> Result<(), FsError> {
+        loop {
+            let done = match self.look_at_bytes(group, walk).await {
+                Ok(()) => self.look_for_unnamed(group, walk).await,
+                no => no,
+            };
+            match done {
+                Err(FsError::Unavailable | FsError::NoSpace) if !self.is_ending() => tokio::time::sleep(AGAIN).await,
+                done => return done,
+            }
+        }
     }
 
     /// Reads a part of a file; a piece of it that is not what was written is put right, if that is asked for.
@@ -70,6 +78,9 @@ impl Fs {
         walk: &mut Walk,
     ) -> Result<(), FsError> {
         let mut read = self.read_range(ino, content, from, to).await.map(drop);
+        if self.is_ending() {
+            return Err(FsError::Unavailable);
+        }
         if let Err(FsError::Damaged(what)) = read
             && walk.scrub.is_some()
         {
@@ -80,7 +91,7 @@ impl Fs {
                 read = self.read_range(ino, content, from, to).await.map(drop);
             }
         }
-        if let Some(pace) = walk.scrub.as_mut().and_then(|scrub| scrub.pace.as_mut()) {
+        if let Some(pace) = &mut walk.scrub {
             pace.keep(to - from).await;
         }
         read
@@ -114,108 +125,90 @@ impl Fs {
         Ok(mended)
     }
 
-    /// What is stored of an inode for longer than a day, and named by nothing: told, and removed, if that is asked for.
+    /// What is stored of an inode for longer than a day, and named by nothing: told, and given up, if that is asked for. Whoever frees what
+    /// commits gave up frees that, too, once every mount and every copy is there to see it, unless it is named by then.
     pub(crate) async fn look_for_unnamed(&self, group: &Group, walk: &mut Walk) -> Result<(), FsError> {
-        let before = Hlc::from_wall(WallMs((wall_ns() / 1_000_000).saturating_sub(UNNAMED_FOR_MS)));
+        let before = self.a_day_ago().await?;
         let old = group.stored.iter().filter(|(_, _, hlc)| *hlc < before);
         let mut unnamed = Dropped { ino: group.ino, ..Dropped::default() };
         for (kind, id, _) in old {
             if *kind == b'E' { &mut unnamed.small } else { &mut unnamed.pages }.push(*id);
         }
-        let blocks = if group.is(Kind::File) { self.old_blocks(group.ino, before).await? } else { BTreeMap::new() };
-        unnamed.blocks = blocks.iter().map(|(id, pieces)| (*id, *pieces)).collect();
+        if group.is(Kind::File) {
+            let blocks = self.old_blocks(group.ino, before, walk).await?;
+            unnamed.blocks = blocks.into_iter().map(|id| (id, crate::data::EXTENT as u32)).collect();
+        }
         if unnamed.is_empty() {
             return Ok(());
         }
         // As it is after those were read: whoever commits from now on names what it stores now.
-        let (content, _) = match self.content(group.ino).await {
-            Err(FsError::Stale) => return Ok(()),
-            content => content?,
+        let key = record::content(group.ino);
+        let row = self.get(key.clone()).await?;
+        let Ok((extents, pages)) = self.named(group.ino, &to_content(row.as_ref())?).await else {
+            // What cannot be read may name it. It has been told of.
+            return Ok(());
         };
-        let (extents, pages) = self.named(group.ino, &content).await?;
-        let mut wanted: BTreeSet<u64> = extents.iter().map(|e| e.id).chain(pages).collect();
-        wanted.extend(self.named_elsewhere(walk).await?.get(&group.ino).into_iter().flatten());
-        unnamed.keep_out(&wanted);
-        if unnamed.is_empty() {
+        unnamed.keep_out(&extents.iter().map(|e| e.id).chain(pages).collect());
+        if unnamed.is_empty() || self.lost_bytes().await?.contains_key(&group.ino) {
             return Ok(());
         }
+        for (_, row) in self.all(record::dropped_all()).await?.0 {
+            let gone: Dropped = record::decode(row.value.as_deref().unwrap_or_default())?;
+            let ids = gone.small.iter().chain(&gone.pages).chain(gone.blocks.iter().map(|(id, _)| id));
+            unnamed.keep_out(&ids.copied().filter(|_| gone.ino == group.ino).collect());
+        }
         let count = unnamed.small.len() + unnamed.pages.len() + unnamed.blocks.len();
+        if count == 0 {
+            return Ok(());
+        }
         let pieces = if count == 1 { "a piece is".into() } else { format!("{count} pieces are") };
         let what = format!("inode {:x}: {pieces} stored that nothing names", group.ino);
-        if !self.may_remove(walk, before).await? {
+        if walk.scrub.is_none() {
             walk.say(what);
             return Ok(());
         }
-        let (meta, blocks) = unnamed.keys();
-        self.delete_blocks(group.ino, blocks).await?;
-        self.delete_meta(meta).await?;
-        walk.mended += count;
-        tracing::info!("{what}; they are removed");
+        let mut checks = vec![row.map_or(Check::Absent(key.clone()), |row| Check::AtVersion(key, row.version))];
+        checks.push(Check::Present(record::inode(group.ino)));
+        let give_up = put(record::dropped(self.numbers.fresh()?), record::encode(&unnamed));
+        if self.commit_as(checks, vec![give_up], false, Told::Nothing).await?.is_ok() {
+            walk.mended += count;
+            tracing::info!("{what}: given up");
+        }
         Ok(())
     }
 
-    /// The extents of an inode in the blocks table that were all stored before, and how long they are at most.
-    async fn old_blocks(&self, ino: Ino, before: Hlc) -> Result<BTreeMap<u64, u32>, FsError> {
-        let (mut old, mut fresh) = (BTreeMap::new(), BTreeSet::new());
+    /// A day before now, by the clocks that stamp records and by this node's own.
+    async fn a_day_ago(&self) -> Result<Hlc, FsError> {
+        let stamped = self.all(record::sessions()).await?.0.iter().map(|(_, row)| row.hlc.wall().0).max().unwrap_or(0);
+        Ok(Hlc::from_wall(WallMs(stamped.min(wall_ns() / 1_000_000).saturating_sub(UNNAMED_FOR_MS))))
+    }
+
+    /// The extents of an inode in the blocks table that were all stored before.
+    async fn old_blocks(&self, ino: Ino, before: Hlc, walk: &mut Walk) -> Result<BTreeSet<u64>, FsError> {
+        let (mut old, mut fresh) = (BTreeSet::new(), BTreeSet::new());
         let mut from = Bytes::copy_from_slice(&ino.to_be_bytes());
         let to: Option<Bytes> = ino.checked_add(1).map(|next| Bytes::copy_from_slice(&next.to_be_bytes()));
         loop {
             let range = Range { space: Space::User, from: from.clone(), to: to.clone(), limit: ROWS };
             let rows = self.blocks.read(&ino.to_be_bytes(), vec![range]).await?.into_iter().next().unwrap_or_default();
+            let mut bytes = 0;
             for (key, row) in &rows.rows {
+                bytes += row.value.as_ref().map_or(0, Bytes::len) as u64;
                 let Some(id) = key.get(8..16).and_then(|id| id.try_into().ok()).map(u64::from_be_bytes) else {
                     continue;
                 };
-                if row.hlc < before {
-                    old.insert(id, crate::data::EXTENT as u32);
-                } else {
-                    fresh.insert(id);
-                }
+                if row.hlc < before { &mut old } else { &mut fresh }.insert(id);
+            }
+            if let Some(pace) = &mut walk.scrub {
+                pace.keep(bytes).await;
             }
             match rows.rows.last() {
-                Some((last, _)) if rows.more => from = [&last[..], &[0]].concat().into(),
+                Some((last, _)) if rows.more && !self.is_ending() => from = [&last[..], &[0]].concat().into(),
                 _ => break,
             }
         }
-        old.retain(|id, _| !fresh.contains(id));
+        old.retain(|id| !fresh.contains(id));
         Ok(old)
-    }
-
-    /// What is to be freed anyway, and what the losing versions in the ledger name, by inode.
-    async fn named_elsewhere<'a>(&self, walk: &'a mut Walk) -> Result<&'a BTreeMap<Ino, BTreeSet<u64>>, FsError> {
-        let scrub = walk.scrub.get_or_insert_default();
-        if scrub.named.is_none() {
-            let mut all: BTreeMap<Ino, BTreeSet<u64>> = BTreeMap::new();
-            for (_, row) in self.all(record::dropped_all()).await?.0 {
-                let gone: Dropped = record::decode(row.value.as_deref().unwrap_or_default())?;
-                let ids = gone.small.iter().chain(&gone.pages).chain(gone.blocks.iter().map(|(id, _)| id));
-                all.entry(gone.ino).or_default().extend(ids);
-            }
-            for (ino, rows) in self.lost_bytes().await? {
-                for row in rows {
-                    let content = crate::fs::to_content(Some(&row.lost))?;
-                    match self.named(ino, &content).await {
-                        Ok((extents, pages)) => {
-                            all.entry(ino).or_default().extend(extents.iter().map(|e| e.id).chain(pages));
-                        }
-                        Err(FsError::Damaged(_) | FsError::Missing(_)) => {}
-                        Err(e) => return Err(e),
-                    }
-                }
-            }
-            scrub.named = Some(all);
-        }
-        Ok(scrub.named.get_or_insert_default())
-    }
-
-    /// Nothing goes as long as somebody is away who may name it, or has not been back for a day.
-    async fn may_remove(&self, walk: &mut Walk, before: Hlc) -> Result<bool, FsError> {
-        let Some(scrub) = walk.scrub.as_mut().filter(|scrub| scrub.pace.is_some()) else { return Ok(false) };
-        if scrub.may_remove.is_none() {
-            let long_ago = self.meta.heals().await?.iter().all(|heal| Hlc::from_wall(heal.at) < before);
-            scrub.may_remove = Some(long_ago && self.everybody_is_here().await?);
-        }
-        Ok(scrub.may_remove == Some(true))
     }
 }
 

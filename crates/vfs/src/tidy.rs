@@ -11,7 +11,7 @@ use crate::error::FsError;
 use crate::fs::{Fs, Ino, Kind, ROOT, first, put, version_of, wall_ns};
 use crate::names::{DEPTH_MAX, HERE, put_at, touch};
 use crate::record::{self, Content, Gone, Inode, Place, Settled};
-use crate::scrub::Scrub;
+use crate::scrub::Pace;
 use base::{Hlc, Version};
 use bytes::Bytes;
 use client::{Check, Range, Record, Space, Write};
@@ -21,6 +21,8 @@ use std::collections::{BTreeSet, HashSet};
 const ROWS: u32 = 1000;
 /// How often the tree is walked over, at most, until nothing is left to do.
 const WALKS_MAX: usize = 64;
+/// So much a scrubbing tells.
+const FOUND_MAX: usize = 1000;
 /// How many entries of a directory are moved in one batch.
 pub(crate) const MOVES_MAX: usize = 64;
 /// The directory for what has no other place: always of this number and these bytes, whoever makes it.
@@ -83,8 +85,8 @@ pub(crate) struct Walk {
     /// Directories from which the root is reached.
     rooted: HashSet<Ino>,
     repair: bool,
-    /// Bytes are mended, too, and what nothing names goes.
-    pub scrub: Option<Scrub>,
+    /// It looks at bytes alone, at this pace; mends them, and gives up what nothing names.
+    pub scrub: Option<Pace>,
 }
 
 impl Walk {
@@ -99,7 +101,10 @@ impl Walk {
     }
 
     pub(crate) fn say(&mut self, what: String) {
-        self.found.push(what);
+        // What goes on for days does not gather for ever.
+        if self.scrub.is_none() || self.found.len() < FOUND_MAX {
+            self.found.push(what);
+        }
     }
 }
 
@@ -171,7 +176,14 @@ impl Fs {
         let mut group = Group::default();
         loop {
             let range = Range { space: Space::User, from: from.clone(), to: None, limit: ROWS };
-            let rows = self.read_meta(vec![range]).await?.into_iter().next().unwrap_or_default();
+            let rows = match self.read_meta(vec![range]).await {
+                // What takes days goes on when the copies answer again.
+                Err(FsError::Unavailable) if walk.scrub.is_some() && !self.is_ending() => {
+                    tokio::time::sleep(crate::scrub::AGAIN).await;
+                    continue;
+                }
+                rows => rows?.into_iter().next().unwrap_or_default(),
+            };
             for (key, row) in &rows.rows {
                 let (ino, Some(kind)) = (record::ino_of(key), key.get(8)) else { continue };
                 if ino != group.ino {
@@ -182,8 +194,12 @@ impl Fs {
                     walk.say(format!("a record {:?} of inode {ino:x} cannot be read", char::from(*kind)));
                 }
             }
-            // The last name is kept back: another of it may follow.
-            self.look_at_names(&mut group, false, &mut walk).await?;
+            if walk.scrub.is_some() {
+                group.names.clear();
+            } else {
+                // The last name is kept back: another of it may follow.
+                self.look_at_names(&mut group, false, &mut walk).await?;
+            }
             match rows.rows.last() {
                 Some((last, _)) if rows.more => from = [&last[..], &[0]].concat().into(),
                 _ => break,
@@ -217,6 +233,9 @@ impl Fs {
             return Ok(());
         }
         walk.inodes += 1;
+        if walk.scrub.is_some() {
+            return self.scrub_one(&group, walk).await;
+        }
         self.look_at_names(&mut group, true, walk).await?;
         let orphan = self.get(record::orphan(group.ino)).await?;
         let Some((inode, _)) = &group.inode else {
