@@ -641,6 +641,33 @@ mod tests {
         two.lock(handles[1], of(1, 0, 0, true), NOT).await.expect("free");
     }
 
+    /// What was done under a lock that was lost does not land under another one of that mount.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_done_under_a_lost_lock_is_kept_beside() {
+        let world = World::with(1, true).await;
+        let (ino, handles) = shared(&world).await;
+        let (one, two) = (&world.mounts[0], &world.mounts[1]);
+        one.lock(handles[0], of(1, 100, 100, true), NOT).await.expect("free");
+        one.land_all(false).await.expect("landed");
+        world.warm(0, ROOT, vec![5; 4]).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        world.freeze(0, true);
+        one.lock(handles[0], of(2, 0, 0, true), NOT).await.expect("free");
+        one.write(handles[0], 0, b"counted by one", false).await.expect("taken");
+        one.unlock(handles[0], of(2, 0, 0, true)).await.expect("unlocked");
+        assert!(!lock(&one.delegations.overlay).is_empty(), "it was acknowledged before it landed");
+        two.lock(handles[1], of(1, 0, 0, true), WAITS).await.expect("robbed");
+        assert_eq!(two.read(ino, 0, 99).await.expect("read"), b""[..]);
+        world.freeze(0, false);
+        tokio::time::sleep(5 * MIND_EVERY).await;
+        assert_eq!(two.read(ino, 0, 99).await.expect("read"), b""[..], "it is locked");
+        assert!(one.fsync(handles[0]).await.is_err());
+        let tree = world.check().await.expect("sound");
+        assert!(tree.iter().any(|(path, text)| path.starts_with("/file (conflict") && text == "counted "), "{tree:?}");
+        // Nobody has what was lost with it.
+        two.lock(handles[1], of(1, 0, 200, true), NOT).await.expect("free");
+    }
+
     /// Whatever owner locks through a handle, closing that lets go.
     #[tokio::test(start_paused = true)]
     async fn a_closed_file_is_not_locked() {
@@ -659,6 +686,15 @@ mod tests {
         assert_eq!(two.lock(handles[1], of(1, 7, 7, true), NOT).await, Err(FsError::Locked));
         one.release(other).await;
         two.lock(handles[1], of(1, 7, 7, true), NOT).await.expect("free");
+        // Who closes one of two is not taken for having it still when the other's last user goes.
+        two.closes(ino, 1).await;
+        let [a, b] = [one.open(ino, false).await.expect("opened").0, one.open(ino, false).await.expect("opened").0];
+        one.lock(a, of(7, 0, 0, true), NOT).await.expect("free");
+        one.unlock(a, of(7, 0, 0, true)).await.expect("unlocked");
+        one.closes(ino, 7).await;
+        one.lock(b, of(7, 0, 0, true), NOT).await.expect("free");
+        one.release(a).await;
+        assert_eq!(two.lock(handles[1], of(1, 0, 0, true), NOT).await, Err(FsError::Locked));
     }
 
     fn of(owner: u64, start: u64, end: u64, write: bool) -> Wanted {
