@@ -56,6 +56,18 @@ fn change_both(left: &Path, right: &Path) {
     fs::remove_file(right.join("untouched")).unwrap();
 }
 
+/// What became of files of one name is told, until somebody takes it off the list.
+fn what_was_settled_is_told(node: &Node) {
+    let told = node.tell(&["conflicts", "fs.shared", "--json"]);
+    let rows: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let of_files = |row: &&serde_json::Value| row["settled"].as_str().is_some_and(|what| what.contains("(conflict n"));
+    let row = rows.as_array().unwrap().iter().find(of_files).unwrap_or_else(|| panic!("{told}"));
+    let id = row["id"].as_str().unwrap();
+    says(&node.ask(&["conflicts", "--restore", id]), 1, &["was settled among files"]);
+    assert_eq!(node.tell(&["conflicts", "--forget", id]), "1 dropped\n");
+    says(&node.ask(&["conflicts", "--forget", id]), 1, &["no conflict has the id"]);
+}
+
 #[test]
 fn a_tree_that_was_changed_on_both_sides_of_a_cut_becomes_one() {
     need_namespaces!();
@@ -112,15 +124,7 @@ fn a_tree_that_was_changed_on_both_sides_of_a_cut_becomes_one() {
     assert!(two == 1 && all.contains_key("one") != all.contains_key("two"), "{all:#?}");
     assert!(!all.contains_key("untouched"), "removed by one side, left alone by the other");
     sound(&nodes[1]);
-    // What became of it is told, until somebody takes it off the list.
-    let told = nodes[1].tell(&["conflicts", "fs.shared", "--json"]);
-    let rows: serde_json::Value = serde_json::from_str(&told).unwrap();
-    let of_files = |row: &&serde_json::Value| row["settled"].as_str().is_some_and(|what| what.contains("(conflict n"));
-    let row = rows.as_array().unwrap().iter().find(of_files).unwrap_or_else(|| panic!("{told}"));
-    let id = row["id"].as_str().unwrap();
-    says(&nodes[1].ask(&["conflicts", "--restore", id]), 1, &["was settled among files"]);
-    assert_eq!(nodes[1].tell(&["conflicts", "--forget", id]), "1 dropped\n");
-    says(&nodes[1].ask(&["conflicts", "--forget", id]), 1, &["no conflict has the id"]);
+    what_was_settled_is_told(&nodes[1]);
     says(&nodes[1].ask(&["fsck", "none"]), 1, &["no filesystem", "fs list"]);
     // It all goes on.
     fs::write(left.join("after"), "after").unwrap();

@@ -46,78 +46,14 @@ fn is_kept(seen: [&BTreeSet<String>; 2], sides: [&BTreeSet<String>; 2], after: &
     if lost.is_empty() { Ok(()) } else { Err(format!("{lost:?} of {sides:?} are lost: {after:#?}")) }
 }
 
-/// Mounts that have to themselves what they work in alone. While all is well each sees at once what the other was told is done; and
-/// whatever is taken from a mount that answers nobody, or changed beyond a cut, nothing is lost. How many operations were
-/// acknowledged before they landed.
+/// Mounts that have to themselves what they work in alone: whatever is taken from one that answers nobody, or changed beyond a cut,
+/// nothing is lost. How many operations were acknowledged before they landed.
 async fn history_alone(seed: u64) -> Result<usize, String> {
     let mut world = World::with(seed, true).await;
     let mut side = 0;
     for _ in 0..world.rng.random_range(1..4) {
-        let salvaged = world.salvaged().await;
-        world.shaken = false;
-        lock(&world.tables[0]).flaky = true;
-        for _ in 0..world.rng.random_range(10..60) {
-            side = if world.rng.random_bool(0.15) { 1 - side } else { side };
-            world.operate(side).await?;
-            if world.rng.random_bool(0.1) && world.tree(side).await? != world.tree(1 - side).await? {
-                return Err(format!("{:?} is not {:?}", world.tree(0).await?, world.tree(1).await?));
-            }
-            if world.rng.random_bool(0.1) {
-                world.race().await?;
-            }
-            if world.rng.random_bool(0.05) {
-                world.alone(side).await?;
-            }
-            world.wait(10).await;
-        }
-        world.check().await?;
-        if world.salvaged().await > salvaged {
-            return Err("what was acknowledged did not land, and nobody was gone".into());
-        }
-        world.shaken = true;
-        lock(&world.tables[0]).flaky = false;
-        if world.rng.random_bool(0.3) {
-            world.fill_up(side).await?;
-        }
-        lock(&world.tables[0]).flaky = world.rng.random_bool(0.3);
-        if world.rng.random_bool(0.3) {
-            world.alone(side).await?;
-        }
-        // It is alone for a while, and then beyond a cut, or answers nobody.
-        for _ in 0..world.rng.random_range(0..15) {
-            world.operate(side).await?;
-            world.wait(20).await;
-        }
-        world.look().await?;
-        if world.rng.random_bool(0.3) {
-            world.cut(true)
-        } else {
-            world.freeze(side, true)
-        }
-        for _ in 0..world.rng.random_range(2..40) {
-            side = if world.rng.random_bool(0.15) { 1 - side } else { side };
-            world.operate(side).await?;
-            world.look().await?;
-            world.wait(300).await;
-        }
-        if world.rng.random_bool(0.3) {
-            // They meet with something on its way on both sides.
-            (0..2).for_each(|side| world.freeze(side, true));
-            for _ in 0..world.rng.random_range(2..8) {
-                side = 1 - side;
-                world.operate(side).await?;
-            }
-        }
-        let (one, two) = (tokens(&world.glance(0).await?), tokens(&world.glance(1).await?));
-        world.cut(false);
-        (0..2).for_each(|side| world.freeze(side, false));
-        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
-        for round in 0..6 {
-            world.reap(round % 2).await?;
-        }
-        let after = world.check().await?;
-        world.is_kept(&after)?;
-        is_kept([&world.seen[1], &world.seen[0]], [&one, &two], &after)?;
+        together(&mut world, &mut side).await?;
+        apart(&mut world, &mut side).await?;
     }
     let early = world.mounts.iter().map(|fs| lock(&fs.delegations.overlay).last() as usize).sum();
     lock(&world.tables[0]).flaky = false;
@@ -133,6 +69,79 @@ async fn history_alone(seed: u64) -> Result<usize, String> {
     } else {
         Err(format!("{after:?} was {before:?} until unmounted"))
     }
+}
+
+/// While all is well each sees at once what the other was told is done, and all of that lands.
+async fn together(world: &mut World, side: &mut usize) -> Result<(), String> {
+    let salvaged = world.salvaged().await;
+    world.shaken = false;
+    lock(&world.tables[0]).flaky = true;
+    for _ in 0..world.rng.random_range(10..60) {
+        *side = if world.rng.random_bool(0.15) { 1 - *side } else { *side };
+        world.operate(*side).await?;
+        if world.rng.random_bool(0.1) && world.tree(*side).await? != world.tree(1 - *side).await? {
+            return Err(format!("{:?} is not {:?}", world.tree(0).await?, world.tree(1).await?));
+        }
+        if world.rng.random_bool(0.1) {
+            world.race().await?;
+        }
+        if world.rng.random_bool(0.05) {
+            world.alone(*side).await?;
+        }
+        world.wait(10).await;
+    }
+    world.check().await?;
+    if world.salvaged().await > salvaged {
+        return Err("what was acknowledged did not land, and nobody was gone".into());
+    }
+    Ok(())
+}
+
+/// One is alone for a while, and then beyond a cut, or answers nobody.
+async fn apart(world: &mut World, side: &mut usize) -> Result<(), String> {
+    world.shaken = true;
+    lock(&world.tables[0]).flaky = false;
+    if world.rng.random_bool(0.3) {
+        world.fill_up(*side).await?;
+    }
+    lock(&world.tables[0]).flaky = world.rng.random_bool(0.3);
+    if world.rng.random_bool(0.3) {
+        world.alone(*side).await?;
+    }
+    for _ in 0..world.rng.random_range(0..15) {
+        world.operate(*side).await?;
+        world.wait(20).await;
+    }
+    world.look().await?;
+    if world.rng.random_bool(0.3) {
+        world.cut(true)
+    } else {
+        world.freeze(*side, true)
+    }
+    for _ in 0..world.rng.random_range(2..40) {
+        *side = if world.rng.random_bool(0.15) { 1 - *side } else { *side };
+        world.operate(*side).await?;
+        world.look().await?;
+        world.wait(300).await;
+    }
+    if world.rng.random_bool(0.3) {
+        // They meet with something on its way on both sides.
+        (0..2).for_each(|side| world.freeze(side, true));
+        for _ in 0..world.rng.random_range(2..8) {
+            *side = 1 - *side;
+            world.operate(*side).await?;
+        }
+    }
+    let (one, two) = (tokens(&world.glance(0).await?), tokens(&world.glance(1).await?));
+    world.cut(false);
+    (0..2).for_each(|side| world.freeze(side, false));
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    for round in 0..6 {
+        world.reap(round % 2).await?;
+    }
+    let after = world.check().await?;
+    world.is_kept(&after)?;
+    is_kept([&world.seen[1], &world.seen[0]], [&one, &two], &after)
 }
 
 /// Histories until one goes wrong.
