@@ -144,16 +144,19 @@ impl Fs {
         // As it is after those were read: whoever commits from now on names what it stores now.
         let key = record::content(group.ino);
         let row = self.get(key.clone()).await?;
-        let Ok((extents, pages)) = self.named(group.ino, &to_content(row.as_ref())?).await else {
-            // What cannot be read may name it. It has been told of.
-            return Ok(());
+        let named = match to_content(row.as_ref()) {
+            Ok(content) => self.named(group.ino, &content).await,
+            Err(e) => Err(e),
         };
+        // What cannot be read may name it. It has been told of.
+        let Ok((extents, pages)) = named else { return Ok(()) };
         unnamed.keep_out(&extents.iter().map(|e| e.id).chain(pages).collect());
         if unnamed.is_empty() || self.lost_bytes().await?.contains_key(&group.ino) {
             return Ok(());
         }
         for (_, row) in self.all(record::dropped_all()).await?.0 {
-            let gone: Dropped = record::decode(row.value.as_deref().unwrap_or_default())?;
+            let gone: Result<Dropped, FsError> = record::decode(row.value.as_deref().unwrap_or_default());
+            let Ok(gone) = gone else { return Ok(()) };
             let ids = gone.small.iter().chain(&gone.pages).chain(gone.blocks.iter().map(|(id, _)| id));
             unnamed.keep_out(&ids.copied().filter(|_| gone.ino == group.ino).collect());
         }

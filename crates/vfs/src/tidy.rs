@@ -176,9 +176,12 @@ impl Fs {
         let mut group = Group::default();
         loop {
             let range = Range { space: Space::User, from: from.clone(), to: None, limit: ROWS };
+            if walk.scrub.is_some() && self.is_ending() {
+                return Err(FsError::Unavailable);
+            }
             let rows = match self.read_meta(vec![range]).await {
                 // What takes days goes on when the copies answer again.
-                Err(FsError::Unavailable) if walk.scrub.is_some() && !self.is_ending() => {
+                Err(FsError::Unavailable) if walk.scrub.is_some() => {
                     tokio::time::sleep(crate::scrub::AGAIN).await;
                     continue;
                 }
