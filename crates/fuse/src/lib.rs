@@ -8,10 +8,11 @@ mod convert;
 mod locks;
 mod options;
 mod side;
+mod system;
 mod tally;
 
 use adapter::Adapter;
-use fuser::{BackgroundSession, Config, Filesystem, INodeNo, MountOption, Notifier, SessionACL};
+use fuser::{BackgroundSession, Config, Filesystem, INodeNo, MountOption, Notifier, Session, SessionACL};
 pub use options::Options;
 use procfs::Proc;
 use rustix::mount::{UnmountFlags, unmount};
@@ -116,9 +117,17 @@ fn begin(
     config.mount_options = named.into_iter().chain(options.for_kernel()).collect();
     config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(THREADS);
-    let session = fuser::spawn_mount(filesystem, path, &config);
-    let session = session.map_err(|source| MountError::Refused { path: path.into(), source })?;
-    Ok(Mounted { session: Some(session), path: path.into() })
+    let refused = |source| MountError::Refused { path: path.into(), source };
+    let session = match system::mount_by_call((name, kind), path, options).map_err(refused)? {
+        Some(device) => {
+            let begun = Session::from_fd(filesystem, device, config.acl, config);
+            begun.and_then(Session::spawn).inspect_err(|_| {
+                let _ = unmount(path, UnmountFlags::DETACH);
+            })
+        }
+        None => fuser::spawn_mount(filesystem, path, &config),
+    };
+    Ok(Mounted { session: Some(session.map_err(refused)?), path: path.into() })
 }
 
 /// After a crash every call on the mount point says ENOTCONN, and mounting over it fails.

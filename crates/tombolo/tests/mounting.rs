@@ -60,6 +60,14 @@ fn it_is_mounted_like_any_filesystem() {
     let line = fs::read_to_string("/proc/mounts").unwrap();
     let line = line.lines().find(|l| l.contains(&*dir.to_string_lossy())).unwrap().to_owned();
     assert!(line.starts_with("shared ") && line.contains("noexec") && !line.contains("nosuid"), "{line}");
+    assert!(line.contains(" fuse.walkenfs "), "{line}");
+    // Read-only from now on, and not any more, as of any filesystem.
+    let remount = |how: &str| Command::new("mount").args(["-i", "-o", how]).arg(&dir).status().unwrap().success();
+    assert!(remount("remount,ro"));
+    assert_eq!(fs::write(dir.join("g"), "").unwrap_err().raw_os_error(), Some(30), "EROFS");
+    assert!(remount("remount,rw"));
+    fs::write(dir.join("g"), "text").unwrap();
+    fs::remove_file(dir.join("g")).unwrap();
     tells(&mount(&scratch, &dir, ""), 1, "is a mount point already");
     umount(&dir);
     // What was written is there when it is mounted again, read-only and as somebody else's.
