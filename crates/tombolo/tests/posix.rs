@@ -246,3 +246,39 @@ fn a_file_is_as_long_as_what_was_written_while_it_is_committed() {
     over.store(true, Ordering::Relaxed);
     committing.join().unwrap();
 }
+
+/// Maps that are shared show on the other machine after close, private ones nowhere; what goes past the kernel's cache is there at once;
+/// and a name may be 255 bytes, whatever they are.
+#[test]
+fn maps_direct_access_and_any_name_work_between_machines() {
+    need_namespaces!();
+    let mut cluster = common::Cluster::new(2);
+    let dirs = [cluster.mount(0), cluster.mount(1)];
+    let script = r#"
+import mmap, os, sys
+one, two = (d.encode() + b"/" for d in sys.argv[1:])
+name = bytes(b for b in range(1, 256) if b != 0x2f) + b"x"
+assert len(name) == 255
+size = 3 * 65536
+with open(one + name, "wb") as f: f.write(b"a" * size)
+assert os.listdir(two) == [name]
+with open(one + name, "r+b") as f, mmap.mmap(f.fileno(), size) as shared, mmap.mmap(f.fileno(), size, flags=mmap.MAP_PRIVATE) as private:
+    assert shared[:4] == b"aaaa"
+    shared[100:104] = b"once"; shared[100_000:100_005] = b"twice"; private[7:11] = b"mine"
+    shared.flush()
+with open(two + name, "rb") as f, mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ) as m:
+    assert (m[100:104], m[100_000:100_005], m[7:11]) == (b"once", b"twice", b"aaaa"), m[:120]
+# The kernel of one has bytes of it, that of the other writes, and the first opens it again.
+with open(two + name, "r+b") as f: f.seek(100); f.write(b"anew")
+with open(one + name, "rb") as f, mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ) as m:
+    assert m[100:104] == b"anew"
+page = mmap.mmap(-1, 4096); page.write(b"d" * 4096)
+with open(one + b"direct", "wb") as f: f.write(b"c" * 8192)
+writer, reader = os.open(one + b"direct", os.O_RDWR | os.O_DIRECT), os.open(two + b"direct", os.O_RDONLY | os.O_DIRECT)
+os.pwritev(writer, [page], 4096); os.fsync(writer)
+got = mmap.mmap(-1, 8192)
+assert os.preadv(reader, [got], 0) == 8192 and got[:] == b"c" * 4096 + b"d" * 4096
+"#;
+    let out = Command::new("python3").args(["-c", script]).args(&dirs).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
