@@ -438,6 +438,7 @@ impl Node {
     fn chores(&mut self, now: Now, out: &mut Vec<Effect>) {
         if !self.ready && (now.mono - self.started >= self.config.discover_delay || !self.view.is_empty()) {
             self.ready = true;
+            self.gateway.traces.ready = now.mono;
             out.push(Effect::Notice(Notice::Ready { peers: self.view.len() }));
         }
         if self.stopping.is_some_and(|(at, _)| now.mono - at > STOP_WAIT) {

@@ -27,6 +27,8 @@ pub struct Slow {
 /// Requests that ended and were slow, until they are told of.
 pub(crate) struct Traces {
     pub after: Span,
+    /// When the node was ready: that it looked for others before is no request's fault.
+    pub ready: Instant,
     /// How many there were.
     pub count: u64,
     ended: Vec<Ended>,
@@ -52,14 +54,14 @@ struct Ended {
 
 impl Default for Traces {
     fn default() -> Traces {
-        Traces { after: SLOW_AFTER, count: 0, ended: Vec::new() }
+        Traces { after: SLOW_AFTER, ready: Instant(0), count: 0, ended: Vec::new() }
     }
 }
 
 impl Traces {
     /// A request has ended, whatever became of it.
     pub(crate) fn end(&mut self, now: Instant, number: u64, pending: &Pending) {
-        let took = now - pending.asked;
+        let took = now - pending.asked.max(self.ready);
         if took < self.after {
             return;
         }
@@ -72,7 +74,7 @@ impl Traces {
             what: if matches!(pending.what, What::Read(_)) { "read" } else { "write" },
             fragment: pending.fragment,
             took,
-            waited: pending.sent.map_or(took, |sent| sent - pending.asked),
+            waited: pending.sent.map_or(took, |sent| sent - pending.asked.max(self.ready)),
             attempts: pending.attempts,
             last: pending.last.map(|(node, since)| (node, now - since)),
             is_undone: pending.attempt.is_none(),
