@@ -52,15 +52,19 @@ impl Adapter {
     }
 
     fn spawn<F: Future<Output = ()> + Send + 'static>(&self, call: Call, work: impl FnOnce(Arc<Fs>) -> F) {
+        // What reads from the disc would keep others waiting.
+        self.begin(call, !matches!(call, Call::Read | Call::Readdir), work);
+    }
+
+    /// `here`: what is answered from memory is answered on this thread; another would take longer to wake.
+    fn begin<F: Future<Output = ()> + Send + 'static>(&self, call: Call, here: bool, work: impl FnOnce(Arc<Fs>) -> F) {
         let (work, tally) = (work(self.fs.clone()), self.tally.clone());
         let mut work = Box::pin(async move {
             let begun = Instant::now();
             work.await;
             tally.note(call, begun.elapsed());
         });
-        // What is answered from memory is answered here: another thread would take longer to wake. What reads from the disc
-        // would keep others waiting.
-        if !matches!(call, Call::Read | Call::Readdir) {
+        if here {
             let _here = self.runtime.enter();
             if work.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready() {
                 return;
@@ -560,7 +564,8 @@ impl Filesystem for Adapter {
         if is_ours(ino.0) {
             return self.side.readdir(ino, fh, offset, reply);
         }
-        self.spawn(Call::Readdir, |fs| async move {
+        // The list is there from the first part on.
+        self.begin(Call::Readdir, offset > 0, |fs| async move {
             match fs.listing(fh.0, offset == 0).await {
                 Ok(listing) => {
                     for (i, e) in listing
@@ -587,7 +592,7 @@ impl Filesystem for Adapter {
         if is_ours(ino.0) {
             return self.side.readdirplus(ino, fh, offset, reply);
         }
-        self.spawn(Call::Readdir, |fs| async move {
+        self.begin(Call::Readdir, offset > 0, |fs| async move {
             let listing = match fs.listing(fh.0, offset == 0).await {
                 Ok(listing) => listing,
                 Err(e) => return reply.error(errno(&e)),
