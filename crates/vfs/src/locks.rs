@@ -11,6 +11,7 @@ use crate::delegate::Told;
 use crate::error::FsError;
 use crate::fs::{Fs, HandleId, Ino, TRIES_MAX, first, lock, pause, put, version_of, wall_ns};
 use crate::names::HERE;
+use crate::recall::MOUNTS_MAX;
 use crate::record::{self, Lock};
 use base::Version;
 use client::{Batch, Check, Range, Rows, Write};
@@ -35,8 +36,6 @@ const MIND_EVERY: Duration = Duration::from_secs(1);
 const UNKNOWN_FOR: Duration = Duration::from_secs(60);
 /// How many ranges of one inode the processes of one mount may lock.
 const LOCKS_MAX: usize = 1024;
-/// How many mounts there are at most.
-const MOUNTS_MAX: u32 = 65_000;
 
 /// What the record of this mount may say: one thing, as a rule; several, if nobody told what became of a change; anything, if none.
 type Held = Vec<Vec<Lock>>;

@@ -333,8 +333,7 @@ impl Fs {
 
     /// Deletes everything of an inode, its mark last.
     async fn free_inode(&self, ino: Ino) -> Result<(), FsError> {
-        let mut from = Bytes::copy_from_slice(&ino.to_be_bytes());
-        let to: Option<Bytes> = ino.checked_add(1).map(|next| Bytes::copy_from_slice(&next.to_be_bytes()));
+        let (mut from, to) = record::all_of(ino);
         // However many pieces there are: an answer brings some megabytes of them.
         loop {
             let range = Range { space: Space::User, from: from.clone(), to: to.clone(), limit: DELETE_MAX as u32 };
@@ -348,12 +347,8 @@ impl Fs {
             }
         }
         loop {
-            let range = Range {
-                space: Space::User,
-                from: Bytes::copy_from_slice(&ino.to_be_bytes()),
-                to: to.clone(),
-                limit: DELETE_MAX as u32,
-            };
+            let from = record::all_of(ino).0;
+            let range = Range { space: Space::User, from, to: to.clone(), limit: DELETE_MAX as u32 };
             let rows = self.read_meta(vec![range]).await?.into_iter().next().unwrap_or_default();
             let more = rows.more;
             self.delete_meta(rows.rows.into_iter().map(|(k, _)| k).collect()).await?;

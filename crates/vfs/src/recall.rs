@@ -31,7 +31,7 @@ const IDLE: Duration = Duration::from_secs(10);
 /// How often is looked for requests that nobody announces.
 const LOOK: Duration = Duration::from_millis(200);
 /// How many mounts there are at most.
-const MOUNTS_MAX: u32 = 65_000;
+pub(crate) const MOUNTS_MAX: u32 = 65_000;
 /// How many directories are asked for at once.
 const WANTED_MAX: usize = 64;
 

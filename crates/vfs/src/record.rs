@@ -212,6 +212,12 @@ pub(crate) fn ino_of(key: &Bytes) -> Ino {
     key.first_chunk::<8>().map_or(0, |ino| u64::from_be_bytes(*ino))
 }
 
+/// Between which keys all of an inode lies, in either table: from the first on, to before the second.
+pub(crate) fn all_of(ino: Ino) -> (Bytes, Option<Bytes>) {
+    let at = |ino: Ino| Bytes::copy_from_slice(&ino.to_be_bytes());
+    (at(ino), ino.checked_add(1).map(at))
+}
+
 pub(crate) fn inode(ino: Ino) -> Bytes {
     key(ino, b'I', &[])
 }

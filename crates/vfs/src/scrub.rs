@@ -189,8 +189,7 @@ impl Fs {
     /// The extents of an inode in the blocks table that were all stored before.
     async fn old_blocks(&self, ino: Ino, before: Hlc, walk: &mut Walk) -> Result<BTreeSet<u64>, FsError> {
         let (mut old, mut fresh) = (BTreeSet::new(), BTreeSet::new());
-        let mut from = Bytes::copy_from_slice(&ino.to_be_bytes());
-        let to: Option<Bytes> = ino.checked_add(1).map(|next| Bytes::copy_from_slice(&next.to_be_bytes()));
+        let (mut from, to) = record::all_of(ino);
         loop {
             let range = Range { space: Space::User, from: from.clone(), to: to.clone(), limit: ROWS };
             let rows = self.blocks.read(&ino.to_be_bytes(), vec![range]).await?.into_iter().next().unwrap_or_default();
