@@ -175,3 +175,30 @@ async fn what_nothing_names_is_found_and_goes() {
     fs.remove(ROOT, b"file", false).await.expect("removed");
     assert_eq!(world.check().await.expect("sound"), before);
 }
+
+/// What is asked to be on disc is, in both tables, and what is there already is not put there again.
+#[tokio::test(start_paused = true)]
+async fn fsync_puts_on_disc_what_is_not_there_yet() {
+    let world = World::new(7).await;
+    let (one, two) = (&world.mounts[0], &world.mounts[1]);
+    let ino = one.make(ROOT, b"file", new(Kind::File)).await.expect("made").0.ino;
+    let handles = [one.open(ino, false).await.expect("opened").0, two.open(ino, false).await.expect("opened").0];
+    let syncs = || [0, 1].map(|table: usize| std::mem::take(&mut lock(&world.tables[table]).syncs));
+    syncs();
+    one.write(handles[0], 0, &[1; 300_000], false).await.expect("taken");
+    one.flush(handles[0]).await.expect("committed");
+    one.fsync(handles[0]).await.expect("on disc");
+    let [names, bytes] = syncs();
+    assert!(names >= 1 && bytes >= 1, "the bytes were committed before, and may have been in memory alone");
+    for n in 0..3 {
+        one.write(handles[0], n * 50_000, b"some", false).await.expect("taken");
+        one.fsync(handles[0]).await.expect("on disc");
+    }
+    assert_eq!(syncs(), [3, 0]);
+    // Another mount's bytes are not on disc because this one's were.
+    two.write(handles[1], 0, &[2; 100_000], false).await.expect("taken");
+    two.flush(handles[1]).await.expect("committed");
+    one.write(handles[0], 7, b"some", false).await.expect("taken");
+    one.fsync(handles[0]).await.expect("on disc");
+    assert_eq!(syncs(), [1, 1]);
+}

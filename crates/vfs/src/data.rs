@@ -14,6 +14,7 @@ use base::Version;
 use bytes::{Bytes, BytesMut};
 use client::{Batch, Check, Outcome, Range, Write};
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -214,18 +215,25 @@ impl Fs {
     /// names that came before it are, too.
     async fn sync_data(&self, ino: Ino, committed: bool) -> Result<(), FsError> {
         let (content, _) = self.content(ino).await?;
-        let large = !content.pages.is_empty() || content.extents.iter().any(|e| !e.small);
+        // What lies in the other table was put on disc before, as a rule: a change of some bytes of a large file needs one batch.
+        let large = stored_apart(&content);
+        let known = lock(&self.open).get(&ino).and_then(|open| open.on_disc);
+        let done = large.is_none() || large == known;
         let nothing = Batch { sync: true, ..Batch::default() };
         for round in 0..TRIES_MAX {
-            if !large {
+            if done {
                 return if committed { self.tell_lost(ino) } else { self.sync_names(ino).await };
             }
             match self.blocks.batch(&ino.to_be_bytes(), nothing.clone()).await {
                 // The fragment was made into others meanwhile, or its leader went away.
                 Ok(Outcome::Unknown) | Err(client::Error::Node(node::ClientError::Parted(_))) => pause(round).await,
                 Ok(Outcome::Failed(refusal)) => return Err(refused(&refusal)),
-                Ok(_) if committed => return self.tell_lost(ino),
-                Ok(_) => return self.sync_names(ino).await,
+                Ok(_) => {
+                    if let Some(open) = lock(&self.open).get_mut(&ino) {
+                        open.on_disc = large;
+                    }
+                    return if committed { self.tell_lost(ino) } else { self.sync_names(ino).await };
+                }
                 Err(e) => return Err(e.into()),
             }
         }
@@ -551,6 +559,15 @@ impl Fs {
         }
         Ok(())
     }
+}
+
+/// Names all of a file that lies, or may lie, in the blocks table; `None`: nothing does.
+fn stored_apart(content: &Content) -> Option<u64> {
+    let large = content.extents.iter().filter(|e| !e.small).map(|e| e.id);
+    let all: BTreeSet<u64> = content.pages.iter().map(|(_, id)| *id).chain(large).collect();
+    let mut hash = DefaultHasher::new();
+    all.hash(&mut hash);
+    (!all.is_empty()).then(|| hash.finish())
 }
 
 /// Copies what `bytes` (which begin at `offset` of the stored extent) hold of the extent to its place.

@@ -187,6 +187,8 @@ pub(crate) struct Open {
     pub pending: Option<Pending>,
     /// When it was last read, if that is to be written down.
     pub read_at: Option<u64>,
+    /// What of it lies in the blocks table and was put on disc when this mount asked for that last.
+    pub on_disc: Option<u64>,
     /// Errors of late commits, counted; each handle reports those it has not seen.
     pub errors: Vec<FsError>,
 }

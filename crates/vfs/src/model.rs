@@ -26,6 +26,8 @@ pub(crate) struct Pair {
     numbers: u64,
     /// What lands is sometimes refused for want of room, or nobody says whether it did.
     pub(crate) flaky: bool,
+    /// How many batches were to be on disc.
+    pub(crate) syncs: u64,
     /// Whose batches take long to come here.
     pub(crate) slow: BTreeSet<usize>,
     /// What one copy has on its disc in place of what was written.
@@ -86,6 +88,7 @@ impl Pair {
             cut: false,
             numbers: 0,
             flaky: false,
+            syncs: 0,
             slow: BTreeSet::new(),
             rot: BTreeMap::new(),
             full: false,
@@ -203,6 +206,7 @@ impl Side {
     fn decide(&self, batch: Batch) -> Result<Outcome, Error> {
         let mut pair = lock(&self.pair);
         pair.numbers += 1;
+        pair.syncs += u64::from(batch.sync);
         let (number, i) = (pair.numbers, pair.leader(self.me));
         // What lands, and what is made of what could not.
         let lands = batch.writes.iter().any(|w| matches!(w.key()[..9], [0, 0, 0, 0, 0, 0, 0, 0, b'W' | b'Y']));
