@@ -174,7 +174,8 @@ fn what_was_closed_on_one_machine_is_read_on_the_others() {
                 wait("the kernel is told that there is such a file", 10, || m.join("f").exists());
             }
             let got = fs::read_to_string(m.join("f")).unwrap();
-            assert!(got == text, "round {round}: {} bytes of {}", got.len(), text.len());
+            let start: String = got.chars().take(20).collect();
+            assert!(got == text, "round {round}, {m:?}: {} bytes of {}: {start:?}...", got.len(), text.len());
         }
     }
     let (one, two) = (&mounts[0], &mounts[1]);
