@@ -21,6 +21,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+pub use system::remount;
 pub use tally::Tally;
 use vfs::{Fs, Ino, Kernel};
 

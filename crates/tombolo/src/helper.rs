@@ -1,20 +1,15 @@
 //! What `mount(8)` calls: this program under the name `mount.walkenfs`.
 
-use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount_remount};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
-use std::time::{Duration, Instant};
 
 /// Where a node that runs as a service has its data, if none is named.
 const SERVICE_DATA: &str = "/var/lib/tombolo";
 /// Exit statuses of `mount(8)`.
 const USAGE: u8 = 1;
 const FAILED: u8 = 32;
-/// So long what is in use may come to be in use no more.
-const BUSY: Duration = Duration::from_secs(2);
 
 /// What is to be done.
 #[derive(PartialEq, Eq, Debug)]
@@ -41,7 +36,7 @@ pub(crate) fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
             ExitCode::from(USAGE)
         }
         Ok(Plan::Nothing) => ExitCode::SUCCESS,
-        Ok(Plan::Remount(dir, ro)) => match remount(&dir, ro) {
+        Ok(Plan::Remount(dir, ro)) => match fuse::remount(&dir, ro) {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => {
                 eprintln!("mount.walkenfs: cannot mount {} anew: {e}", dir.to_string_lossy());
@@ -55,18 +50,6 @@ pub(crate) fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
             };
             eprintln!("mount.walkenfs: cannot run tombolo: {why}");
             ExitCode::from(FAILED)
-        }
-    }
-}
-
-/// Of files that were closed and removed a moment ago the kernel says for some milliseconds that they are in use.
-fn remount(dir: &OsStr, ro: bool) -> rustix::io::Result<()> {
-    let flags = if ro { MountFlags::RDONLY } else { MountFlags::empty() };
-    let begun = Instant::now();
-    loop {
-        match mount_remount(dir, flags, "") {
-            Err(Errno::BUSY) if begun.elapsed() < BUSY => std::thread::sleep(BUSY / 100),
-            done => return done,
         }
     }
 }

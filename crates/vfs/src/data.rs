@@ -218,22 +218,24 @@ impl Fs {
         // What lies in the other table was put on disc before, as a rule: a change of some bytes of a large file needs one batch.
         let large = stored_apart(&content);
         let known = lock(&self.open).get(&ino).and_then(|open| open.on_disc);
-        let done = large.is_none() || large == known;
+        if large.is_some() && large != known {
+            self.sync_blocks(ino).await?;
+            if let Some(open) = lock(&self.open).get_mut(&ino) {
+                open.on_disc = large;
+            }
+        }
+        if committed { self.tell_lost(ino) } else { self.sync_names(ino).await }
+    }
+
+    /// All of a file that was stored in the blocks table is on disc when this returns.
+    async fn sync_blocks(&self, ino: Ino) -> Result<(), FsError> {
         let nothing = Batch { sync: true, ..Batch::default() };
         for round in 0..TRIES_MAX {
-            if done {
-                return if committed { self.tell_lost(ino) } else { self.sync_names(ino).await };
-            }
             match self.blocks.batch(&ino.to_be_bytes(), nothing.clone()).await {
                 // The fragment was made into others meanwhile, or its leader went away.
                 Ok(Outcome::Unknown) | Err(client::Error::Node(node::ClientError::Parted(_))) => pause(round).await,
                 Ok(Outcome::Failed(refusal)) => return Err(refused(&refusal)),
-                Ok(_) => {
-                    if let Some(open) = lock(&self.open).get_mut(&ino) {
-                        open.on_disc = large;
-                    }
-                    return if committed { self.tell_lost(ino) } else { self.sync_names(ino).await };
-                }
+                Ok(_) => return Ok(()),
                 Err(e) => return Err(e.into()),
             }
         }
@@ -305,9 +307,12 @@ impl Fs {
         first(rows.next()).ok_or(FsError::Stale)?;
         let (row, orphan) = (first(rows.next()), first(rows.next()));
         // Of whoever changes it from here on it is known whether it knew that the file had lost its name.
-        let content =
-            Content { after: is_removed(orphan.as_ref()), nameless: orphan.is_some(), ..to_content(row.as_ref())? };
-        let content = Content { locked: self.relies_on_lock(ino), ..content };
+        let content = Content {
+            after: is_removed(orphan.as_ref()),
+            nameless: orphan.is_some(),
+            locked: self.relies_on_lock(ino),
+            ..to_content(row.as_ref())?
+        };
         Ok((content, row.map(|r| r.version)))
     }
 

@@ -343,7 +343,7 @@ impl Fs {
 
     /// Is it a lock, or done under one that is lost? Others may have had it meanwhile, and be gone again.
     fn relies_on_lost(&self, folded: &Folded, line: &mut Line) -> bool {
-        let of_lock = |key: &Bytes| (key.get(8) == Some(&b'J')).then(|| record::ino_of(key));
+        let of_lock = |key: &Bytes| record::is_lock(key).then(|| record::ino_of(key));
         let taken: Vec<Ino> = folded.writes.iter().filter_map(|w| of_lock(w.key())).collect();
         line.unlocked.extend(&taken);
         let under = folded.checks.iter().any(|check| match check {
@@ -359,11 +359,7 @@ impl Fs {
         let op = overlay.lose().filter(|_| !is_left_out("salvage"));
         drop(overlay);
         self.watch.push_all(keys);
-        for key in keys {
-            if key.get(8) == Some(&b'J') {
-                self.lose_lock(record::ino_of(key));
-            }
-        }
+        keys.iter().filter(|key| record::is_lock(key)).for_each(|key| self.lose_lock(record::ino_of(key)));
         for key in keys.iter().filter(|key| key.get(8) == Some(&b'C')) {
             if let Some(open) = lock(&self.open).get_mut(&record::ino_of(key)) {
                 // Whoever has it open hears that its bytes are not where it put them.

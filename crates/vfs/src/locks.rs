@@ -103,6 +103,11 @@ fn rows_of(rows: Rows) -> Result<Vec<Row>, FsError> {
 }
 
 impl Wanted {
+    /// All that an owner may have, for giving it back.
+    fn all_of(owner: u64) -> Wanted {
+        Wanted { owner, pid: 0, start: 0, end: u64::MAX, write: false }
+    }
+
     fn meets(&self, lock: &Lock) -> bool {
         lock.start <= self.end && self.start <= lock.end
     }
@@ -227,8 +232,7 @@ impl Fs {
 
     /// All that an owner has of a file. What cannot be unlocked now is later.
     pub(crate) async fn unlock_all(&self, ino: Ino, owner: u64) {
-        let all = Wanted { owner, pid: 0, start: 0, end: u64::MAX, write: false };
-        if let Err(e) = self.unlock_range(ino, all).await {
+        if let Err(e) = self.unlock_range(ino, Wanted::all_of(owner)).await {
             tracing::warn!("inode {ino:x}: a lock whose owner closed the file stays for now: {e}");
             lock(&self.locks.left).insert((ino, owner), Instant::now());
         }
@@ -448,9 +452,8 @@ impl Fs {
         if !lock(&self.locks.left).contains_key(&(ino, owner)) {
             return Ok(());
         }
-        let all = Wanted { owner, pid: 0, start: 0, end: u64::MAX, write: false };
         // What is gone with its inode needs no unlocking.
-        let done = matches!(self.change_alone(ino, all, false).await, Ok(true) | Err(FsError::Stale));
+        let done = matches!(self.change_alone(ino, Wanted::all_of(owner), false).await, Ok(true) | Err(FsError::Stale));
         if done && since.elapsed() > UNKNOWN_FOR {
             lock(&self.locks.left).remove(&(ino, owner));
         }

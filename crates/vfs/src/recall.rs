@@ -224,7 +224,7 @@ impl Fs {
         if key.starts_with(&record::recalls_of(self.session)) || key.starts_with(&record::delegations()) {
             self.delegations.signals.keeper.notify_one();
         }
-        if record::ino_of(key) != 0 && key.get(8) == Some(&b'J') {
+        if record::is_lock(key) {
             self.locks.changed.notify_waiters();
         }
     }

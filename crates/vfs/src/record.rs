@@ -282,6 +282,11 @@ pub(crate) fn locks(ino: Ino) -> Bytes {
     key(ino, b'J', &[])
 }
 
+/// Is it the key of what a mount has locked?
+pub(crate) fn is_lock(key: &Bytes) -> bool {
+    ino_of(key) != 0 && key.get(8) == Some(&b'J')
+}
+
 pub(crate) fn lock_of(ino: Ino, session: u64) -> Bytes {
     key(ino, b'J', &[&session.to_be_bytes()])
 }

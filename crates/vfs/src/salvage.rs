@@ -88,11 +88,11 @@ impl Fs {
     }
 
     async fn salvage_one(&self, op: &Op, refusal: &Refusal) -> Result<(), FsError> {
-        let touched = Touched::of(&op.checks, &op.writes);
-        if op.writes.iter().all(|w| w.key().get(8) == Some(&b'J')) {
+        if op.writes.iter().all(|w| record::is_lock(w.key())) {
             // A lock is not given afterwards.
             return Ok(());
         }
+        let touched = Touched::of(&op.checks, &op.writes);
         if let (Some((key, inode)), Some((at, place))) = (put_of(op, b'I'), put_of(op, b'P')) {
             let link = at.last_chunk::<8>().map_or(0, |link| u64::from_be_bytes(*link));
             let (inode, place): (Inode, Place) = (record::decode(inode)?, record::decode(place)?);
