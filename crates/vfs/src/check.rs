@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 
 /// How much is told of what was found; all of it is counted.
-const TOLD_MAX: usize = 1000;
+pub(crate) const TOLD_MAX: usize = 1000;
 
 /// What `fsck` found.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]

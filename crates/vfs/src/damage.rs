@@ -1,12 +1,21 @@
 //! Damage that is put in on purpose, and who finds and mends it.
 
-use crate::fs::{Kind, ROOT, lock};
+use crate::fs::{Fs, Ino, Kind, ROOT, lock};
 use crate::model::{World, new};
 use crate::tidy::Walk;
 use bytes::Bytes;
 use client::{Batch, Range, Space};
 use rand::RngExt;
 use std::collections::BTreeSet;
+
+/// A file with these bytes.
+async fn file(fs: &Fs, bytes: &[u8]) -> Ino {
+    let ino = fs.make(ROOT, b"file", new(Kind::File)).await.expect("made").0.ino;
+    let (handle, _) = fs.open(ino, false).await.expect("opened");
+    fs.write(handle, 0, bytes, false).await.expect("written");
+    fs.flush(handle).await.expect("flushed");
+    ino
+}
 
 /// Records that go missing are found, and what can be mended is; nothing else is touched.
 #[tokio::test(start_paused = true)]
@@ -47,10 +56,7 @@ async fn bytes_that_are_not_what_was_written_are_found() {
     for large in [false, true] {
         let world = World::new(7).await;
         let fs = &world.mounts[0];
-        let ino = fs.make(ROOT, b"file", new(Kind::File)).await.expect("made").0.ino;
-        let (handle, _) = fs.open(ino, false).await.expect("opened");
-        fs.write(handle, 0, &vec![7; if large { 200_000 } else { 100 }], false).await.expect("written");
-        fs.flush(handle).await.expect("flushed");
+        let ino = file(fs, &vec![7; if large { 200_000 } else { 100 }]).await;
         assert_eq!(fs.fsck(false).await.expect("looked").left, Vec::<String>::new());
         let (content, _) = fs.content(ino).await.expect("there");
         let extent = content.extents[0];
@@ -99,11 +105,8 @@ async fn what_one_copy_has_wrong_is_put_right_from_the_other() {
     for large in [false, true] {
         let world = World::new(7).await;
         let fs = &world.mounts[0];
-        let ino = fs.make(ROOT, b"file", new(Kind::File)).await.expect("made").0.ino;
-        let (handle, _) = fs.open(ino, false).await.expect("opened");
         let bytes = vec![7; if large { 200_000 } else { 100 }];
-        fs.write(handle, 0, &bytes, false).await.expect("written");
-        fs.flush(handle).await.expect("flushed");
+        let ino = file(fs, &bytes).await;
         let extent = fs.content(ino).await.expect("there").0.extents[0];
         let (table, key) = match large {
             false => (0, crate::record::small(ino, extent.id)),
@@ -120,8 +123,7 @@ async fn what_one_copy_has_wrong_is_put_right_from_the_other() {
         assert!(fs.read(ino, 0, 1 << 20).await.is_err());
         let scrubbed = fs.scrub(u64::MAX).await.expect("looked");
         assert!(scrubbed.mended == 0 && scrubbed.found.len() == 1, "no copy has it: {scrubbed:?}");
-        lock(&world.tables[table]).rot.remove(&(1, key.clone()));
-        lock(&world.tables[table]).rot.remove(&(0, key.clone()));
+        lock(&world.tables[table]).rot.clear();
         let leader = lock(&world.tables[table]).leader(0);
         spoil(&[leader]);
         assert!(fs.read(ino, 0, 1 << 20).await.is_err());

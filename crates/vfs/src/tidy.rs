@@ -6,6 +6,7 @@
 //! goes without somebody having removed it who had seen it: what was changed on one side and removed on the other stays, and what
 //! both sides gave one name gets two. `docs/walkenfs.md` has the rules.
 
+use crate::check::TOLD_MAX;
 use crate::delegate::Told;
 use crate::error::FsError;
 use crate::fs::{Fs, Ino, Kind, ROOT, first, put, version_of, wall_ns};
@@ -21,8 +22,6 @@ use std::collections::{BTreeSet, HashSet};
 const ROWS: u32 = 1000;
 /// How often the tree is walked over, at most, until nothing is left to do.
 const WALKS_MAX: usize = 64;
-/// So much a scrubbing tells.
-const FOUND_MAX: usize = 1000;
 /// How many entries of a directory are moved in one batch.
 pub(crate) const MOVES_MAX: usize = 64;
 /// The directory for what has no other place: always of this number and these bytes, whoever makes it.
@@ -102,7 +101,7 @@ impl Walk {
 
     pub(crate) fn say(&mut self, what: String) {
         // What goes on for days does not gather for ever.
-        if self.scrub.is_none() || self.found.len() < FOUND_MAX {
+        if self.scrub.is_none() || self.found.len() < TOLD_MAX {
             self.found.push(what);
         }
     }
